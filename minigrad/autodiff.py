@@ -1,0 +1,432 @@
+"""The reverse pass, and the derivatives that are made from it.
+
+The nodes that a result depends on are visited in the reverse of the order in which they were
+recorded. When a node is reached, every use of its value has been passed, so its *cotangent* (the
+derivative of the result with respect to that value, in the value's shape) is complete; the row's
+pullbacks turn it into contributions to the cotangents of the inputs.
+
+There is one pass. Given raw arrays it computes first derivatives and nothing else. With
+`create_graph` the cotangents and the residuals are Tensors with their places on the tape, the same
+rules record themselves, and every higher order follows. Forward mode is the transpose of the
+transpose: a pullback is linear in its cotangent, and the adjoint of that linear map is the jvp.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from sys import getrefcount
+from typing import Any
+
+from minigrad import ops
+from minigrad.backend import Array, is_array, xp
+from minigrad.primitive import ALL, OUTPUT, Primitive
+from minigrad.tape import FREED, Node, enable_grad, history, leaf, no_grad, recording
+from minigrad.tensor import Tensor, differentiable
+
+Function = Callable[..., Any]
+Tensors = Tensor | tuple[Tensor, ...]
+
+IN_PLACE = 2048
+"""Elements from which on adding into an existing array is cheaper than making a new one."""
+
+
+def reverse(
+    results: dict[Node, Any], targets: Sequence[Node] | None, create_graph: bool, retain_graph: bool
+) -> dict[Node, Any]:
+    """Carries the cotangents of `results` back along the tape.
+
+    targets: the nodes whose cotangents are wanted, and then nothing else is computed; None stands for
+    all leaves and labelled nodes, whose `grad` is added to. Returns the cotangents of the targets.
+    """
+    order = history(*results)
+    needed = None if targets is None else _leading_to(targets, order)
+    cotangents = dict(results)
+    found: dict[Node, Any] = {}
+    wanted = set() if targets is None else set(targets)
+    while order:
+        node = order.pop()
+        g = cotangents.pop(node, None)
+        if g is None:
+            continue
+        row = node.primitive
+        if targets is None:
+            if row is None:
+                _accumulate(node, g)
+                continue
+            if node.label is not None:
+                _accumulate(node, g)
+        elif node in wanted:
+            found[node] = g
+        if row is None:
+            continue
+        values = node.residuals
+        if values is FREED:
+            raise RuntimeError(
+                f"backward: the tape of {row.name!r} (line {node.serial}) was freed by an earlier backward pass; pass "
+                "retain_graph=True to that earlier backward() or grad() to keep it"
+            )
+        if row.joint is not None:
+            contributions = _joint(row, node, g, create_graph, needed)
+            for source, c in zip(node.inputs, contributions, strict=True):
+                if source is not None and c is not None:
+                    _add(cotangents, source, c)
+        else:
+            if create_graph:
+                values = _lift(row, node, values)
+            i = -1
+            for source in node.inputs:
+                i += 1
+                if source is None or (needed is not None and source not in needed):
+                    continue
+                rule, places = row.pullbacks[i] if not row.variadic else row.pullbacks[0]  # type: ignore[misc]
+                if not places:
+                    c = rule(g)
+                elif len(places) == 1 and places[0] >= 0:
+                    c = rule(g, values[places[0]])
+                else:
+                    c = rule(g, *[values[place] if place >= 0 else i for place in places])
+                if c.shape != source.shape:
+                    c = ops.sum_to(c, source.shape)
+                if c.dtype is not source.dtype and c.dtype != source.dtype:
+                    c = ops.astype(c, source.dtype)
+                held = cotangents.get(source)
+                if held is None:
+                    cotangents[source] = c
+                elif c.size >= IN_PLACE and _owned(held):
+                    held += c
+                else:
+                    cotangents[source] = held + c
+                held = c = None
+        if not retain_graph:
+            node.residuals = FREED
+    return found
+
+
+def _add(cotangents: dict[Node, Any], source: Node, c: Any) -> None:
+    """Adds one contribution to a cotangent."""
+    held = cotangents.get(source)
+    cotangents[source] = c if held is None else held + c
+
+
+def _owned(array: Any) -> bool:
+    """Whether the reverse pass alone holds this array, so that it may be written to.
+
+    Three references: the dict of cotangents, the caller's variable, and this function's argument,
+    beside the one that counting takes. A view keeps its base alive and never owns its memory.
+    """
+    return getrefcount(array) <= 4 and array.__class__ is xp.ndarray and array.base is None
+
+
+def _accumulate(node: Node, g: Any) -> None:
+    """Adds a complete cotangent to the node's `grad`, in memory that is the node's own."""
+    g = g.data if isinstance(g, Tensor) else g
+    if node.grad is not None:
+        node.grad = node.grad + g
+    elif getrefcount(g) <= 4 and getattr(g, "base", None) is None:
+        node.grad = g
+    else:
+        node.grad = g.copy()
+
+
+def _leading_to(targets: Sequence[Node], order: list[Node]) -> set[Node]:
+    """The targets and every node that depends on one of them."""
+    needed = set(targets)
+    for node in order:
+        if node not in needed and not needed.isdisjoint(node.inputs):
+            needed.add(node)
+    needed.discard(None)  # type: ignore[arg-type]
+    return needed
+
+
+def _lift(row: Primitive, node: Node, values: Sequence[Any]) -> list[Any]:
+    """A node's residuals as Tensors in their places on the tape."""
+    lifted: list[Any] = []
+    for value, origin in zip(values, row.lifts, strict=True):
+        if origin is None or value is None:
+            lifted.append(value)
+        elif origin == OUTPUT:
+            lifted.append(Tensor(value, node))
+        elif origin == ALL:
+            lifted.append([Tensor(v, source) for v, source in zip(value, node.inputs, strict=True)])
+        else:
+            lifted.append(Tensor(value, node.inputs[origin]) if is_array(value) else value)
+    return lifted
+
+
+def _joint(row: Primitive, node: Node, g: Any, create_graph: bool, wanted: set[Node] | None) -> Sequence[Any]:
+    """The cotangents of a fused row: by its own pullback, or by its reference where they must be differentiable."""
+    y, extra, arrays = node.residuals
+    needed = tuple(s is not None and (wanted is None or s in wanted) for s in node.inputs)
+    if not create_graph:
+        assert row.joint is not None
+        return row.joint(g, y, extra, needed, *arrays, *node.params)
+    assert row.reference is not None
+    inputs = [Tensor(a, s) if s is not None else a for a, s in zip(arrays, node.inputs, strict=True)]
+    aliases = [ops.alias(x) if isinstance(x, Tensor) else x for x in inputs]
+    with enable_grad():
+        composed = row.reference(*aliases, *node.params)
+    sources = [a.node for a, need in zip(aliases, needed, strict=True) if need]
+    found = reverse({composed.node: g}, sources, create_graph=True, retain_graph=True)
+    return [found.get(a.node) if need else None for a, need in zip(aliases, needed, strict=True)]
+
+
+def _seed(y: Tensor, cotangent: Any, op: str) -> Any:
+    """The cotangent with which a pass starts, checked: ones for a scalar result."""
+    if not isinstance(y, Tensor):
+        raise TypeError(f"{op}: needs a Tensor, not {type(y).__name__}")
+    if y.node is None:
+        raise RuntimeError(
+            f"{op}: this {y.dtype} {list(y.shape)} Tensor is not on the tape: nothing that it was computed from has "
+            "requires_grad=True, or it was computed under no_grad() or detached"
+        )
+    if cotangent is None:
+        if y.size != 1:
+            raise ValueError(
+                f"{op}: the result has shape {list(y.shape)}; only a single number has a gradient by itself. Pass a "
+                "cotangent of that shape, or reduce the result first, e.g. y.sum()"
+            )
+        return xp.ones(y.shape, y.dtype)
+    shape = getattr(cotangent, "shape", None)
+    if shape is None:
+        cotangent = xp.asarray(cotangent, y.dtype)
+        shape = cotangent.shape
+    if shape != y.shape:
+        raise ValueError(f"{op}: the cotangent has shape {list(shape)}, the result {list(y.shape)}; they must agree")
+    return cotangent if cotangent.dtype == y.dtype else cotangent.astype(y.dtype)
+
+
+def backward(y: Tensor, cotangent: Tensor | Array | None = None, retain_graph: bool = False) -> None:
+    """Adds to `x.grad` of every leaf (and labelled intermediate) x that `y` depends on.
+
+    cotangent: of y's shape; needed unless y is a single number. retain_graph: keeps the tape for a
+    second pass. To differentiate the gradients themselves use `mg.grad(..., create_graph=True)`.
+    Raises ValueError for a missing or misshapen cotangent, RuntimeError for a y that is not on the
+    tape and for a tape that an earlier pass has freed.
+    """
+    g = _seed(y, cotangent, "backward")
+    reverse({y.node: g.data if isinstance(g, Tensor) else g}, None, False, retain_graph)  # type: ignore[dict-item]
+
+
+def grad(
+    y: Tensor,
+    xs: Tensor | Sequence[Tensor],
+    cotangent: Tensor | Array | None = None,
+    create_graph: bool = False,
+    retain_graph: bool = False,
+) -> Any:
+    """The gradient of y with respect to xs: one Tensor for one Tensor, a tuple for several.
+
+    xs may be intermediates. create_graph puts the gradients on the tape, to be differentiated again
+    (it implies retain_graph). An x that y does not depend on gets zeros. No `.grad` is touched.
+    Raises as `backward` does, and ValueError for an x that is not on the tape.
+    """
+    one = isinstance(xs, Tensor)
+    several: Sequence[Tensor] = [xs] if one else list(xs)  # type: ignore[list-item]
+    for number, x in enumerate(several):
+        if not isinstance(x, Tensor) or x.node is None:
+            what = f"a {x.dtype} {list(x.shape)} Tensor" if isinstance(x, Tensor) else f"a {type(x).__name__}"
+            raise ValueError(
+                f"grad: input {number} is {what} that is not on the tape; create it with requires_grad=True"
+            )
+    g = _seed(y, cotangent, "grad")
+    targets = [x.node for x in several]
+    if create_graph:
+        with enable_grad():
+            g = g if isinstance(g, Tensor) else Tensor(g)
+            found = reverse({y.node: g}, targets, True, True)  # type: ignore[dict-item,arg-type]
+        gradients = [found[t] if t in found else Tensor(xp.zeros(t.shape, t.dtype)) for t in targets]  # type: ignore
+    else:
+        g = g.data if isinstance(g, Tensor) else g
+        found = reverse({y.node: g}, targets, False, retain_graph)  # type: ignore[dict-item,arg-type]
+        gradients = [Tensor(_own(found[t])) if t in found else Tensor(xp.zeros(t.shape, t.dtype)) for t in targets]  # type: ignore
+    return gradients[0] if one else tuple(gradients)
+
+
+def _own(array: Array) -> Array:
+    """The array, copied where it is a view (a broadcast cotangent cannot be written to)."""
+    return array if array.base is None else array.copy()
+
+
+def value_and_grad(f: Function) -> Function:
+    """A function (*xs) -> (f(*xs), gradient): one Tensor for one x, a tuple for several. f returns one number."""
+
+    def both(*xs: Tensor) -> tuple[Tensor, Tensors]:
+        leaves = _leaves(xs)
+        y = _evaluate(f, leaves, "value_and_grad")
+        gradients = grad(y, leaves, create_graph=True)
+        outer = _outer(xs, [y, *gradients], leaves)
+        gradients = tuple(_settle(g, outer) for g in gradients)
+        return _settle(y, outer), gradients[0] if len(xs) == 1 else gradients
+
+    return both
+
+
+def vjp(f: Function, *xs: Tensor) -> tuple[Tensor, Callable[[Tensor], Any]]:
+    """f(*xs) and its pullback: a function from a cotangent of y to the cotangents of the xs."""
+    leaves = _leaves(xs)
+    y = _evaluate(f, leaves, "vjp")
+
+    def pullback(cotangent: Tensor | Array) -> Any:
+        if y.node is None:
+            gradients: tuple[Tensor, ...] = tuple(Tensor(xp.zeros(x.shape, x.dtype)) for x in leaves)
+        else:
+            gradients = grad(y, leaves, cotangent, create_graph=True)
+        constant = isinstance(cotangent, Tensor) and cotangent.node is not None
+        outer = constant or _outer(xs, [y, *gradients], leaves)
+        settled = tuple(_settle(g, outer) for g in gradients)
+        return settled[0] if len(xs) == 1 else settled
+
+    return _settle(y, _outer(xs, [y], leaves)), pullback
+
+
+def jvp(f: Function, xs: Tensors | Sequence[Tensor], tangents: Tensors | Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """f(*xs) and its derivative in the direction of the tangents (one Tensor, or a tuple as long as xs).
+
+    The pullback g -> gᵀJ is linear in g; the pullback of that map takes the tangents t to J t.
+    """
+    xs, tangents = _tuple(xs), _tuple(tangents)
+    if len(xs) != len(tangents):
+        raise ValueError(f"jvp: {len(xs)} inputs and {len(tangents)} tangents; there must be one tangent for each input")
+    for number, (x, t) in enumerate(zip(xs, tangents, strict=True)):
+        if x.shape != t.shape:
+            raise ValueError(f"jvp: tangent {number} has shape {list(t.shape)}, its input {list(x.shape)}")
+    leaves = _leaves(xs)
+    y = _evaluate(f, leaves, "jvp")
+    if y.node is None:
+        return y, Tensor(xp.zeros(y.shape, y.dtype))
+    dummy = Tensor(xp.zeros(y.shape, y.dtype), leaf(y.shape, y.dtype))
+    pulled = grad(y, leaves, dummy, create_graph=True)
+    pairs = [(p, t) for p, t in zip(pulled, tangents, strict=True) if p.node is not None]
+    tangent = Tensor(xp.zeros(y.shape, y.dtype))
+    with enable_grad():
+        if pairs:
+            start = {}
+            for p, t in pairs:
+                t = t if isinstance(t, Tensor) else Tensor(xp.asarray(t))
+                start[p.node] = start[p.node] + t if p.node in start else t
+            tangent = reverse(start, [dummy.node], True, True).get(dummy.node, tangent)  # type: ignore[arg-type, list-item]
+    outer = any(isinstance(t, Tensor) and t.node is not None for t in tangents) or _outer(xs, [y, tangent], leaves)
+    return _settle(y, outer), _settle(tangent, outer)
+
+
+def hvp(f: Function, xs: Tensors | Sequence[Tensor], vs: Tensors | Sequence[Tensor]) -> Any:
+    """The Hessian of a scalar function times a vector: one Tensor for one input, a tuple for several."""
+    one = isinstance(xs, Tensor)
+    xs, vs = _tuple(xs), _tuple(vs)
+    if len(xs) != len(vs):
+        raise ValueError(f"hvp: {len(xs)} inputs and {len(vs)} vectors; there must be one vector for each input")
+    leaves = _leaves(xs)
+    y = _evaluate(f, leaves, "hvp")
+    gradients = grad(y, leaves, create_graph=True)
+    with enable_grad():
+        start: dict[Any, Any] = {}
+        for g, v in zip(gradients, vs, strict=True):
+            if g.shape != v.shape:
+                raise ValueError(f"hvp: a vector has shape {list(v.shape)}, its input {list(g.shape)}")
+            if g.node is not None:
+                start[g.node] = start[g.node] + v if g.node in start else v
+        found = reverse(start, [x.node for x in leaves], True, True) if start else {}  # type: ignore[misc]
+    products = [found.get(x.node, Tensor(xp.zeros(x.shape, x.dtype))) for x in leaves]  # type: ignore[arg-type]
+    outer = any(v.node is not None for v in vs) or _outer(xs, products, leaves)
+    settled = tuple(_settle(p, outer) for p in products)
+    return settled[0] if one else settled
+
+
+def jacobian(f: Function, xs: Tensors | Sequence[Tensor]) -> Any:
+    """All derivatives of f(*xs): for each x a Tensor of shape y.shape + x.shape (one Tensor for one x)."""
+    one = isinstance(xs, Tensor)
+    xs = _tuple(xs)
+    y, pullback = vjp(f, *xs)
+    basis = xp.eye(y.size, dtype=y.dtype).reshape((y.size, *y.shape))
+    rows = [_tuple(pullback(Tensor(basis[i]))) for i in range(y.size)]
+    blocks = []
+    for number, x in enumerate(xs):
+        shape = y.shape + x.shape
+        column = [row[number] for row in rows]
+        blocks.append(ops.reshape(ops.stack(column), shape) if column else Tensor(xp.zeros(shape, x.dtype)))
+    return blocks[0] if one else tuple(blocks)
+
+
+def hessian(f: Function, x: Tensor) -> Tensor:
+    """The second derivatives of a scalar function of one Tensor, of shape x.shape + x.shape."""
+    return jacobian(lambda z: value_and_grad(f)(z)[1], x)
+
+
+def _tuple(xs: Any) -> tuple[Any, ...]:
+    return (xs,) if isinstance(xs, Tensor) or is_array(xs) else tuple(xs)
+
+
+def _leaves(xs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Copies of the inputs that the derivative is taken with respect to.
+
+    An input on the tape is continued by an alias, so that an outer derivative still reaches it and
+    an inner one is not confused with it; a constant becomes a leaf.
+    """
+    leaves = []
+    for x in xs:
+        x = x if isinstance(x, Tensor) else Tensor(xp.asarray(x))
+        if x.node is not None:
+            with enable_grad():
+                leaves.append(ops.alias(x))
+        else:
+            leaves.append(Tensor(x.data, differentiable(x.data)))
+    return tuple(leaves)
+
+
+def _evaluate(f: Function, leaves: Sequence[Tensor], op: str) -> Tensor:
+    with enable_grad():
+        y = f(*leaves)
+    if not isinstance(y, Tensor):
+        raise TypeError(f"{op}: the function must return one Tensor, not {type(y).__name__}")
+    return y
+
+
+def _outer(xs: Iterable[Any], results: Sequence[Tensor], leaves: Sequence[Tensor]) -> bool:
+    """Whether a derivative outside this one may follow the results: they depend on more than the leaves."""
+    if not recording.on:
+        return False
+    if any(isinstance(x, Tensor) and x.node is not None for x in xs):
+        return True
+    own = {x.node for x in leaves}
+    nodes = [r.node for r in results if r.node is not None]
+    return any(node.primitive is None and node not in own for node in history(*nodes))
+
+
+def _settle(result: Tensor, outer: bool) -> Tensor:
+    """The result with its history where something outside can follow it, else a constant."""
+    return result if outer else Tensor(result.data)
+
+
+def label(t: Tensor, name: str) -> Tensor:
+    """Names an intermediate and returns it: its cotangent is kept by `backward`.
+
+    Read it as `t.grad`, or later and without the Tensor as `mg.cotangent(loss, name)`. Constants are
+    returned as they are.
+    """
+    if isinstance(t, Tensor) and t.node is not None:
+        t.node.label = name
+    return t
+
+
+def cotangent(y: Tensor, name: str) -> Tensor:
+    """After `y.backward()`: the cotangent of the intermediate (or leaf) that is labelled `name`.
+
+    Raises KeyError where no node or more than one has that label, RuntimeError before a backward pass.
+    """
+    if y.node is None:
+        raise RuntimeError("cotangent: this Tensor is not on the tape")
+    nodes = [node for node in history(y.node) if node.label == name]
+    if len(nodes) != 1:
+        known = sorted({node.label for node in history(y.node) if node.label})
+        what = f"{len(nodes)} nodes are" if nodes else "nothing is"
+        raise KeyError(f"cotangent: {what} labelled {name!r} on this tape; the labels are {known}")
+    if nodes[0].grad is None:
+        raise RuntimeError(f"cotangent: {name!r} has no cotangent yet; call backward() first")
+    return Tensor(nodes[0].grad)
+
+
+Tensor.backward = backward  # type: ignore[attr-defined]
+__all__ = [
+    "backward", "cotangent", "enable_grad", "grad", "hessian", "hvp", "jacobian", "jvp", "label", "no_grad",
+    "value_and_grad", "vjp",
+]  # fmt: skip

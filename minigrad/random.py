@@ -1,0 +1,49 @@
+"""Random Tensors, all from the host generator: one seed, the same numbers on every backend."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from minigrad import backend
+from minigrad.backend import from_numpy, seed
+from minigrad.creation import _shape, float32
+from minigrad.tensor import Tensor, differentiable
+
+__all__ = ["bernoulli", "normal", "permutation", "seed", "set_state", "state", "uniform"]
+
+
+def _finish(values: Any, dtype: Any, requires_grad: bool) -> Tensor:
+    array = from_numpy(values.astype(dtype))
+    return Tensor(array, differentiable(array) if requires_grad else None)
+
+
+def normal(*shape: Any, mean: float = 0.0, std: float = 1.0, dtype: Any = float32, requires_grad: bool = False) -> Tensor:
+    """Independent draws from the normal distribution: `normal(2, 3)` or `normal((2, 3))`."""
+    return _finish(backend.generator().normal(mean, std, _shape(shape)), dtype, requires_grad)
+
+
+def uniform(*shape: Any, low: float = 0.0, high: float = 1.0, dtype: Any = float32, requires_grad: bool = False) -> Tensor:
+    """Independent draws from [low, high)."""
+    return _finish(backend.generator().uniform(low, high, _shape(shape)), dtype, requires_grad)
+
+
+def permutation(n: int) -> Tensor:
+    """The integers below n in random order."""
+    return Tensor(from_numpy(backend.generator().permutation(n)))
+
+
+def bernoulli(p: float, *shape: Any, dtype: Any = float32) -> Tensor:
+    """Ones with probability p, zeros otherwise."""
+    if not 0.0 <= p <= 1.0:
+        raise ValueError(f"bernoulli: the probability is between 0 and 1, not {p}")
+    return Tensor(from_numpy((backend.generator().random(_shape(shape), dtype="float32") < p).astype(dtype)))
+
+
+def state() -> dict[str, Any]:
+    """The generator's state, to be stored with a checkpoint."""
+    return dict(backend.generator().bit_generator.state)
+
+
+def set_state(state: dict[str, Any]) -> None:
+    """Continues exactly where `state` was taken."""
+    backend.generator().bit_generator.state = state

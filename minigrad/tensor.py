@@ -1,0 +1,286 @@
+"""Tensor, Parameter, Buffer: an array, and where it depends on something differentiable, a Node.
+
+A *Parameter* is born with a leaf node: something to learn. A *Buffer* never has a node: something to
+remember. The two are told apart by class, everywhere. The operators and methods of a Tensor are
+attached by `ops`, next to the table that they come from.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from minigrad import tape
+from minigrad.backend import Array, from_numpy, is_array, is_scalar, to_numpy, xp
+from minigrad.tape import Node
+
+
+class Tensor:
+    """An n-dimensional array that autodiff can follow. Made by `mg.tensor`, by ops, and by layers.
+
+    data: the raw array of the current backend.  node: its line on the tape, or None for a constant.
+    """
+
+    __slots__ = ("__weakref__", "data", "node")
+
+    data: Any
+    node: Node | None
+
+    def __init__(self, data: Array, node: Node | None = None) -> None:
+        self.data = data
+        self.node = node
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.data.shape
+
+    @property
+    def dtype(self) -> Any:
+        return self.data.dtype
+
+    @property
+    def ndim(self) -> int:
+        return self.data.ndim
+
+    @property
+    def size(self) -> int:
+        return self.data.size
+
+    def __len__(self) -> int:
+        if not self.data.ndim:
+            raise TypeError("len: a 0-d Tensor has no length")
+        return self.data.shape[0]
+
+    @property
+    def requires_grad(self) -> bool:
+        """Whether the tape leads through this Tensor. Settable on Tensors without a history."""
+        return self.node is not None
+
+    @requires_grad.setter
+    def requires_grad(self, value: bool) -> None:
+        if self.node is not None and self.node.primitive is not None:
+            raise RuntimeError(
+                f"requires_grad: this Tensor is the result of {self.node.primitive.name!r} and cannot become a "
+                "leaf; use t.detach() for a copy without a history"
+            )
+        if value and self.node is None:
+            self.node = differentiable(self.data)
+        elif not value:
+            self.node = None
+
+    @property
+    def is_leaf(self) -> bool:
+        """Whether this Tensor was created rather than computed."""
+        return self.node is None or self.node.primitive is None
+
+    @property
+    def label(self) -> str | None:
+        """The name given by `mg.label` or by a model, if any."""
+        return None if self.node is None else self.node.label
+
+    @property
+    def grad(self) -> Tensor | None:
+        """The cotangent of this leaf (or labelled intermediate) after `backward`, summed over passes."""
+        if self.node is None or self.node.grad is None:
+            return None
+        return Tensor(self.node.grad)
+
+    @grad.setter
+    def grad(self, value: Tensor | None) -> None:
+        if value is None:
+            if self.node is not None:
+                self.node.grad = None
+            return
+        if self.node is None:
+            raise RuntimeError("grad: this Tensor is not on the tape; create it with requires_grad=True")
+        array = value.data if isinstance(value, Tensor) else value
+        if array.shape != self.shape or array.dtype != self.dtype:
+            raise ValueError(
+                f"grad: a gradient of {self.dtype} {list(self.shape)} is needed, not {array.dtype} {list(array.shape)}"
+            )
+        self.node.grad = array
+
+    def detach(self) -> Tensor:
+        """The same array without its history: a constant to autodiff."""
+        return Tensor(self.data)
+
+    def numpy(self) -> Any:
+        """The values as a NumPy array on the host (no copy where they are there already)."""
+        return to_numpy(self.data)
+
+    def item(self) -> Any:
+        """The one value of a Tensor of size 1, as a Python number."""
+        if self.size != 1:
+            raise ValueError(f"item: needs a Tensor with one value, not {self.size} (shape {list(self.shape)})")
+        return self.data.item()
+
+    def tolist(self) -> Any:
+        """The values as nested lists of Python numbers."""
+        return self.data.tolist()
+
+    def __float__(self) -> float:
+        return float(self.item())
+
+    def __int__(self) -> int:
+        return int(self.item())
+
+    def __bool__(self) -> bool:
+        if self.size != 1:
+            raise ValueError(
+                f"bool: the truth of a Tensor of shape {list(self.shape)} is ambiguous; use (...).all() or .any()"
+            )
+        return bool(self.data.item())
+
+    def __index__(self) -> int:
+        if self.data.dtype.kind not in "iu":
+            raise TypeError(f"index: a {self.dtype} Tensor is not an integer")
+        return int(self.item())
+
+    def __repr__(self) -> str:
+        values = xp.array2string(self.data, separator=", ", prefix="tensor(", threshold=200)
+        if self.node is None:
+            on_tape = ""
+        elif self.node.primitive is None:
+            on_tape = ", requires_grad=True"
+        else:
+            on_tape = f", on_tape={self.node.primitive.name}"
+        label = f", label={self.label!r}" if self.label else ""
+        kind = type(self).__name__.lower()
+        return f"{kind}({values}, dtype={self.dtype}, shape={list(self.shape)}{on_tape}{label})"
+
+    def __setitem__(self, index: object, value: object) -> None:
+        """Writes values into a constant Tensor in place; refused on the tape, where it would falsify gradients."""
+        if self.node is not None:
+            raise RuntimeError(
+                f"setitem: assigning into a {self.dtype} {list(self.shape)} Tensor that is on the tape would "
+                "falsify gradients; use mg.where or mg.scatter_add, or t.detach() first (p.update for a Parameter)"
+            )
+        if isinstance(value, Tensor):
+            if value.node is not None:
+                raise RuntimeError("setitem: the value assigned is on the tape, and its history would be lost; detach it")
+            value = value.data
+        self.data[raw_index(index)] = value
+
+
+class Versioned(Tensor):
+    """What Parameters and Buffers share: values that training overwrites in place, and a count of it."""
+
+    __slots__ = ("name", "version")
+    name: str | None
+    version: int
+
+    @property
+    def label(self) -> str | None:
+        """The name that a model gave, such as "conv1.weight"."""
+        return self.name
+
+    def rename(self, name: str) -> None:
+        """Gives the name that errors, optimizers and the tape will use."""
+        self.name = name
+        if self.node is not None:
+            self.node.label = name
+
+    def bump(self) -> None:
+        """Notes that the values were overwritten in place."""
+        self.version += 1
+
+    def update(self, value: Tensor | Array) -> None:
+        """Overwrites the values; shape and dtype stay.
+
+        Raises ValueError where the shape differs, RuntimeError where the value has a history.
+        """
+        if isinstance(value, Tensor):
+            if value.node is not None:
+                raise RuntimeError(
+                    f"update: the new value of this {type(self).__name__} is on the tape; pass value.detach()"
+                )
+            value = value.data
+        if value.shape != self.data.shape:
+            raise ValueError(
+                f"update: {type(self).__name__} {self.label or ''} of shape {list(self.data.shape)} was given "
+                f"shape {list(value.shape)}"
+            )
+        self.data[...] = value
+        self.bump()
+
+
+class Parameter(Versioned):
+    """Something to learn: a Tensor born with a leaf node. `data` is a floating array or Tensor, copied."""
+
+    __slots__ = ()
+
+    def __init__(self, data: Tensor | Array, requires_grad: bool = True) -> None:
+        array = as_array(data, None, "Parameter").copy()
+        super().__init__(array, differentiable(array))
+        self.version = 0
+        self.name = None
+        if not requires_grad:
+            self.node = None
+
+
+class Buffer(Versioned):
+    """Something to remember: a Tensor that never has a node. `data` is copied."""
+
+    __slots__ = ()
+
+    def __init__(self, data: Tensor | Array) -> None:
+        if isinstance(data, Tensor) and data.node is not None:
+            raise RuntimeError("Buffer: the value given is on the tape, and a Buffer has no history; pass t.detach()")
+        super().__init__(as_array(data, None, "Buffer").copy(), None)
+        self.version = 0
+        self.name = None
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name == "node" and value is not None:
+            raise RuntimeError("Buffer: a Buffer never has a node; to learn a value, make it a Parameter")
+        super().__setattr__(name, value)
+
+
+def differentiable(array: Array, label: str | None = None) -> Node:
+    """A leaf for `array`, which must be of a floating dtype."""
+    if array.dtype.kind != "f":
+        raise TypeError(
+            f"requires_grad: only floating dtypes have gradients, not {array.dtype}; give dtype=mg.float32"
+        )
+    return tape.leaf(array.shape, array.dtype, label)
+
+
+def as_array(data: Any, dtype: Any, op: str) -> Array:
+    """`data` as an array of the current backend: Python floats become float32, arrays keep their dtype."""
+    if isinstance(data, Tensor):
+        data = data.data
+    if isinstance(data, xp.ndarray):
+        return data if dtype is None else data.astype(dtype, copy=False)
+    if is_array(data) or is_scalar(data):
+        array = from_numpy(data)
+    else:
+        if isinstance(data, (list, tuple)) and any(isinstance(item, Tensor) for item in data):
+            raise TypeError(f"{op}: a list of Tensors; join them with mg.stack")
+        try:
+            array = xp.asarray(data)
+        except ValueError as error:
+            raise ValueError(f"{op}: {error}") from error
+        if array.dtype == xp.float64 and dtype is None:
+            array = array.astype(xp.float32)
+    if array.dtype.kind not in "biufc":
+        raise TypeError(f"{op}: cannot make numbers of {type(data).__name__} data (dtype {array.dtype})")
+    return array if dtype is None else array.astype(dtype, copy=False)
+
+
+def raw_index(index: Any) -> Any:
+    """An index with every Tensor in it replaced by its array."""
+    if isinstance(index, tuple):
+        return tuple(raw_index(part) for part in index)
+    if isinstance(index, Tensor):
+        return index.data
+    return index
+
+
+def tensor(data: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
+    """A Tensor with a copy of `data`: numbers, nested lists, an array of either library, or a Tensor.
+
+    dtype: the data's own by default; Python floats become float32, integers int64, truth values bool.
+    requires_grad: whether gradients with respect to it will be asked for (floating dtypes only).
+    Raises TypeError for data that are not numbers or cannot have gradients, ValueError for ragged lists.
+    """
+    array = as_array(data, dtype, "tensor").copy()
+    return Tensor(array, differentiable(array) if requires_grad else None)
