@@ -401,10 +401,10 @@ def label(t: Tensor, name: str) -> Tensor:
     """Names an intermediate and returns it: its cotangent is kept by `backward`.
 
     Read it as `t.grad`, or later and without the Tensor as `mg.cotangent(loss, name)`. Constants are
-    returned as they are.
+    returned as they are. Inside `mg.trace()` the path of the layer that runs goes before: "bn1/var".
     """
     if isinstance(t, Tensor) and t.node is not None:
-        t.node.label = name
+        t.node.label = f"{recording.scope[-1]}/{name}" if recording.scope else name
     return t
 
 

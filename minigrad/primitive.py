@@ -92,6 +92,7 @@ def call({signature}):
     node.dtype = y.dtype
     node.serial = next_serial()
     node.grad = node.label = None
+{aside}
     if recording.observer is not None:
         recording.observer(node, ({arrays}), y)
     result = Tensor.__new__(Tensor)
@@ -125,6 +126,10 @@ ALIGN_TWO = """\
             {a}, {b} = align(primitive, ({a}, {b}))
     elif {a}.__class__ not in WEAK and {b}.__class__ not in WEAK:
         {a}, {b} = align(primitive, ({a}, {b}))
+"""
+ASIDE = """\
+    if {constant}:
+        node.aside = ({numbers})
 """
 ALIGN = "    {several} = align(primitive, ({several}))\n"
 ALIGN_VARIADIC = "    {x} = align(primitive, {x})\n"
@@ -233,8 +238,17 @@ def _source(row: Primitive, statics: dict[str, Any], pullbacks: Sequence[Functio
             align = ALIGN.format(several=", ".join(aligned))
         code = row.forward.__code__
         values = ", ".join(code.co_varnames[: code.co_argcount])
+    # A number that no pullback asks for (the eps of var + eps) costs no memory and lets a view run the line again.
+    unasked = [name for name in differentiable if name not in asked] if row.kind == "elementwise" else []
+    aside = ""
+    if len(names) > 1 and unasked:
+        aside = ASIDE.format(
+            constant=" or ".join(f"{name}_node is None" for name in unasked),
+            numbers=" ".join(f"{n} if {n}.__class__ in WEAK else None," if n in unasked else "None," for n in names),
+        )
     return CALL.format(
         signature=signature,
+        aside=aside.rstrip(),
         unwrap=unwrap.rstrip(),
         values=values,
         align=align.rstrip(),

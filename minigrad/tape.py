@@ -33,9 +33,11 @@ class Node:
     serial:     position in the order of recording
     grad:       a leaf's (or labelled node's) cotangent after `backward`, a raw array
     label:      a name given by `mg.label`, by a layer or by a model
+    aside:      what only a view of the tape asks for, where there is any: a leaf's array, an op's
+                operands that were plain numbers, or all that `mg.trace` kept
     """
 
-    __slots__ = ("dtype", "grad", "inputs", "label", "params", "primitive", "residuals", "serial", "shape")
+    __slots__ = ("aside", "dtype", "grad", "inputs", "label", "params", "primitive", "residuals", "serial", "shape")
 
     primitive: Primitive | None
     inputs: tuple[Node | None, ...]
@@ -46,6 +48,7 @@ class Node:
     serial: int
     grad: Any
     label: str | None
+    aside: Any
 
     def __repr__(self) -> str:
         name = "leaf" if self.primitive is None else self.primitive.name
@@ -81,10 +84,13 @@ class Recording(threading.local):
 
     observer: None, or a function `(node, arguments, y)` called with the raw arrays of every op as it
     is recorded: what tracing and debugging are built on.
+    scope: None, or while tracing the full paths of the layers that run, the innermost last; a layer
+    appends its own when it is called and pops it when it returns.
     """
 
     on: bool = True
     observer: Callable[[Node, tuple[Any, ...], Any], None] | None = None
+    scope: list[str] | None = None
 
 
 recording = Recording()

@@ -241,7 +241,9 @@ def differentiable(array: Array, label: str | None = None) -> Node:
         raise TypeError(
             f"requires_grad: only floating dtypes have gradients, not {array.dtype}; give dtype=mg.float32"
         )
-    return tape.leaf(array.shape, array.dtype, label)
+    node = tape.leaf(array.shape, array.dtype, label)
+    node.aside = array
+    return node
 
 
 def as_array(data: Any, dtype: Any, op: str) -> Array:
