@@ -90,6 +90,7 @@ class Recording(threading.local):
 
     on: bool = True
     observer: Callable[[Node, tuple[Any, ...], Any], None] | None = None
+    watch: Callable[..., Any] | None = None
     scope: list[str] | None = None
 
 

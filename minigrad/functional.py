@@ -1,0 +1,414 @@
+"""Layers and losses as functions: compositions of ops, whose derivatives arise by themselves.
+
+Images are (n, channels, height, width), and a weight is (out, in / groups, kernel height, kernel
+width). Nothing here knows a derivative, and nothing here talks to the array library.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import minigrad.ops as ops
+from minigrad import random
+from minigrad.autodiff import label
+from minigrad.ops import Axis
+from minigrad.tensor import Tensor
+
+Pair = int | tuple[int, int]
+Padding = int | tuple[int, int] | str
+
+
+def pair(value: Any, what: str, least: int = 1) -> tuple[int, int]:
+    """A number for both axes, or one for each, checked."""
+    both = (value, value) if isinstance(value, int) else tuple(value)
+    if len(both) != 2 or any(not isinstance(v, int) or v < least for v in both):
+        raise ValueError(f"{what}: needs one integer >= {least} or two, not {value!r}")
+    return both  # type: ignore[return-value]
+
+
+def _need(x: Tensor, ndim: int, op: str, axes: str) -> None:
+    if x.ndim != ndim:
+        raise ValueError(f"{op}: needs an input of {ndim} axes ({axes}), not shape {list(x.shape)}")
+
+
+# ---- activations that work along an axis ----------------------------------------------------------
+def log_softmax(x: Tensor, axis: int = -1) -> Tensor:
+    """x - log(sum(exp(x))) along an axis, in a form that does not overflow."""
+    return x - ops.logsumexp(x, axis, True)
+
+
+def softmax(x: Tensor, axis: int = -1) -> Tensor:
+    """exp(x) / sum(exp(x)) along an axis, in a form that does not overflow."""
+    return ops.exp(log_softmax(x, axis))
+
+
+# ---- linear maps ----------------------------------------------------------------------------------
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x Wᵀ + b: (..., in) with a weight (out, in) and a bias (out,) to (..., out)."""
+    if x.shape[-1:] != weight.shape[1:]:
+        raise ValueError(
+            f"linear: the weight {list(weight.shape)} needs {weight.shape[1]} features, but the input is {list(x.shape)}; "
+            "nn.Flatten() makes features of an image"
+        )
+    y = ops.matmul(x, ops.transpose_(weight, (1, 0)))
+    return y if bias is None else y + bias
+
+
+def embedding(index: Tensor, weight: Tensor) -> Tensor:
+    """Rows of a table: integers of any shape and a weight (number, dim) to shape + (dim,)."""
+    if index.dtype.kind not in "iu":
+        raise TypeError(f"embedding: indices are integers, not {index.dtype}")
+    if index.size and not bool(ops.all((index >= 0) & (index < weight.shape[0]))):
+        raise IndexError(f"embedding: an index lies outside 0..{weight.shape[0] - 1}")
+    return ops.getitem(weight, index)
+
+
+def conv2d(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Pair = 1, padding: Padding = 0, dilation: Pair = 1,
+    groups: int = 1,
+) -> Tensor:  # fmt: skip
+    """Cross-correlation: (n, in, h, w) and (out, in/groups, kh, kw) to (n, out, oh, ow).
+
+    oh = floor((h + 2 padding - dilation (kh - 1) - 1) / stride) + 1. padding="same" keeps h and w
+    (stride 1 only; where the padding is odd the extra one is at the end), "valid" pads nothing.
+    """
+    _need(x, 4, "conv2d", "n, channels, height, width")
+    stride, dilation = pair(stride, "conv2d stride"), pair(dilation, "conv2d dilation")
+    if isinstance(padding, str):
+        if padding not in ("same", "valid"):
+            raise ValueError(f"conv2d: padding is a number, a pair, 'same' or 'valid', not {padding!r}")
+        if padding == "same":
+            if stride != (1, 1):
+                raise ValueError(f"conv2d: padding='same' needs stride 1, not {stride}")
+            both = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
+            if any(total % 2 for total in both):
+                x = ops.pad(x, [(0, 0), (0, 0)] + [(total // 2, total - total // 2) for total in both])
+                both = [0, 0]
+            padding = (both[0] // 2, both[1] // 2)
+        else:
+            padding = (0, 0)
+    y = ops.conv(x, weight, stride, pair(padding, "conv2d padding", 0), dilation, groups)
+    return y if bias is None else y + ops.reshape(bias, (1, -1, 1, 1))
+
+
+def conv1d(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int = 1, padding: int | str = 0, dilation: int = 1,
+    groups: int = 1,
+) -> Tensor:  # fmt: skip
+    """Cross-correlation over one axis: (n, in, l) and (out, in/groups, k) to (n, out, ol)."""
+    _need(x, 3, "conv1d", "n, channels, length")
+    flat = padding if isinstance(padding, str) else (0, padding)
+    y = conv2d(ops.expand_dims(x, 2), ops.expand_dims(weight, 2), bias, (1, stride), flat, (1, dilation), groups)
+    return ops.squeeze(y, 2)
+
+
+def conv_transpose2d(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Pair = 1, padding: Pair = 0, output_padding: Pair = 0,
+    groups: int = 1, dilation: Pair = 1,
+) -> Tensor:  # fmt: skip
+    """The adjoint of `conv2d` in its input: (n, in, h, w) and (in, out/groups, kh, kw) to (n, out, oh, ow).
+
+    oh = (h - 1) stride - 2 padding + dilation (kh - 1) + output_padding + 1.
+    """
+    _need(x, 4, "conv_transpose2d", "n, channels, height, width")
+    s, d = pair(stride, "conv_transpose2d stride"), pair(dilation, "conv_transpose2d dilation")
+    p, extra = pair(padding, "conv_transpose2d padding", 0), pair(output_padding, "conv_transpose2d output_padding", 0)
+    if any(e >= max(a, b) for e, a, b in zip(extra, s, d, strict=True)):
+        raise ValueError(f"conv_transpose2d: output_padding {extra} must be smaller than stride {s} or dilation {d}")
+    size = tuple(
+        (n - 1) * s[i] - 2 * p[i] + d[i] * (k - 1) + extra[i] + 1
+        for i, (n, k) in enumerate(zip(x.shape[2:], weight.shape[2:], strict=True))
+    )
+    y = ops.conv_input(x, weight, s, p, d, groups, size)
+    return y if bias is None else y + ops.reshape(bias, (1, -1, 1, 1))
+
+
+# ---- pooling --------------------------------------------------------------------------------------
+def _pooled(n: int, k: int, s: int, p: int, d: int, ceil_mode: bool) -> int:
+    """The number of windows along an axis; none starts beyond the input and its left padding."""
+    span = n + 2 * p - d * (k - 1) - 1
+    out = (math.ceil(span / s) if ceil_mode else span // s) + 1
+    return out - 1 if ceil_mode and (out - 1) * s >= n + p else out
+
+
+def max_pool2d(
+    x: Tensor, kernel_size: Pair, stride: Pair | None = None, padding: Pair = 0, dilation: Pair = 1, ceil_mode: bool = False
+) -> Tensor:
+    """The maximum of each window of (n, c, h, w). Of equal maxima the first in row-major order gets the gradient."""
+    _need(x, 4, "max_pool2d", "n, channels, height, width")
+    k = pair(kernel_size, "max_pool2d kernel_size")
+    s = k if stride is None else pair(stride, "max_pool2d stride")
+    p, d = pair(padding, "max_pool2d padding", 0), pair(dilation, "max_pool2d dilation")
+    if any(2 * a > b for a, b in zip(p, k, strict=True)):
+        raise ValueError(f"max_pool2d: padding {p} is at most half of the kernel {k}")
+    out = tuple(_pooled(x.shape[2 + i], k[i], s[i], p[i], d[i], ceil_mode) for i in range(2))
+    if min(out) < 1:
+        raise ValueError(f"max_pool2d: a window of {k} does not fit into an input of shape {list(x.shape)}")
+    index = ops.pool_index(x, k, s, p, d, out)
+    n, c, h, w = x.shape
+    chosen = ops.take_along_axis(ops.reshape(x, (n, c, h * w)), ops.reshape(index, (n, c, out[0] * out[1])), 2)
+    return ops.reshape(chosen, (n, c, *out))
+
+
+def avg_pool2d(
+    x: Tensor, kernel_size: Pair, stride: Pair | None = None, padding: Pair = 0, ceil_mode: bool = False,
+    count_include_pad: bool = True,
+) -> Tensor:  # fmt: skip
+    """The mean of each window of (n, c, h, w); padding counts as zeros unless count_include_pad is False."""
+    _need(x, 4, "avg_pool2d", "n, channels, height, width")
+    k = pair(kernel_size, "avg_pool2d kernel_size")
+    s = k if stride is None else pair(stride, "avg_pool2d stride")
+    p = pair(padding, "avg_pool2d padding", 0)
+    if any(2 * a > b for a, b in zip(p, k, strict=True)):
+        raise ValueError(f"avg_pool2d: padding {p} is at most half of the kernel {k}")
+    out = [_pooled(x.shape[2 + i], k[i], s[i], p[i], 1, ceil_mode) for i in range(2)]
+    if min(out) < 1:
+        raise ValueError(f"avg_pool2d: a window of {k} does not fit into an input of shape {list(x.shape)}")
+    reach = [(out[i] - 1) * s[i] + k[i] for i in range(2)]
+    after = [max(reach[i] - x.shape[2 + i] - p[i], 0) for i in range(2)]
+    if any(p) or any(after):
+        x_wide = ops.pad(x, [(0, 0), (0, 0), (p[0], after[0]), (p[1], after[1])])
+    else:
+        x_wide = x
+    total = ops.sum(ops.windows(x_wide, k, s), (-4, -3))
+    counts = [
+        [_inside(i * s[axis], k[axis], p[axis], x.shape[2 + axis], count_include_pad) for i in range(out[axis])]
+        for axis in range(2)
+    ]
+    if all(n == k[axis] for axis in range(2) for n in counts[axis]):
+        return total / (k[0] * k[1])
+    area = ops.outer(Tensor(_row(counts[0], x)), Tensor(_row(counts[1], x)))
+    return total / area
+
+
+def _inside(start: int, k: int, p: int, n: int, with_padding: bool) -> int:
+    """How many cells of a window count: those of the input, or those of the input and its padding."""
+    end = min(start + k, n + 2 * p)
+    return end - start if with_padding else min(end, n + p) - max(start, p)
+
+
+def _row(values: Sequence[int], like: Tensor) -> Any:
+    from_list = ops.astype(ops.reshape(Tensor(ops.xp.asarray(values)), -1), like.dtype)
+    return from_list.data
+
+
+def adaptive_avg_pool2d(x: Tensor, output_size: Pair) -> Tensor:
+    """Means over windows chosen so that the output is of a given size: cell i covers floor(i n/o) .. ceil((i+1) n/o)."""
+    _need(x, 4, "adaptive_avg_pool2d", "n, channels, height, width")
+    oh, ow = pair(output_size, "adaptive_avg_pool2d output_size")
+    h, w = x.shape[2:]
+    if (oh, ow) == (1, 1):
+        return ops.mean(x, (2, 3), True)
+    if h % oh == 0 and w % ow == 0:
+        return avg_pool2d(x, (h // oh, w // ow))
+    rows = [
+        ops.stack(
+            [
+                ops.mean(x[:, :, i * h // oh : -(-(i + 1) * h // oh), j * w // ow : -(-(j + 1) * w // ow)], (2, 3))
+                for j in range(ow)
+            ],
+            2,
+        )
+        for i in range(oh)
+    ]
+    return ops.stack(rows, 2)
+
+
+# ---- normalisation --------------------------------------------------------------------------------
+def batch_norm(
+    x: Tensor, gamma: Tensor | None = None, beta: Tensor | None = None, axis: Axis = 0, eps: float = 1e-5
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Normalises over `axis` with the batch's own statistics (Ioffe and Szegedy 2015, algorithm 1).
+
+    gamma and beta have one element for each mean. Returns y, and the mean and the biased variance
+    with their axes kept. There is no derivative here: the paths through mean and var arise from these
+    lines. Scaling the small array first keeps one full-size residual less.
+    """
+    mean = label(x.mean(axis, keepdims=True), "mean")
+    centred = label(x - mean, "centred")
+    var = label((centred * centred).mean(axis, keepdims=True), "var")
+    scale = label(1 / ops.sqrt(var + eps) if gamma is None else gamma.reshape(mean.shape) / ops.sqrt(var + eps), "scale")
+    y = centred * scale
+    return y if beta is None else y + beta.reshape(mean.shape), mean, var
+
+
+def layer_norm(
+    x: Tensor, shape: Sequence[int], weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
+) -> Tensor:
+    """Normalises each sample over its last axes, of the given shape (Ba, Kiros and Hinton 2016)."""
+    shape = tuple(shape)
+    if x.shape[x.ndim - len(shape) :] != shape:
+        raise ValueError(f"layer_norm: the last axes of {list(x.shape)} are not {list(shape)}")
+    y, _, _ = batch_norm(x, axis=tuple(range(x.ndim - len(shape), x.ndim)), eps=eps)
+    y = y if weight is None else y * weight
+    return y if bias is None else y + bias
+
+
+def group_norm(
+    x: Tensor, groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
+) -> Tensor:
+    """Normalises each sample over groups of its channels (Wu and He 2018): (n, c, ...) in `groups` groups."""
+    n, c, *rest = x.shape
+    if c % groups:
+        raise ValueError(f"group_norm: {c} channels (shape {list(x.shape)}) do not divide into {groups} groups")
+    y, _, _ = batch_norm(x.reshape(n, groups, -1), axis=2, eps=eps)
+    y = y.reshape(x.shape)
+    channels = (1, c, *[1] * len(rest))
+    y = y if weight is None else y * weight.reshape(channels)
+    return y if bias is None else y + bias.reshape(channels)
+
+
+def dropout(x: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
+    """Zeros each element with probability p and scales the others by 1 / (1 - p), in training only."""
+    if not 0.0 <= p <= 1.0:
+        raise ValueError(f"dropout: the probability is between 0 and 1, not {p}")
+    if not training or p == 0.0:
+        return x
+    if p == 1.0:
+        return x * 0.0
+    return x * (random.bernoulli(1.0 - p, *x.shape, dtype=x.dtype) / (1.0 - p))
+
+
+# ---- losses ---------------------------------------------------------------------------------------
+def _reduced(values: Tensor, reduction: str, op: str) -> Tensor:
+    if reduction == "mean":
+        return values.mean()
+    if reduction == "sum":
+        return values.sum()
+    if reduction == "none":
+        return values
+    raise ValueError(f"{op}: reduction is 'mean', 'sum' or 'none', not {reduction!r}")
+
+
+def _same_shape(op: str, x: Tensor, target: Tensor) -> Tensor:
+    """The target as a Tensor; broadcasting (n,) against (n, 1) would train happily towards the wrong answer."""
+    target = target if isinstance(target, Tensor) else Tensor(target)
+    if x.shape != target.shape:
+        raise ValueError(
+            f"{op}: the input has shape {list(x.shape)} and the target {list(target.shape)}; they must be equal "
+            "(reshape or squeeze one of them)"
+        )
+    return target
+
+
+def _class_index(op: str, x: Tensor, target: Tensor, ignore_index: int) -> Tensor:
+    if x.ndim < 2 or target.shape != x.shape[:1] + x.shape[2:]:
+        raise ValueError(
+            f"{op}: an input (n, classes, ...) of shape {list(x.shape)} needs class indices of shape "
+            f"{list(x.shape[:1] + x.shape[2:])}, not {list(target.shape)}"
+        )
+    outside = ((target < 0) | (target >= x.shape[1])) & (target != ignore_index)
+    if target.size and bool(ops.any(outside)):
+        worst = target.data[outside.data][0].item()
+        raise ValueError(f"{op}: a target is {worst}, but the {x.shape[1]} classes are 0..{x.shape[1] - 1}")
+    return target
+
+
+def nll_loss(
+    x: Tensor, target: Tensor, weight: Tensor | None = None, ignore_index: int = -100, reduction: str = "mean"
+) -> Tensor:
+    """-x[target] for log-probabilities (n, classes, ...) and class indices (n, ...).
+
+    The mean is weighted: sum(w_t nll) / sum(w_t) over the targets that are not ignored; NaN where all are.
+    """
+    return _nll(x, target, weight, ignore_index, reduction, 0.0, "nll_loss")
+
+
+def cross_entropy(
+    x: Tensor, target: Tensor, weight: Tensor | None = None, ignore_index: int = -100, reduction: str = "mean",
+    label_smoothing: float = 0.0,
+) -> Tensor:  # fmt: skip
+    """The negative log-likelihood of scores (n, classes, ...) under softmax.
+
+    target: class indices (n, ...) or probabilities of the scores' shape. Label smoothing s mixes each
+    target with the uniform distribution: (1 - s) nll + s/C sum_c w_c (-logp_c). With indices the mean
+    divides by the sum of the targets' weights, with probabilities by the number of targets.
+    """
+    target = target if isinstance(target, Tensor) else Tensor(target)
+    if not 0.0 <= label_smoothing <= 1.0:
+        raise ValueError(f"cross_entropy: label_smoothing is between 0 and 1, not {label_smoothing}")
+    logp = log_softmax(x, 1) if x.ndim > 1 else x
+    if target.dtype.kind != "f":
+        return _nll(logp, target, weight, ignore_index, reduction, label_smoothing, "cross_entropy")
+    target = _same_shape("cross_entropy with probabilities", x, target)
+    classes = x.shape[1]
+    if label_smoothing:
+        target = target * (1 - label_smoothing) + label_smoothing / classes
+    terms = -(target * logp)
+    if weight is not None:
+        terms = terms * weight.reshape((1, classes, *[1] * (x.ndim - 2)))
+    losses = terms.sum(1)
+    return losses.sum() / losses.size if reduction == "mean" else _reduced(losses, reduction, "cross_entropy")
+
+
+def _nll(
+    logp: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, reduction: str, smoothing: float, op: str
+) -> Tensor:
+    target = target if isinstance(target, Tensor) else Tensor(target)
+    if target.dtype.kind not in "iu":
+        raise TypeError(f"{op}: class indices are integers, not {target.dtype}")
+    target = _class_index(op, logp, target, ignore_index)
+    if reduction not in ("mean", "sum", "none"):
+        raise ValueError(f"{op}: reduction is 'mean', 'sum' or 'none', not {reduction!r}")
+    classes = logp.shape[1]
+    kept = target != ignore_index
+    all_kept = bool(ops.all(kept)) if target.size else True
+    safe = target if all_kept else ops.where(kept, target, 0)
+    picked = -ops.squeeze(ops.take_along_axis(logp, ops.expand_dims(safe, 1), 1), 1)
+    if weight is not None:
+        if weight.shape != (classes,):
+            raise ValueError(f"{op}: the weight needs shape [{classes}], one for each class, not {list(weight.shape)}")
+        weights = ops.getitem(weight, safe)
+        losses = picked * weights
+    else:
+        losses = picked
+    if smoothing:
+        channels = (1, classes, *[1] * (logp.ndim - 2))
+        spread = -(logp if weight is None else logp * weight.reshape(channels)).sum(1)
+        losses = (1 - smoothing) * losses + (smoothing / classes) * spread
+    if all_kept and weight is None:
+        return _reduced(losses, reduction, op)
+    if not all_kept:
+        losses = ops.where(kept, losses, 0)
+    if reduction != "mean":
+        return _reduced(losses, reduction, op)
+    counted = kept.astype(logp.dtype) if weight is None else ops.where(kept, weights, 0)
+    return losses.sum() / counted.sum()
+
+
+def bce_with_logits(
+    x: Tensor, target: Tensor, weight: Tensor | None = None, pos_weight: Tensor | None = None, reduction: str = "mean"
+) -> Tensor:
+    """Binary cross entropy of scores: softplus(x) - x t, in a form that does not overflow."""
+    target = _same_shape("bce_with_logits", x, target)
+    if pos_weight is None:
+        losses = ops.softplus(x) - x * target
+    else:
+        losses = (1 - target) * x + (1 + (pos_weight - 1) * target) * ops.softplus(-x)
+    losses = losses if weight is None else losses * weight
+    return _reduced(losses, reduction, "bce_with_logits")
+
+
+def mse_loss(x: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
+    """(x - t)², shapes equal."""
+    return _reduced(ops.square(x - _same_shape("mse_loss", x, target)), reduction, "mse_loss")
+
+
+def l1_loss(x: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
+    """|x - t|, shapes equal."""
+    return _reduced(ops.abs(x - _same_shape("l1_loss", x, target)), reduction, "l1_loss")
+
+
+def huber_loss(x: Tensor, target: Tensor, delta: float = 1.0, reduction: str = "mean") -> Tensor:
+    """d²/2 for |d| <= delta, else delta (|d| - delta/2), where d = x - t (Huber 1964)."""
+    if not delta > 0:
+        raise ValueError(f"huber_loss: delta is positive, not {delta}")
+    d = x - _same_shape("huber_loss", x, target)
+    size = ops.abs(d)
+    return _reduced(ops.where(size <= delta, 0.5 * d * d, delta * (size - 0.5 * delta)), reduction, "huber_loss")
+
+
+relu, leaky_relu, elu, silu, gelu = ops.relu, ops.leaky_relu, ops.elu, ops.silu, ops.gelu
+sigmoid, tanh, softplus = ops.sigmoid, ops.tanh, ops.softplus

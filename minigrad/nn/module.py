@@ -1,0 +1,253 @@
+"""Module: a function with state. The walk over its attributes is all that there is to it.
+
+Parameters, Buffers and Modules are found where they are: in the attributes of a Module, in the order
+of assignment, also inside lists, tuples and dicts. Their *path* ("block.conv.weight") is their name in
+state dicts, optimizers, errors and on the tape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Self
+
+from minigrad.tape import recording
+from minigrad.tensor import Buffer, Parameter, Tensor, Versioned, as_array, differentiable
+
+State = dict[str, Tensor]
+
+
+class Module:
+    """The base of every layer and model: write `forward`, assign what it needs in `__init__`."""
+
+    training: bool = True
+    frozen: bool = False
+    path: str = ""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the module computes."""
+        raise NotImplementedError(f"{type(self).__name__} has no forward method; write one")
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if recording.watch is None:
+            return self.forward(*args, **kwargs)
+        return recording.watch(self, args, kwargs)
+
+    # ---- the walk ----------------------------------------------------------------------------------
+    def members(self) -> Iterator[tuple[str, Any]]:
+        """Parameters, Buffers and Modules held by this module itself, with their names here."""
+        for name, value in vars(self).items():
+            yield from _within(name, value)
+
+    def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
+        """This module and all below it, each once, with its path; the root's path is empty."""
+        seen: set[int] = set()
+        stack: list[tuple[str, Module]] = [(prefix, self)]
+        while stack:
+            path, module = stack.pop()
+            if id(module) in seen:
+                continue
+            seen.add(id(module))
+            if len(path) > len(module.path):
+                module.path = path
+            yield path, module
+            below = [(f"{path}.{name}" if path else name, m) for name, m in module.members() if isinstance(m, Module)]
+            stack.extend(reversed(below))
+
+    def modules(self) -> Iterator[Module]:
+        """This module and all below it, each once."""
+        return (module for _, module in self.named_modules())
+
+    def _named(self, kind: type[Any]) -> Iterator[tuple[str, Any]]:
+        seen: set[int] = set()
+        for path, module in self.named_modules():
+            for name, value in module.members():
+                if isinstance(value, kind) and id(value) not in seen:
+                    seen.add(id(value))
+                    full = f"{path}.{name}" if path else name
+                    if len(full) > len(value.name or ""):
+                        value.rename(full)
+                    yield full, value
+
+    def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
+        """Every Parameter once, with its path."""
+        return self._named(Parameter)
+
+    def parameters(self) -> Iterator[Parameter]:
+        """Every Parameter once: what an optimizer takes."""
+        return (p for _, p in self.named_parameters())
+
+    def named_buffers(self) -> Iterator[tuple[str, Buffer]]:
+        """Every Buffer once, with its path."""
+        return self._named(Buffer)
+
+    def buffers(self) -> Iterator[Buffer]:
+        """Every Buffer once."""
+        return (b for _, b in self.named_buffers())
+
+    # ---- modes -------------------------------------------------------------------------------------
+    def train(self, mode: bool = True) -> Self:
+        """Training mode for this module and all below, except what is frozen; returns the module."""
+        for module in self.modules():
+            module.training = mode and not module.frozen
+        return self
+
+    def eval(self) -> Self:
+        """Evaluation mode: BatchNorm uses its running statistics, Dropout passes everything."""
+        return self.train(False)
+
+    def freeze(self) -> Self:
+        """Nothing here learns or remembers until `unfreeze`: `train()` leaves it in evaluation mode."""
+        for module in self.modules():
+            module.frozen, module.training = True, False
+        for parameter in self.parameters():
+            parameter.requires_grad = False
+        return self
+
+    def unfreeze(self) -> Self:
+        """Undoes `freeze`: parameters learn again and `train()` reaches this module."""
+        for module in self.modules():
+            module.frozen, module.training = False, True
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad = True
+            parameter.rename(name if parameter.name is None else parameter.name)
+        return self
+
+    def zero_grad(self) -> None:
+        """Forgets every parameter's gradient."""
+        for parameter in self.parameters():
+            parameter.grad = None
+
+    def to_dtype(self, dtype: Any) -> Self:
+        """Converts Parameters and floating Buffers; gradients are forgotten. Returns the module."""
+        for parameter in self.parameters():
+            learns = parameter.requires_grad
+            parameter.data = parameter.data.astype(dtype)
+            parameter.node = differentiable(parameter.data, parameter.name) if learns else None
+        for buffer in self.buffers():
+            if buffer.dtype.kind == "f":
+                buffer.data = buffer.data.astype(dtype)
+        return self
+
+    # ---- state -------------------------------------------------------------------------------------
+    def _state(self) -> dict[str, Versioned]:
+        return dict(self._named(Versioned))
+
+    def state_dict(self) -> State:
+        """Copies of all Parameters and Buffers by path, as constant Tensors."""
+        return {path: Tensor(value.data.copy()) for path, value in self._state().items()}
+
+    def load_state_dict(self, state: dict[str, Any], strict: bool = True) -> Self:
+        """Overwrites Parameters and Buffers with the arrays of a state dict.
+
+        Raises ValueError that lists what is missing, unexpected, misshapen or of another dtype; then
+        nothing is changed. strict=False passes over the missing and the unexpected.
+        """
+        own = self._state()
+        arrays = {path: as_array(value, None, "load_state_dict") for path, value in state.items() if path in own}
+        problems = {
+            "missing": [path for path in own if path not in state] if strict else [],
+            "unexpected": [path for path in state if path not in own] if strict else [],
+            "misshapen": [
+                f"{path} (here {list(own[path].shape)}, given {list(a.shape)})"
+                for path, a in arrays.items()
+                if a.shape != own[path].shape
+            ],
+            "of another dtype": [
+                f"{path} (here {own[path].dtype}, given {a.dtype})" for path, a in arrays.items() if a.dtype != own[path].dtype
+            ],
+        }  # fmt: skip
+        if any(problems.values()):
+            lines = [f"  {what}: {', '.join(entries)}" for what, entries in problems.items() if entries]
+            raise ValueError(f"load_state_dict: the state does not fit this {type(self).__name__}\n" + "\n".join(lines))
+        for path, array in arrays.items():
+            own[path].update(array)
+        return self
+
+    # ---- looks -------------------------------------------------------------------------------------
+    def settings(self) -> str:
+        """What `repr` shows between the brackets."""
+        return ""
+
+    def __repr__(self) -> str:
+        children = [(name, m) for name, m in self.members() if isinstance(m, Module)]
+        head = f"{type(self).__name__}({self.settings()}"
+        if not children:
+            return head + ")"
+        lines = [f"  ({name}): " + repr(m).replace("\n", "\n  ") for name, m in children]
+        return head + "\n" + "\n".join(lines) + "\n)"
+
+
+def _within(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """The Parameters, Buffers and Modules in an attribute, also inside lists, tuples and dicts."""
+    if isinstance(value, (Module, Versioned)):
+        yield name, value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _within(f"{name}.{key}", item)
+    elif isinstance(value, (list, tuple)):
+        for number, item in enumerate(value):
+            yield from _within(f"{name}.{number}", item)
+
+
+class Sequential(Module):
+    """Modules one after the other. Their paths are their numbers: "0.weight"."""
+
+    def __init__(self, *layers: Module) -> None:
+        for number, layer in enumerate(layers):
+            if not isinstance(layer, Module):
+                raise TypeError(f"Sequential: layer {number} is a {type(layer).__name__}, not a Module")
+        self.layers = list(layers)
+
+    def members(self) -> Iterator[tuple[str, Any]]:
+        return ((str(number), layer) for number, layer in enumerate(self.layers))
+
+    def forward(self, x: Any) -> Any:
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def __iter__(self) -> Iterator[Module]:
+        return iter(self.layers)
+
+    def __getitem__(self, index: int | slice) -> Any:
+        return Sequential(*self.layers[index]) if isinstance(index, slice) else self.layers[index]
+
+
+class ModuleList(Module):
+    """A list of modules that a model walks through itself. Their paths are their numbers."""
+
+    def __init__(self, modules: Iterable[Module] = ()) -> None:
+        self.entries = list(modules)
+
+    def members(self) -> Iterator[tuple[str, Any]]:
+        return ((str(number), module) for number, module in enumerate(self.entries))
+
+    def append(self, module: Module) -> Self:
+        """Adds a module at the end."""
+        self.entries.append(module)
+        return self
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __iter__(self) -> Iterator[Module]:
+        return iter(self.entries)
+
+    def __getitem__(self, index: int) -> Module:
+        return self.entries[index]
+
+
+class Lambda(Module):
+    """Any function of one Tensor as a layer."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+    def settings(self) -> str:
+        return getattr(self.function, "__name__", "")

@@ -1,0 +1,148 @@
+"""Normalisation layers: BatchNorm with its two Parameters and its Buffers, LayerNorm, GroupNorm.
+
+Why there are two parameters and two other things that are not: gamma and beta are learnt from
+gradients like any weight; the running mean and variance are remembered, by averaging, and no gradient
+ever reaches them. They are Buffers, and hold nothing with a history.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from minigrad import creation, ops
+from minigrad import functional as F
+from minigrad.nn.module import Module
+from minigrad.tensor import Buffer, Parameter, Tensor
+
+
+class BatchNorm(Module):
+    """Normalises each channel (axis 1) over all other axes.
+
+    Training uses the batch's statistics and moves the running ones towards them,
+    `running = (1 - momentum) running + momentum new` (momentum is the weight of the NEW value;
+    momentum=None averages all batches alike), with the unbiased variance m/(m-1) var. Evaluation uses
+    the running ones, or the batch's where there are none (track_running_stats=False).
+    """
+
+    input_axes: tuple[int, ...] = ()
+
+    def __init__(
+        self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1, affine: bool = True,
+        track_running_stats: bool = True,
+    ) -> None:  # fmt: skip
+        name = type(self).__name__
+        if not isinstance(num_features, int) or num_features < 1:
+            raise ValueError(f"{name}: num_features is an integer >= 1, not {num_features!r}")
+        if not (math.isfinite(eps) and eps >= 0):
+            raise ValueError(f"{name}: eps is a finite number >= 0, not {eps}")
+        if momentum is not None and not 0.0 <= momentum <= 1.0:
+            raise ValueError(f"{name}: momentum is None or between 0 and 1, not {momentum}")
+        self.num_features, self.eps = num_features, float(eps)
+        self.momentum = None if momentum is None else float(momentum)
+        self.affine, self.track_running_stats = affine, track_running_stats
+        self.weight = Parameter(creation.ones(num_features)) if affine else None
+        self.bias = Parameter(creation.zeros(num_features)) if affine else None
+        self.running_mean = Buffer(creation.zeros(num_features)) if track_running_stats else None
+        self.running_var = Buffer(creation.ones(num_features)) if track_running_stats else None
+        self.num_batches_tracked = Buffer(creation.full((), 0)) if track_running_stats else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.ndim not in self.input_axes or x.shape[1] != self.num_features:
+            axes = " or ".join(map(str, self.input_axes))
+            raise ValueError(
+                f"{type(self).__name__} {self.path}: needs {axes} axes with {self.num_features} channels in the second, "
+                f"but the input is {list(x.shape)}"
+            )
+        if not self.training and self.running_mean is not None:
+            return self._with_running_statistics(x)
+        axis = tuple(i for i in range(x.ndim) if i != 1)
+        m = x.size // self.num_features
+        if m == 0:
+            return self._affine(x)
+        if m == 1 and self.training:
+            raise ValueError(
+                f"{type(self).__name__} {self.path}: an input of shape {list(x.shape)} has one value for each channel, "
+                "whose variance is zero; training needs a larger batch (or call eval())"
+            )
+        half = x.dtype if x.dtype == creation.float16 else None
+        y, mean, var = F.batch_norm(x.astype(creation.float32) if half else x, self.weight, self.bias, axis, self.eps)
+        if self.training and self.running_mean is not None:
+            self._remember(mean.detach(), var.detach() * (m / (m - 1)))
+        return y.astype(half) if half else y
+
+    def _remember(self, mean: Tensor, unbiased_var: Tensor) -> None:
+        assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
+        self.num_batches_tracked.update(self.num_batches_tracked + 1)
+        f = 1 / self.num_batches_tracked.item() if self.momentum is None else self.momentum
+        for running, new in ((self.running_mean, mean), (self.running_var, unbiased_var)):
+            running.update((1 - f) * running + f * new.reshape(-1).astype(running.dtype))
+
+    def _with_running_statistics(self, x: Tensor) -> Tensor:
+        assert self.running_mean is not None and self.running_var is not None
+        scale = 1 / ops.sqrt(self.running_var + self.eps)
+        scale = scale if self.weight is None else self.weight * scale
+        channels = (1, -1, *[1] * (x.ndim - 2))
+        y = (x - self.running_mean.astype(x.dtype).reshape(channels)) * scale.astype(x.dtype).reshape(channels)
+        return y if self.bias is None else y + self.bias.astype(x.dtype).reshape(channels)
+
+    def _affine(self, x: Tensor) -> Tensor:
+        """gamma x + beta: what an empty batch goes through."""
+        channels = (1, -1, *[1] * (x.ndim - 2))
+        if self.weight is None or self.bias is None:
+            return x
+        return x * self.weight.reshape(channels) + self.bias.reshape(channels)
+
+    def settings(self) -> str:
+        text = f"{self.num_features}, eps={self.eps}, momentum={self.momentum}"
+        text += "" if self.affine else ", affine=False"
+        return text if self.track_running_stats else text + ", track_running_stats=False"
+
+
+class BatchNorm1d(BatchNorm):
+    """BatchNorm of (n, channels) or (n, channels, length)."""
+
+    input_axes = (2, 3)
+
+
+class BatchNorm2d(BatchNorm):
+    """BatchNorm of (n, channels, height, width)."""
+
+    input_axes = (4,)
+
+
+class LayerNorm(Module):
+    """Normalises each sample over its last axes, of shape `normalized_shape`."""
+
+    def __init__(
+        self, normalized_shape: int | Sequence[int], eps: float = 1e-5, elementwise_affine: bool = True, bias: bool = True
+    ) -> None:
+        self.normalized_shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
+        self.eps = float(eps)
+        self.weight = Parameter(creation.ones(self.normalized_shape)) if elementwise_affine else None
+        self.bias = Parameter(creation.zeros(self.normalized_shape)) if elementwise_affine and bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
+
+    def settings(self) -> str:
+        return f"{self.normalized_shape}, eps={self.eps}"
+
+
+class GroupNorm(Module):
+    """Normalises each sample over groups of its channels."""
+
+    def __init__(self, num_groups: int, num_channels: int, eps: float = 1e-5, affine: bool = True) -> None:
+        if num_channels % num_groups:
+            raise ValueError(f"GroupNorm: {num_channels} channels do not divide into {num_groups} groups")
+        self.num_groups, self.num_channels, self.eps = num_groups, num_channels, float(eps)
+        self.weight = Parameter(creation.ones(num_channels)) if affine else None
+        self.bias = Parameter(creation.zeros(num_channels)) if affine else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.ndim < 2 or x.shape[1] != self.num_channels:
+            raise ValueError(f"GroupNorm {self.path}: needs {self.num_channels} channels, but the input is {list(x.shape)}")
+        return F.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+
+    def settings(self) -> str:
+        return f"{self.num_groups}, {self.num_channels}, eps={self.eps}"
