@@ -1,6 +1,6 @@
 """minigrad: a small deep-learning framework whose automatic differentiation can be read."""
 
-from minigrad import autodiff, creation, functional, init, nn, ops, random
+from minigrad import autodiff, creation, functional, init, nn, numpy_protocol, ops, random
 from minigrad.autodiff import *  # noqa: F403
 from minigrad.backend import current, use, using
 from minigrad.creation import *  # noqa: F403
@@ -13,5 +13,5 @@ from minigrad.tensor import Buffer, Parameter, Tensor, tensor
 __all__ = [
     *autodiff.__all__, *creation.__all__, *ops.__all__,
     "Buffer", "Parameter", "Tensor", "current", "functional", "init", "load", "log_softmax",
-    "nn", "primitive", "random", "save", "softmax", "tensor", "use", "using",
+    "nn", "numpy_protocol", "primitive", "random", "save", "softmax", "tensor", "use", "using",
 ]  # fmt: skip

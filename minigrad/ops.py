@@ -635,7 +635,6 @@ def _attach() -> None:
     Tensor.__getitem__ = getitem  # type: ignore[attr-defined]
     Tensor.T = property(transpose)  # type: ignore[attr-defined]
     Tensor.mT = property(mT)  # type: ignore[attr-defined]
-    Tensor.__array_ufunc__ = None  # type: ignore[attr-defined]
 
 
 def _swapped(op: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:

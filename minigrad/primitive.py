@@ -380,13 +380,13 @@ def align(row: Primitive, values: Sequence[Any]) -> list[Any]:
     aligned: list[Any] = []
     dtypes: list[Any] = []
     for value in values:
+        if is_scalar(value):  # asked first: numpy.float64 is a Python float as well
+            aligned.append(value.item())
+            continue
         if isinstance(value, NUMBERS):
             aligned.append(value)
             continue
         if not isinstance(value, xp.ndarray):
-            if is_scalar(value):
-                aligned.append(value.item())
-                continue
             if is_array(value):
                 raise TypeError(
                     f"{row.name}: operands of two array libraries meet: {describe(values)}; the backend in use is "

@@ -1,0 +1,195 @@
+"""NumPy's functions on Tensors: the same values as on arrays, and a tape under them."""
+
+import numpy as np
+import pytest
+
+import minigrad as mg
+from minigrad.numpy_protocol import assigned, writable
+
+
+def rand(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape)
+
+
+A, B, SQUARE = rand(3, 4), rand(3, 4, seed=1), rand(4, 4, seed=2)
+
+CALLS = {
+    "abs": lambda x: np.abs(x),
+    "add_left": lambda x: B + x,
+    "amax": lambda x: np.amax(x, axis=1),
+    "array_split": lambda x: np.array_split(x, 3, axis=1)[0],
+    "average": lambda x: np.average(x, axis=0),
+    "broadcast_to": lambda x: np.broadcast_to(x, (2, 3, 4)),
+    "clip": lambda x: np.clip(x, -0.5, 0.5),
+    "clip_method": lambda x: x.clip(-0.5, 0.5),
+    "column_stack": lambda x: np.column_stack([x[:, 0], x]),
+    "concatenate": lambda x: np.concatenate([x, B], axis=0),
+    "copy": lambda x: x.copy() * 2,
+    "cumsum": lambda x: np.cumsum(x, axis=1),
+    "diag": lambda x: np.diag(x[0]),
+    "divide_left": lambda x: B / (2 + x**2),
+    "dot": lambda x: np.dot(x, SQUARE),
+    "dot_left": lambda x: np.dot(B.T, x),
+    "dot_method": lambda x: x.dot(SQUARE),
+    "einsum": lambda x: np.einsum("ij,kj->ik", x, B),
+    "exp": lambda x: np.exp(x - np.max(x, axis=1, keepdims=True)),
+    "expand_dims": lambda x: np.expand_dims(x, 1) - x[None],
+    "flip": lambda x: np.flip(x, 0) * np.fliplr(B),
+    "hstack": lambda x: np.hstack((x, B)),
+    "hypot": lambda x: np.hypot(x, B),
+    "inner": lambda x: np.inner(x, B),
+    "left_matmul": lambda x: B.T @ x,
+    "linalg_norm": lambda x: np.linalg.norm(x, axis=1, keepdims=True),
+    "linalg_norm_all": lambda x: np.linalg.norm(x),
+    "log1p": lambda x: np.log1p(np.square(x)),
+    "logaddexp": lambda x: np.logaddexp(x, B),
+    "matmul": lambda x: np.matmul(x, SQUARE),
+    "max": lambda x: np.max(x, axis=1),
+    "maximum": lambda x: np.maximum(0, x),
+    "maximum_reduce": lambda x: np.maximum.reduce(x, axis=1),
+    "mean": lambda x: np.mean(x, axis=0),
+    "mean_method": lambda x: x.mean(axis=0, keepdims=True),
+    "moveaxis": lambda x: np.moveaxis(x.reshape(3, 2, 2), 0, -1),
+    "multiply_scalar_left": lambda x: np.float64(2) * x,
+    "outer": lambda x: np.outer(x[0], x[1]),
+    "pad": lambda x: np.pad(x, ((1, 1), (0, 2)), mode="constant"),
+    "power": lambda x: np.power(x, 2) + (1 + x**2) ** -0.5 + x ** np.int64(3),
+    "prod": lambda x: np.prod(x, axis=1),
+    "ravel": lambda x: np.ravel(x) * x.ravel(),
+    "repeat": lambda x: np.repeat(x, 2, axis=1),
+    "reshape": lambda x: np.reshape(x, (2, -1)),
+    "roll": lambda x: np.roll(x, 1, axis=0),
+    "split": lambda x: np.split(x, 2, axis=1)[1],
+    "sqrt": lambda x: np.sqrt(x * x + 1e-5),
+    "stack": lambda x: np.stack([x, B], axis=1),
+    "std": lambda x: np.std(x, axis=0, ddof=1),
+    "sum": lambda x: np.sum(x, axis=1, keepdims=True),
+    "sum_method": lambda x: x.sum(axis=1, keepdims=True),
+    "swapaxes": lambda x: np.swapaxes(x, 0, 1),
+    "T": lambda x: x.T,
+    "take": lambda x: np.take(x, [0, 2, 2], axis=1),
+    "tanh": lambda x: np.tanh(x),
+    "tensordot": lambda x: np.tensordot(x, B, axes=([1], [1])),
+    "tile": lambda x: np.tile(x, (2, 1)),
+    "trace": lambda x: np.trace(x),
+    "transpose": lambda x: np.transpose(x, (1, 0)),
+    "tril": lambda x: np.tril(x),
+    "var": lambda x: np.var(x, axis=0),
+    "vstack": lambda x: np.vstack([x, B[0]]),
+    "where": lambda x: np.where(x > 0, x, 0.1 * x),
+    "zeros_like": lambda x: np.zeros_like(x) + x * np.ones_like(x),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_the_same_values_as_on_arrays_and_a_gradient(name):
+    x = mg.tensor(A, requires_grad=True)
+    y = CALLS[name](x)
+    assert isinstance(y, mg.Tensor)
+    assert y.requires_grad
+    expected = CALLS[name](A)
+    assert y.shape == np.shape(expected)
+    assert y.dtype == np.asarray(expected).dtype
+    np.testing.assert_allclose(y.numpy(), expected, rtol=1e-14, atol=1e-15)
+    g = rand(*y.shape, seed=3)
+    gradient = mg.grad(y, x, g).numpy()
+    direction, h = rand(*A.shape, seed=4), 1e-6
+    slope = (np.sum(g * CALLS[name](A + h * direction)) - np.sum(g * CALLS[name](A - h * direction))) / (2 * h)
+    assert np.sum(gradient * direction) == pytest.approx(slope, rel=1e-6, abs=1e-8)
+
+
+def batchnorm_forward(x, gamma, beta, bn_param):
+    mode, eps = bn_param["mode"], bn_param.get("eps", 1e-5)
+    momentum = bn_param.get("momentum", 0.9)
+    _, D = x.shape
+    running_mean = bn_param.get("running_mean", np.zeros(D, dtype=x.dtype))
+    assert mode == "train"
+    mu = x.mean(axis=0)
+    var = x.var(axis=0)
+    std = np.sqrt(var + eps)
+    x_hat = (x - mu) / std
+    running_mean = momentum * running_mean + (1 - momentum) * mu
+    bn_param["running_mean"] = running_mean
+    out = gamma * x_hat + beta
+    return out, {"x_hat": x_hat, "std": std, "gamma": gamma}
+
+
+def test_a_course_batchnorm_runs_unchanged():
+    x = mg.tensor(rand(5, 4), requires_grad=True)
+    gamma, beta = rand(4, seed=1), rand(4, seed=2)
+    out, cache = batchnorm_forward(x, gamma, beta, {"mode": "train"})
+    expected, _ = batchnorm_forward(x.numpy(), gamma, beta, {"mode": "train"})
+    np.testing.assert_allclose(out.numpy(), expected, rtol=1e-13)
+    assert cache["x_hat"].requires_grad
+
+
+def test_float32_stays_float32():
+    x = mg.tensor(A.astype(np.float32), requires_grad=True)
+    y = np.maximum(0, np.sqrt(np.mean(x, axis=0) ** 2 + 1e-5)) / np.float64(3)
+    assert y.dtype == np.float32
+
+
+def test_mixed_floats_are_promoted_in_numpys_functions():
+    x = mg.tensor(A.astype(np.float32), requires_grad=True)
+    assert np.multiply(B, x).dtype == np.float64
+
+
+@pytest.mark.parametrize(
+    ("call", "named"),
+    [
+        (lambda x: np.linalg.inv(x), r"np\.linalg\.inv"),
+        (lambda x: np.asarray(x), r"np\.asarray"),
+        (lambda x: np.add(x, 1, out=np.zeros((4, 4))), r"np\.add: out="),
+        (lambda x: np.median(x), r"np\.median"),
+        (lambda x: np.add.accumulate(x), r"np\.add\.accumulate"),
+        (lambda x: np.fft.fft(x), r"np\.fft\.fft"),
+        (lambda x: np.pad(x, 1, mode="reflect"), r"np\.pad"),
+        (lambda x: np.linalg.norm(x, 2), r"np\.linalg\.norm"),
+    ],
+)
+def test_what_the_tape_cannot_see_is_named(call, named):
+    with pytest.raises(TypeError, match=named):
+        call(mg.tensor(SQUARE, requires_grad=True))
+
+
+def test_adding_in_place_to_an_array_is_refused_with_the_fix():
+    total = np.zeros((3, 4))
+    with pytest.raises(TypeError, match=r"a = a \+ t"):
+        total += mg.tensor(A, requires_grad=True)
+
+
+def test_a_constant_is_an_array_to_numpy():
+    assert np.array_equal(np.asarray(mg.tensor(A)), A)
+    assert np.array_equal(np.zeros_like(mg.tensor(A)).numpy(), np.zeros((3, 4)))
+
+
+def naive_convolution(x, w):
+    (H, W), (h, k) = x.shape, w.shape
+    out = np.zeros((H - h + 1, W - k + 1))
+    for i in range(out.shape[0]):
+        for j in range(out.shape[1]):
+            out[i, j] = np.sum(x[i : i + h, j : j + k] * w)
+    out[0] += 1.0
+    return out
+
+
+def test_an_array_that_is_filled_in_a_loop_is_recorded():
+    image, kernel = rand(5, 6), rand(2, 3)
+    x, w = mg.tensor(image, requires_grad=True), mg.tensor(kernel, requires_grad=True)
+    with writable(lambda file: file == __file__):
+        y = naive_convolution(x, w)
+    np.testing.assert_allclose(y.numpy(), naive_convolution(image, kernel))
+    g = rand(4, 4, seed=5)
+    dx, dw = mg.grad(y, [x, w], g)
+    windows = np.lib.stride_tricks.sliding_window_view(image, kernel.shape)
+    np.testing.assert_allclose(dw.numpy(), np.einsum("ij,ijkl->kl", g, windows))
+    assert dx.numpy()[0, 0] == pytest.approx(g[0, 0] * kernel[0, 0])
+    assert isinstance(np.zeros(3), np.ndarray)
+
+
+@pytest.mark.parametrize("index", [0, (slice(None), 1), ([0, 2, 0], [1, 1, 1]), (Ellipsis, None, 2), A > 0])
+def test_assignment_as_an_op_agrees_with_numpy(index):
+    value = rand(*np.zeros((3, 4))[index].shape, seed=6)
+    expected = A.copy()
+    expected[index] = value
+    assert np.array_equal(assigned(mg.tensor(A), index, mg.tensor(value)).numpy(), expected)
