@@ -95,8 +95,39 @@ def current() -> str:
     return _current.name
 
 
+def on_host() -> bool:
+    """Whether arrays live on the host, where looking at a value costs nothing."""
+    return xp.ndarray is numpy.ndarray
+
+
+_pending: list[tuple[Array, Callable[[], Exception]]] = []
+
+
+def require(condition: Array, error: Callable[[], Exception]) -> None:
+    """Raises `error()` unless a 0-d condition holds.
+
+    On the host at once. On a device asking would make the program wait for every kernel in flight, so
+    the answer is looked at when values next cross to the host by themselves, at the latest there.
+    """
+    if isinstance(condition, (numpy.ndarray, numpy.generic)):
+        if not condition:
+            raise error()
+    else:
+        _pending.append((condition, error))
+
+
+def _settle_pending() -> None:
+    while _pending:
+        condition, error = _pending.pop(0)
+        if not _current.to_numpy(condition):
+            _pending.clear()
+            raise error()
+
+
 def to_numpy(array: Array) -> numpy.ndarray:
     """A NumPy array with the values of `array`: the one way from the device to the host."""
+    if _pending:
+        _settle_pending()
     return array if isinstance(array, numpy.ndarray) else _current.to_numpy(array)
 
 

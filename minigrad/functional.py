@@ -13,6 +13,7 @@ from typing import Any
 import minigrad.ops as ops
 from minigrad import random
 from minigrad.autodiff import label
+from minigrad.backend import on_host, require
 from minigrad.ops import Axis
 from minigrad.tensor import Tensor
 
@@ -60,8 +61,10 @@ def embedding(index: Tensor, weight: Tensor) -> Tensor:
     """Rows of a table: integers of any shape and a weight (number, dim) to shape + (dim,)."""
     if index.dtype.kind not in "iu":
         raise TypeError(f"embedding: indices are integers, not {index.dtype}")
-    if index.size and not bool(ops.all((index >= 0) & (index < weight.shape[0]))):
-        raise IndexError(f"embedding: an index lies outside 0..{weight.shape[0] - 1}")
+    require(
+        ops.all((index >= 0) & (index < weight.shape[0])).data,
+        lambda: IndexError(f"embedding: an index lies outside 0..{weight.shape[0] - 1}"),
+    )
     return ops.getitem(weight, index)
 
 
@@ -300,9 +303,12 @@ def _class_index(op: str, x: Tensor, target: Tensor, ignore_index: int) -> Tenso
             f"{list(x.shape[:1] + x.shape[2:])}, not {list(target.shape)}"
         )
     outside = ((target < 0) | (target >= x.shape[1])) & (target != ignore_index)
-    if target.size and bool(ops.any(outside)):
-        worst = target.data[outside.data][0].item()
-        raise ValueError(f"{op}: a target is {worst}, but the {x.shape[1]} classes are 0..{x.shape[1] - 1}")
+
+    def error() -> Exception:
+        worst = target.numpy()[outside.numpy()][0]
+        return ValueError(f"{op}: a target is {worst}, but the {x.shape[1]} classes are 0..{x.shape[1] - 1}")
+
+    require(ops.logical_not(ops.any(outside)).data, error)
     return target
 
 
@@ -354,7 +360,7 @@ def _nll(
         raise ValueError(f"{op}: reduction is 'mean', 'sum' or 'none', not {reduction!r}")
     classes = logp.shape[1]
     kept = target != ignore_index
-    all_kept = bool(ops.all(kept)) if target.size else True
+    all_kept = target.size == 0 or (on_host() and bool(ops.all(kept)))
     safe = target if all_kept else ops.where(kept, target, 0)
     picked = -ops.squeeze(ops.take_along_axis(logp, ops.expand_dims(safe, 1), 1), 1)
     if weight is not None:

@@ -111,11 +111,11 @@ class Tensor:
         """The one value of a Tensor of size 1, as a Python number."""
         if self.size != 1:
             raise ValueError(f"item: needs a Tensor with one value, not {self.size} (shape {list(self.shape)})")
-        return self.data.item()
+        return to_numpy(self.data).item()
 
     def tolist(self) -> Any:
         """The values as nested lists of Python numbers."""
-        return self.data.tolist()
+        return to_numpy(self.data).tolist()
 
     def __float__(self) -> float:
         return float(self.item())
@@ -128,7 +128,7 @@ class Tensor:
             raise ValueError(
                 f"bool: the truth of a Tensor of shape {list(self.shape)} is ambiguous; use (...).all() or .any()"
             )
-        return bool(self.data.item())
+        return bool(to_numpy(self.data).item())
 
     def __index__(self) -> int:
         if self.data.dtype.kind not in "iu":
