@@ -9,9 +9,11 @@ from minigrad.functional import log_softmax, softmax
 from minigrad.ops import *  # noqa: F403
 from minigrad.primitive import primitive
 from minigrad.tensor import Buffer, Parameter, Tensor, tensor
+from minigrad.trace import trace
+from minigrad.view import Tape
 
 __all__ = [
     *autodiff.__all__, *creation.__all__, *ops.__all__,
-    "Buffer", "Parameter", "Tensor", "current", "functional", "init", "load", "log_softmax",
-    "nn", "numpy_protocol", "primitive", "random", "save", "softmax", "tensor", "use", "using",
+    "Buffer", "Parameter", "Tape", "Tensor", "current", "functional", "init", "load", "log_softmax",
+    "nn", "numpy_protocol", "primitive", "random", "save", "softmax", "tensor", "trace", "use", "using",
 ]  # fmt: skip

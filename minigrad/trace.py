@@ -1,0 +1,198 @@
+"""What a training step did, layer by layer: named activations and their cotangents.
+
+Inside `with mg.trace(model) as t:` every line of the tape keeps its operands and its value, labels take
+the path of the layer that runs ("bn1/var"), and the output of every layer is labelled with the layer's
+path, so that `backward` keeps its cotangent. Nothing else changes: the numbers are those of a run
+without it. The trace holds the tape it saw, and lets go of it when it is dropped itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+from minigrad import ops
+from minigrad.backend import is_array, to_numpy
+from minigrad.tape import Node, recording
+from minigrad.tensor import Tensor
+from minigrad.view.program import Tape, unknown
+from minigrad.view.values import Kept
+
+__all__ = ["Trace", "Traced", "trace"]
+
+
+@dataclass(frozen=True)
+class Traced:
+    """One named thing of a trace: its value, and after `backward` its cotangent."""
+
+    name: str
+    layer: str
+    value: Tensor
+    node: Node
+
+    @property
+    def grad(self) -> Tensor | None:
+        """Its cotangent, summed over backward passes; None before the first."""
+        return None if self.node.grad is None else Tensor(self.node.grad)
+
+    def percentiles(self, q: Sequence[float] = (15, 50, 85)) -> list[float]:
+        """Percentiles of the value's elements (by default those of Ioffe and Szegedy's figure 1)."""
+        values = sorted(to_numpy(self.value.data).ravel().tolist())
+        return [_percentile(values, share) for share in q]
+
+    @property
+    def gradient_norm(self) -> float:
+        """The Euclidean norm of the cotangent; NaN before a backward pass."""
+        return float("nan") if self.grad is None else ops.norm(self.grad).item()
+
+
+def _percentile(ordered: Sequence[float], q: float) -> float:
+    """Linear interpolation between the two nearest ranks."""
+    if not ordered:
+        return float("nan")
+    place = (len(ordered) - 1) * q / 100
+    low = int(place)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (place - low) * (ordered[high] - ordered[low])
+
+
+class Trace:
+    """What `mg.trace()` returns: a context, and afterwards the named things by name.
+
+    t["bn1/var"] is an intermediate that layer bn1 labelled, t["bn1"] a layer's output, t["bn1.weight"]
+    a parameter. Raises KeyError for a name that does not exist (with the nearest ones) or that
+    several things have (a layer that ran twice): `t.all(name)` gives them in order.
+    """
+
+    def __init__(self, model: Any = None) -> None:
+        self.model = model
+        self._nodes: list[Node] = []
+        self._outputs: list[tuple[str, Node]] = []
+
+    def __enter__(self) -> Self:
+        if recording.scope is not None:
+            raise RuntimeError("trace: a trace is open already in this thread; leave it before the next begins")
+        if self.model is not None:
+            _stamp(self.model)
+        self._before = (recording.observer, recording.watch)
+        recording.observer, recording.watch, recording.scope = self._observe, self._watch, []
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        recording.observer, recording.watch = self._before
+        recording.scope = None
+
+    def _observe(self, node: Node, arguments: tuple[Any, ...], y: Any) -> None:
+        outer = self._before[0]
+        if outer is not None:
+            outer(node, arguments, y)
+        node.aside = Kept(arguments, y, recording.scope[-1] if recording.scope else "")
+        self._nodes.append(node)
+
+    def _watch(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        scope = recording.scope
+        if scope is None:  # a layer called from a thread that does not trace
+            return module.forward(*args, **kwargs)
+        if not scope and not module.path:
+            _stamp(module)
+        if module.path:
+            scope.append(module.path)
+        try:
+            outer = self._before[1]
+            y = module.forward(*args, **kwargs) if outer is None else outer(module, args, kwargs)
+        finally:
+            if module.path:
+                scope.pop()
+        if module.path and isinstance(y, Tensor) and y.node is not None:
+            self._outputs.append((module.path, y.node))
+            if y.node.label is None:
+                y.node.label = module.path
+        return y
+
+    def _named(self) -> Iterator[tuple[str, Node]]:
+        """Every (name, node): labelled lines and leaves, and layers' outputs that have another label."""
+        leaves: dict[Node, None] = {}
+        for node in self._nodes:
+            for source in node.inputs:
+                if source is not None and source.primitive is None and source.label:
+                    leaves[source] = None
+            if node.label:
+                yield node.label, node
+        yield from ((path, node) for path, node in self._outputs if node.label != path)
+        yield from ((leaf.label, leaf) for leaf in leaves if leaf.label)
+
+    @property
+    def names(self) -> list[str]:
+        """Every name that can be asked for, in the order of computation, parameters last."""
+        return list(dict.fromkeys(name for name, _ in self._named()))
+
+    def all(self, name: str) -> list[Traced]:
+        """Everything of that name, in the order of computation. KeyError where there is nothing."""
+        found = []
+        for known, node in self._named():
+            if known == name:
+                aside = getattr(node, "aside", None)
+                value, layer = (aside.value, aside.layer) if isinstance(aside, Kept) else (aside, "")
+                if is_array(value):
+                    found.append(Traced(name, layer, Tensor(value), node))
+        if not found:
+            raise KeyError(unknown(name, self.names, "trace"))
+        return found
+
+    def __getitem__(self, name: str) -> Traced:
+        found = self.all(name)
+        if len(found) > 1:
+            raise KeyError(
+                f"trace: {name!r} names {len(found)} nodes (it was computed as many times inside the trace); "
+                f"t.all({name!r}) gives them in order"
+            )
+        return found[0]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def tape(self, y: Tensor, cotangent: Any = None, **names: Tensor) -> Tape:
+        """A Tape of a result that was computed inside; it knows every value."""
+        return Tape(y, cotangent, **names)
+
+    def __str__(self) -> str:
+        """A table: name, shape, {15, 50, 85}th percentiles of the value, norm of the cotangent."""
+        rows = [f"{'name':<28} {'shape':<18} {'p15':>10} {'p50':>10} {'p85':>10} {'gradient':>10}"]
+        for name in self.names:
+            for item in self.all(name):
+                numbers = [*item.percentiles(), item.gradient_norm]
+                cells = " ".join(f"{number:>10.3g}" for number in numbers)
+                rows.append(f"{name:<28} {list(item.value.shape)!s:<18} {cells}")
+        return "\n".join(rows)
+
+    def __repr__(self) -> str:
+        return f"<trace of {len(self._nodes)} lines, {len(self.names)} names>"
+
+
+def _stamp(model: Any) -> None:
+    """Lets the model's modules and parameters know their paths."""
+    for _ in model.named_modules():
+        pass
+    for _ in model.named_parameters():
+        pass
+
+
+def trace(subject: Any = None, offset: int = 0) -> Any:
+    """`with mg.trace(model) as t:` keeps named activations and cotangents of what runs inside; see `Trace`.
+
+    The model may be left out: then names come from the modules that are called. Given a Tensor or an
+    array instead of a model, this is the sum of its diagonal over the last two axes, as NumPy's.
+    """
+    if isinstance(subject, Tensor) or is_array(subject):
+        return ops.trace(subject, offset)
+    return Trace(subject)

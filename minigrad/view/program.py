@@ -1,0 +1,449 @@
+"""Tape: the nodes behind a result as numbered lines, and the reverse pass as steps.
+
+Its words: a *line* is a node with its number and its name; a *step* is one edge of the reverse pass,
+with the cotangent that comes in, what the rule makes of it, and the running sum at its destination.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path as File
+from typing import Any
+
+from minigrad import paths as split
+from minigrad.autodiff import _seed
+from minigrad.backend import Array, from_numpy, is_array, xp
+from minigrad.tape import FREED, Node, history
+from minigrad.tensor import Tensor
+from minigrad.view import drawing, page, table, words
+from minigrad.view.values import UNKNOWN, Kept, arrays_in, constants, recover, run, slots
+
+MOVES = {"alias", "astype", "broadcast_to", "concatenate", "reshape", "sum", "sum_to", "take", "transpose"}
+"""Linear rows whose matrix holds nothing but ones and zeros."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One edge of the reverse pass.
+
+    line, to:     the numbers of the line whose cotangent comes in, and of the input that it goes to
+    argument:     which argument of the line that input is
+    rule:         the pullback in words;  formula: as the table of primitives writes it
+    incoming, outgoing: cotangents, of the line's and of the input's shape
+    local:        the derivative along the edge, where it is one number for each element; else None
+    local_text:   the same in words where it is a matrix
+    running:      the input's cotangent so far, this step included;  uses: how many steps it sums in all
+    """
+
+    line: int
+    to: int
+    argument: int
+    rule: str
+    formula: str
+    incoming: Array
+    local: Array | None
+    local_text: str
+    outgoing: Array
+    running: Array
+    uses: int
+    arrived: int
+
+
+class Line:
+    """One line of a Tape: what ran, on what, and what it keeps; its value and its cotangent."""
+
+    def __init__(self, tape: Tape, number: int, node: Node, name: str) -> None:
+        self.tape, self.number, self.node, self.name = tape, number, node, name
+
+    @property
+    def op(self) -> str:
+        """The primitive's name, or "leaf"."""
+        return "leaf" if self.node.primitive is None else words.op_name(self.node.primitive)
+
+    @property
+    def operands(self) -> list[str]:
+        """The inputs as they are written: names of lines, numbers, or the kind of a constant array."""
+        texts = []
+        for source, constant in zip(self.node.inputs, constants(self.node), strict=True):
+            if source is not None:
+                texts.append(self.tape.names[source])
+            elif constant is UNKNOWN:
+                texts.append("const")
+            elif is_array(constant) and constant.ndim:
+                texts.append(f"const{list(constant.shape)}".replace(" ", ""))
+            else:
+                texts.append(words.number(float(constant)))
+        return texts
+
+    @property
+    def expression(self) -> str:
+        """The line as Python would write it."""
+        if self.node.primitive is None:
+            return self.name
+        return words.expression(self.node.primitive, self.operands, self.node.params)
+
+    @property
+    def keeps(self) -> list[tuple[str, int]]:
+        """What the line keeps for its pullbacks: (operand or "y", bytes), each array once."""
+        seen: dict[int, tuple[str, int]] = {}
+        for name, place, value in slots(self.node):
+            for array in arrays_in(value):
+                shown = self.operands[place] if place is not None and place >= 0 else name
+                seen.setdefault(id(array), (self.name if name == "y" else shown, array.nbytes))
+        return list(seen.values())
+
+    @property
+    def value(self) -> Tensor:
+        """The line's value, without a history. RuntimeError where nothing kept it and it cannot be recomputed."""
+        found = self.tape.values.get(self.node)
+        if found is None:
+            raise RuntimeError(
+                f"Tape: the value of {self.name!r} (line {self.number}) was not kept and cannot be computed again; run "
+                "the computation inside `with mg.trace():`"
+            )
+        return Tensor(found)
+
+    @property
+    def cotangent(self) -> Tensor | None:
+        """The derivative of the result with respect to this line; None where the result does not depend on it."""
+        found = self.tape.cotangents.get(self.node)
+        return None if found is None else Tensor(found)
+
+    @property
+    def layer(self) -> str:
+        """The path of the layer that recorded it, known where `mg.trace` looked on, else ""."""
+        aside = getattr(self.node, "aside", None)
+        return aside.layer if isinstance(aside, Kept) else ""
+
+    def __repr__(self) -> str:
+        node = self.node
+        return f"<line {self.number}: {self.name} = {self.expression}, {node.dtype} {list(node.shape)}>"
+
+
+class Tape:
+    """A view of what `y` was computed from.
+
+    y: a Tensor on the tape. cotangent: where the reverse pass starts, of y's shape; 1 for a single
+    number, and needed for anything else as soon as cotangents are asked for. names: keywords that
+    name Tensors in all output. Raises RuntimeError for a y that is not on the tape, ValueError for a
+    named Tensor that is not on it.
+    """
+
+    def __init__(self, y: Tensor, cotangent: Tensor | Array | None = None, **names: Tensor) -> None:
+        if not isinstance(y, Tensor):
+            raise TypeError(f"Tape: needs a Tensor, not {type(y).__name__}")
+        if y.node is None:
+            raise RuntimeError(
+                f"Tape: this {y.dtype} {list(y.shape)} Tensor is not on the tape: nothing that it was computed from "
+                "has requires_grad=True, or it was computed under no_grad() or detached"
+            )
+        self.y, self.seed = y, cotangent
+        self.nodes = history(y.node)
+        self.numbers = {node: number for number, node in enumerate(self.nodes, 1)}
+        self.names = self._name(names)
+        self.lines = [Line(self, number, node, self.names[node]) for node, number in self.numbers.items()]
+
+    def _name(self, given: Mapping[str, Tensor]) -> dict[Node, str]:
+        """A name for every node: the one given, its label, or v and its line's number; never one name twice."""
+        chosen: dict[Node, str] = {}
+        for name, t in given.items():
+            if not isinstance(t, Tensor) or t.node not in self.numbers:
+                raise ValueError(self._absent(t, f"{name}="))
+            chosen[t.node] = name
+        counts: dict[str, int] = {}
+        for node in self.nodes:
+            name = chosen.get(node) or node.label or ("result" if node is self.y.node else "")
+            counts[name] = counts.get(name, 0) + 1
+        taken: dict[str, int] = {}
+        names = {}
+        for node, number in self.numbers.items():
+            name = chosen.get(node) or node.label or ("result" if node is self.y.node else "")
+            if not name:
+                name = f"{'x' if node.primitive is None else 'v'}{number}"
+            elif counts[name] > 1:
+                taken[name] = taken.get(name, 0) + 1
+                name = f"{name}#{taken[name]}"
+            names[node] = name
+        return names
+
+    def _absent(self, t: Any, what: str = "") -> str:
+        if not isinstance(t, Tensor):
+            return f"Tape: {what}{type(t).__name__} is not a Tensor of this tape"
+        return (
+            f"Tape: {what}a {t.dtype} {list(t.shape)} Tensor is not on the tape of this {self.y.dtype} "
+            f"{list(self.y.shape)} result; nothing of it was computed from that Tensor, or the Tensor has no "
+            f"requires_grad=True. On the tape are {self._some_names()}"
+        )
+
+    def _some_names(self) -> str:
+        labels = [node.label for node in self.nodes if node.label]
+        named = labels or [f"line {number}" for node, number in self.numbers.items() if node.primitive is None]
+        return ", ".join(named[:12]) + (", ..." if len(named) > 12 else "")
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def __getitem__(self, key: str | int | Tensor) -> Line:
+        """A line by its label or name, by its number (from 1), or by its Tensor.
+
+        KeyError for a name that does not exist (the nearest ones are suggested) or that several lines
+        have, ValueError for a Tensor that is not on this tape, IndexError for a number beyond it.
+        """
+        if isinstance(key, Tensor):
+            if key.node not in self.numbers:
+                raise ValueError(self._absent(key))
+            return self.lines[self.numbers[key.node] - 1]
+        if isinstance(key, int):
+            if not 1 <= key <= len(self.lines):
+                raise IndexError(f"Tape: lines are numbered 1 to {len(self.lines)}; there is no line {key}")
+            return self.lines[key - 1]
+        exact = [line for line in self.lines if line.name == key]
+        if exact:
+            return exact[0]
+        labelled = [line for line in self.lines if line.node.label == key]
+        if len(labelled) == 1:
+            return labelled[0]
+        if labelled:
+            which = ", ".join(f"{line.name!r} (line {line.number})" for line in labelled)
+            raise KeyError(f"Tape: {key!r} names {len(labelled)} nodes: {which}; ask by one of these names or by line")
+        raise KeyError(unknown(key, [line.name for line in self.lines], "Tape"))
+
+    # ---- values and cotangents ---------------------------------------------------------------------
+    @cached_property
+    def values(self) -> dict[Node, Array]:
+        """The raw array of every node whose value is known."""
+        return recover(self.nodes)
+
+    @cached_property
+    def steps(self) -> list[Step]:
+        """The reverse pass, from the result to the leaves, one Step for each edge.
+
+        Raises RuntimeError for a tape that was freed, ValueError where a cotangent is needed.
+        """
+        self._alive("the reverse pass")
+        if self.seed is None and self.y.size != 1:
+            raise ValueError(
+                f"Tape: the result has shape {list(self.y.shape)}; make the view with a cotangent of that shape, "
+                "mg.Tape(y, cotangent), or of a single number such as the loss"
+            )
+        g = _seed(self.y, self.seed, "Tape")
+        held: dict[Node, Array] = {self.y.node: g.data if isinstance(g, Tensor) else g}  # type: ignore[dict-item]
+        uses = self._uses()
+        arrived: dict[Node, int] = {}
+        steps = []
+        for node in reversed(self.nodes):
+            g = held.get(node)
+            if g is None or node.primitive is None:
+                continue
+            for argument, source, part in split.pull(node, g):
+                held[source] = part if source not in held else held[source] + part
+                arrived[source] = arrived.get(source, 0) + 1
+                steps.append(self._step(node, argument, source, g, part, held[source], uses[source], arrived[source]))
+        self._cotangents = held
+        return steps
+
+    @property
+    def cotangents(self) -> dict[Node, Array]:
+        """The complete cotangent of every node that the result depends on, as raw arrays."""
+        assert self.steps is not None
+        return self._cotangents
+
+    def _uses(self) -> dict[Node, int]:
+        uses: dict[Node, int] = {}
+        for node in self.nodes:
+            for source in node.inputs:
+                if source is not None:
+                    uses[source] = uses.get(source, 0) + 1
+        return uses
+
+    def _step(
+        self, node: Node, argument: int, source: Node, g: Array, part: Array, running: Array, uses: int, arrived: int
+    ) -> Step:
+        row = node.primitive
+        assert row is not None
+        line = self.lines[self.numbers[node] - 1]
+        m = math.prod(source.shape) // max(math.prod(node.shape), 1)
+        if row.variadic:
+            named = {row.arguments[0]: line.operands[argument], "y": line.name}
+        else:
+            named = {**dict(zip(row.arguments, line.operands, strict=True)), "y": line.name}
+        rule = words.rule_words(row, argument, named, node.shape, node.params, m)
+        if row.kind == "elementwise" and source.shape != node.shape:
+            rule += f", then summed to {list(source.shape)}"
+        plan = None if row.joint is not None else row.pullbacks[0 if row.variadic else argument]
+        local, text = None, ""
+        name = words.op_name(row)
+        if row.kind == "elementwise" and plan is not None:
+            rule_of, places = plan
+            values = node.residuals
+            local = rule_of(xp.ones(node.shape, node.dtype), *[values[place] for place in places])
+        elif name == "mean":
+            text = f"1/{m}"
+        elif name in MOVES:
+            text = "1"
+        elif name == "matmul":
+            text = f"{line.operands[1 - argument]}ᵀ"
+        else:
+            text = "matrix"
+        shown = words.formula(plan[0]) if plan is not None else "hand-derived"
+        return Step(
+            line.number, self.numbers[source], argument, rule, shown, g, local, text, part, running, uses, arrived
+        )
+
+    def _alive(self, what: str) -> None:
+        """RuntimeError for a tape that a backward pass has freed."""
+        freed = next((line for line in self.lines if line.node.residuals is FREED), None)
+        if freed is not None:
+            raise RuntimeError(
+                f"Tape: {what} needs the residuals of {freed.name!r} (line {freed.number}), which an earlier backward "
+                "pass freed; pass retain_graph=True to that backward() or grad(), or make the table before it"
+            )
+
+    # ---- what one asks of a tape -------------------------------------------------------------------
+    def paths(self, x: str | int | Tensor, **options: Any) -> list[split.Path]:
+        """The gradient with respect to x (a label, a line's number, or a Tensor), split into its paths.
+
+        options: those of `minigrad.paths.paths` (cotangent, through, create_graph, limit).
+        """
+        line = self[x]
+        self._alive("a split into paths")
+        options.setdefault("cotangent", self.seed)
+        for item in options.get("through") or ():
+            if isinstance(item, str):
+                self[item]
+        return split.paths(self.y, Tensor(xp.zeros(line.node.shape, line.node.dtype), line.node), **options)
+
+    def replay(self, new: Mapping[Any, Any]) -> Tensor:
+        """Runs the same program on new leaf values and returns the new result.
+
+        new: from leaves (Tensors, names or numbers of lines) to new values: Tensors (those on the tape
+        can be differentiated), arrays or numbers, of the leaf's shape. All other leaves stay, on the
+        tape. Choices made when the program was recorded (masks, the index of a maximum, dropout) stay
+        what they were, with a warning. Raises ValueError for something that is no leaf or of another
+        shape, RuntimeError for a line that needs a constant that was not kept.
+        """
+        current: dict[Node, Any] = {}
+        for key, value in new.items():
+            line = self[key]
+            if line.node.primitive is not None:
+                raise ValueError(f"replay: {line.name!r} (line {line.number}) is computed; only leaves take new values")
+            if not isinstance(value, Tensor):
+                value = Tensor(from_numpy(xp.asarray(value)).astype(line.node.dtype))
+            if value.shape != line.node.shape or value.dtype != line.node.dtype:
+                raise ValueError(
+                    f"replay: {line.name!r} is {line.node.dtype} {list(line.node.shape)}, not {value.dtype} "
+                    f"{list(value.shape)}"
+                )
+            current[line.node] = value
+        chosen = []
+        for line in self.lines:
+            node = line.node
+            if node in current:
+                continue
+            if node.primitive is None:
+                current[node] = Tensor(line.value.data, node)
+                continue
+            operands = []
+            for i, (source, constant) in enumerate(zip(node.inputs, constants(node), strict=True)):
+                if source is None and constant is UNKNOWN:
+                    raise RuntimeError(
+                        f"replay: operand {i} of {line.op} (line {line.number}, {line.name!r}) is a constant that was "
+                        "not kept; run the computation inside `with mg.trace():`"
+                    )
+                operands.append(constant if source is None else current[source])
+                chosen += [line] if source is None and is_array(constant) and constant.dtype.kind in "bi" else []
+            chosen += [line] if any(a.dtype.kind in "bi" for p in node.params for a in arrays_in(p)) else []
+            row = node.primitive
+            result = row.call(*operands, **dict(zip(row.statics, node.params, strict=True)))
+            if result.node is not None and node.label and result.node.label is None:
+                result.node.label = node.label
+            current[node] = result
+        if chosen:
+            warnings.warn(
+                f"replay: {len(chosen)} lines use masks or indices as they were recorded (the first is line "
+                f"{chosen[0].number}, {chosen[0].expression}); where those depend on the values, the result is not "
+                "that of a new run",
+                stacklevel=2,
+            )
+        return current[self.y.node]  # type: ignore[index]
+
+    def recompute(self, line: Line) -> Array:
+        """A line's value computed again from its operands' values, to compare with what was kept."""
+        if line.node.primitive is None:
+            return line.value.data
+        operands = [
+            constant if source is None else self.values.get(source, UNKNOWN)
+            for source, constant in zip(line.node.inputs, constants(line.node), strict=True)
+        ]
+        if any(operand is UNKNOWN for operand in operands):
+            raise RuntimeError(f"Tape: an operand of {line.name!r} (line {line.number}) was not kept")
+        return run(line.node.primitive, operands, line.node.params)
+
+    def table(self, elements: int = 6) -> table.StepTable:
+        """The step table: forward lines with values, backward steps with cotangents. print() it, or take
+        .text(), .markdown(), .latex() or .html() of it.
+
+        elements: arrays of at most so many are shown in full, larger ones by their statistics.
+        """
+        return table.StepTable(self, elements)
+
+    def dot(self) -> str:
+        """The graph in Graphviz's language."""
+        return drawing.dot(self)
+
+    def svg(self, file: str | File | None = None, graphviz: bool = False) -> str:
+        """The computational graph as SVG: circles, values above the arrows, cotangents below; also written to `file`.
+
+        graphviz: let Graphviz draw it (RuntimeError where there is none); otherwise nothing is needed.
+        """
+        text = drawing.by_graphviz(self) if graphviz else drawing.svg(self)
+        if file is not None:
+            File(file).write_text(text, encoding="utf-8")
+        return text
+
+    def save_html(self, file: str | File, title: str = "A tape", paths: Iterable[str | Tensor] | None = None) -> None:
+        """Writes one self-contained page: the graph, values and cotangents, paths, and the reverse pass by a slider.
+
+        paths: the leaves (names or Tensors) whose gradients are split; by default up to four.
+        """
+        page.save(self, File(file), title, None if paths is None else [self[p] for p in paths])
+
+    def keeps(self) -> tuple[int, int]:
+        """Bytes kept by all lines, each array once: (in all, of which leaves' own arrays)."""
+        own = {id(_base(a)) for n in self.nodes if n.primitive is None and (a := getattr(n, "aside", None)) is not None}
+        seen: dict[int, int] = {}
+        for node in self.nodes:
+            for _, _, value in slots(node):
+                for array in arrays_in(value):
+                    base = _base(array)
+                    seen[id(base)] = max(seen.get(id(base), 0), array.nbytes)
+        return sum(seen.values()), sum(n for key, n in seen.items() if key in own)
+
+    def __str__(self) -> str:
+        return table.program(self)
+
+    def __repr__(self) -> str:
+        return f"<tape of {self.names[self.y.node]}: {len(self.lines)} lines>"  # type: ignore[index]
+
+
+def _base(array: Any) -> Any:
+    """The array that owns the memory."""
+    while is_array(getattr(array, "base", None)):
+        array = array.base
+    return array
+
+
+def unknown(name: str, known: Iterable[str], where: str) -> str:
+    """The message for a name that does not exist, with the nearest ones that do."""
+    names = list(dict.fromkeys(known))
+    tails = {n.rsplit("/", 1)[-1].rsplit(".", 1)[-1]: n for n in names}
+    near = difflib.get_close_matches(name, names, 3, 0.5)
+    near += [tails[t] for t in difflib.get_close_matches(name, tails, 3, 0.6) if tails[t] not in near]
+    if near:
+        return f"{where}: nothing is called {name!r}; did you mean {' or '.join(map(repr, near[:3]))}?"
+    return f"{where}: nothing is called {name!r}; there are {', '.join(names[:12])}{', ...' if len(names) > 12 else ''}"

@@ -1,0 +1,215 @@
+"""The tape in words: the expression of a line, the rule of a step, and arrays as short text.
+
+Expressions are written from the row's name and its operands; rules have a sentence where one says more
+than the formula, and every rule can show its formula, read from the table's own source.
+"""
+
+from __future__ import annotations
+
+import linecache
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from minigrad.backend import to_numpy
+
+INFIX = {"add": "+", "subtract": "-", "multiply": "*", "divide": "/", "matmul": "@", "power": "**"}
+
+SAME = "hands the cotangent on unchanged"
+RULES: dict[str, tuple[str, ...]] = {
+    "add": (SAME, SAME),
+    "subtract": (SAME, "hands on its negative"),
+    "multiply": ("times the other factor, {b}", "times the other factor, {a}"),
+    "divide": ("divided by {b}", "times -{y} / {b}"),
+    "negative": ("hands on its negative",),
+    "square": ("times 2 {x}",),
+    "power_of": ("times {n} {x} ** ({n} - 1)",),
+    "sqrt": ("divided by 2 {y}",),
+    "reciprocal": ("times -{y} ** 2",),
+    "exp": ("times {y}",),
+    "log": ("divided by {x}",),
+    "tanh": ("times 1 - {y} ** 2",),
+    "sigmoid": ("times {y} (1 - {y})",),
+    "relu": ("passes where {y} > 0, is 0 elsewhere",),
+    "abs": ("times the sign of {x}",),
+    "where": ("", "passes where the condition holds", "passes where the condition fails"),
+    "sum": ("copied to every element that was summed",),
+    "mean": ("1/{m} of it to each of the {m} elements averaged",),
+    "broadcast_to": ("summed over the copies",),
+    "sum_to": ("copied to every element that was summed",),
+    "reshape": ("put back into its former shape",),
+    "transpose": ("axes put back in their former order",),
+    "take": ("written back to where it was taken, 0 elsewhere",),
+    "scatter": ("taken from where it was written",),
+    "concatenate": ("its own part of it",),
+    "matmul": ("times {b} transposed, from the right", "times {a} transposed, from the left"),
+    "logsumexp": ("times the softmax of {x}",),
+    "conv": ("the adjoint of the convolution in its input", "the adjoint of the convolution in its weight"),
+    "astype": ("converted back",),
+    "alias": (SAME,),
+}
+
+GREEK = {
+    "alpha", "beta", "gamma", "delta", "epsilon", "eta", "theta", "lambda", "mu", "nu", "xi", "pi", "rho", "sigma",
+    "tau", "phi", "chi", "psi", "omega",
+}  # fmt: skip
+
+
+def op_name(row: Any) -> str:
+    """A row's name without the underscore that keeps it apart from its public composition."""
+    return row.name.rstrip("_")
+
+
+def static_text(row: Any, params: Sequence[Any]) -> list[str]:
+    """The static parameters that say something, as `axis=0`."""
+    return [
+        f"{name}={short_static(value)}"
+        for name, value in zip(row.statics, params, strict=False)
+        if value is not None and value is not False
+    ]
+
+
+def short_static(value: Any) -> str:
+    """A static parameter in a few characters; index arrays by their shape."""
+    if hasattr(value, "dtype") and hasattr(value, "shape"):
+        return f"{value.dtype}{list(value.shape)}" if value.shape or hasattr(value, "ndim") else str(value)
+    if isinstance(value, tuple):
+        inner = ", ".join(short_static(part) for part in value)
+        return f"({inner},)" if len(value) == 1 else f"({inner})"
+    if isinstance(value, slice):
+        parts = ["" if part is None else str(part) for part in (value.start, value.stop)]
+        return ":".join(parts + ([str(value.step)] if value.step is not None else []))
+    text = value.__name__ if isinstance(value, type) else str(value)
+    return text if len(text) <= 32 else text[:29] + "..."
+
+
+def expression(row: Any, operands: Sequence[str], params: Sequence[Any]) -> str:
+    """A line as Python would write it: `x - mean`, `mean(x, axis=0, keepdims=True)`."""
+    name = op_name(row)
+    if name in INFIX and len(operands) == 2:
+        return f"{operands[0]} {INFIX[name]} {operands[1]}"
+    if name == "negative":
+        return f"-{operands[0]}"
+    if name == "square":
+        return f"{operands[0]} ** 2"
+    if name == "power_of":
+        return f"{operands[0]} ** {short_static(params[0])}"
+    return f"{name}({', '.join([*operands, *static_text(row, params)])})"
+
+
+def latex_name(name: str) -> str:
+    r"""A name in LaTeX's mathematics: Greek letters as themselves, v4 as v_{4}, words upright."""
+    stem, digits = name.rstrip("0123456789"), name[len(name.rstrip("0123456789")) :]
+    if stem in GREEK:
+        body = "\\" + stem
+    elif len(stem) == 1:
+        body = stem
+    else:
+        body = "\\mathrm{" + latex_text(stem) + "}"
+    return f"{body}_{{{digits}}}" if digits else body
+
+
+def latex_text(text: str) -> str:
+    """Text with LaTeX's special characters made harmless."""
+    table = {"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}"}
+    table |= {c: "\\" + c for c in "&%$#_{}"}
+    return "".join(table.get(c, c) for c in text)
+
+
+def latex_expression(row: Any, operands: Sequence[str], params: Sequence[Any]) -> str:
+    """A line in LaTeX's mathematics; operands are LaTeX already."""
+    name = op_name(row)
+    if name == "divide":
+        return f"\\frac{{{operands[0]}}}{{{operands[1]}}}"
+    if name == "multiply":
+        return f"{operands[0]} \\odot {operands[1]}"
+    if name == "matmul":
+        return f"{operands[0]}\\,{operands[1]}"
+    if name in ("add", "subtract"):
+        return f"{operands[0]} {INFIX[name]} {operands[1]}"
+    if name == "negative":
+        return f"-{operands[0]}"
+    if name == "square":
+        return f"{operands[0]}^2"
+    if name == "power_of":
+        return f"{operands[0]}^{{{short_static(params[0])}}}"
+    if name == "power":
+        return f"{operands[0]}^{{{operands[1]}}}"
+    if name == "sqrt":
+        return f"\\sqrt{{{operands[0]}}}"
+    if name == "sum":
+        return f"\\textstyle\\sum {operands[0]}"
+    if name == "mean":
+        return f"\\overline{{{operands[0]}}}"
+    if name == "exp":
+        return f"e^{{{operands[0]}}}"
+    return f"\\operatorname{{{latex_text(name)}}}\\left({', '.join(operands)}\\right)"
+
+
+def rule_words(row: Any, i: int, names: dict[str, str], shape: tuple[int, ...], params: Sequence[Any], m: int) -> str:
+    """What the pullback of argument i does to the cotangent, with the operands' own names."""
+    sentences = RULES.get(op_name(row), ())
+    if i < len(sentences) or (row.variadic and sentences):
+        known = {**names, "m": str(m)}
+        known |= {s: short_static(p) for s, p in zip(row.statics, params, strict=False)}
+        return sentences[0 if row.variadic else i].format(**known)
+    if row.joint is not None:
+        return "its hand-derived pullback"
+    plan = row.pullbacks[0 if row.variadic else i]
+    return "" if plan is None else formula(plan[0])
+
+
+def formula(rule: Callable[..., Any]) -> str:
+    """The body of a pullback as the table writes it, e.g. `g * (1 - y * y)`; its name where it has no text."""
+    code = rule.__code__
+    spans = [(a, c, b, d) for a, b, c, d in code.co_positions() if a and b and c is not None and d is not None]
+    spans = [s for s in spans if s[1] < s[3] or s[0] < s[2]]
+    if code.co_name != "<lambda>" or not spans:
+        return f"{code.co_name}({', '.join(code.co_varnames[: code.co_argcount])})"
+    (first, start), (last, end) = min(s[:2] for s in spans), max(s[2:] for s in spans)
+    lines = [linecache.getline(code.co_filename, n).rstrip("\n") for n in range(first, last + 1)]
+    if not any(lines):
+        return f"pullback({', '.join(code.co_varnames[: code.co_argcount])})"
+    lines[-1] = lines[-1].encode()[:end].decode()
+    lines[0] = lines[0].encode()[start:].decode()
+    return " ".join(" ".join(lines).split())
+
+
+def number(value: float) -> str:
+    """Four significant digits, without a needless tail."""
+    text = f"{value:.4g}"
+    return text.replace("e-0", "e-").replace("e+0", "e+")
+
+
+def short(array: Any, elements: int = 6) -> str:
+    """An array in a cell: all of its numbers where they are few, else their statistics."""
+    if array is None:
+        return "not kept"
+    values = to_numpy(array)
+    if values.ndim == 0:
+        return number(values.item())
+    if values.size == 0:
+        return f"empty {list(values.shape)}"
+    if values.size <= elements:
+        return nested(values.tolist())
+    values = values.astype("float64")
+    mean, std, low, high = values.mean(), values.std(), values.min(), values.max()
+    if low == high:
+        return f"all {number(low)}"
+    return f"mean {number(mean)}, std {number(std)}, {number(low)} to {number(high)}"
+
+
+def nested(values: Any) -> str:
+    """Nested lists of numbers with four digits each."""
+    if isinstance(values, list):
+        return "[" + ", ".join(nested(v) for v in values) + "]"
+    return number(values)
+
+
+def size_text(nbytes: int) -> str:
+    """Bytes as 96 B, 1.2 kB, 3.4 MB."""
+    if nbytes < 1000:
+        return f"{nbytes} B"
+    for unit, scale in (("kB", 1e3), ("MB", 1e6), ("GB", 1e9)):
+        if nbytes < 1000 * scale:
+            return f"{nbytes / scale:.1f} {unit}"
+    return f"{nbytes / 1e12:.1f} TB"

@@ -1,0 +1,107 @@
+"""mg.trace: named activations and cotangents of a training step, layer by layer."""
+
+import numpy as np
+import pytest
+
+import minigrad as mg
+from minigrad import functional as F
+from minigrad import nn
+from minigrad.tape import recording
+
+
+class Net(nn.Module):
+    def __init__(self):
+        self.fc1 = nn.Linear(5, 4, bias=False)
+        self.bn1 = nn.BatchNorm1d(4)
+        self.fc2 = nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.fc2(self.bn1(self.fc1(x)).relu())
+
+
+@pytest.fixture
+def step():
+    mg.random.seed(0)
+    return Net(), mg.random.normal(8, 5), mg.tensor([0, 1, 2, 0, 1, 2, 0, 1])
+
+
+def test_names_take_the_layers_path(step):
+    model, x, labels = step
+    with mg.trace() as t:
+        F.cross_entropy(model(x), labels).backward()
+    assert {"fc1", "bn1", "fc2", "bn1/mean", "bn1/centred", "bn1/var", "bn1/scale", "bn1.weight"} <= set(t.names)
+    z = t["fc1"].value.numpy()
+    np.testing.assert_allclose(t["bn1/var"].value.numpy()[0], z.var(0), rtol=1e-5)
+    assert t["bn1/var"].layer == "bn1"
+
+
+def test_cotangents_are_those_of_a_run_without_trace(step):
+    model, x, labels = step
+    with mg.trace(model) as t:
+        F.cross_entropy(model(x), labels).backward()
+    traced = model.fc1.weight.grad.numpy().copy()
+    assert t["bn1/var"].grad.shape == (1, 4)
+    np.testing.assert_array_equal(t["fc1.weight"].grad.numpy(), traced)
+    model.zero_grad()
+    model.bn1.running_mean.update(mg.zeros(4))
+    loss = F.cross_entropy(model(x), labels)
+    loss.backward()
+    np.testing.assert_array_equal(model.fc1.weight.grad.numpy(), traced)
+    np.testing.assert_array_equal(mg.cotangent(loss, "var").numpy(), t["bn1/var"].grad.numpy())
+
+
+def test_the_hooks_are_gone_afterwards(step):
+    model, x, _ = step
+    with pytest.raises(ZeroDivisionError), mg.trace(model):
+        model(x)
+        raise ZeroDivisionError
+    assert recording.observer is None and recording.watch is None and recording.scope is None
+
+
+def test_a_trace_within_a_trace_is_refused(step):
+    with mg.trace(), pytest.raises(RuntimeError, match="open already"), mg.trace():
+        pass
+    assert recording.scope is None
+
+
+def test_unknown_and_repeated_names(step):
+    model, x, _ = step
+    with mg.trace(model) as t:
+        model(x)
+    with pytest.raises(KeyError, match="did you mean 'bn1/var'"):
+        t["bn1/vra"]
+    with mg.trace(model) as t:
+        model(x)
+        model(x)
+    with pytest.raises(KeyError, match="names 2 nodes"):
+        t["bn1/var"]
+    assert len(t.all("bn1/var")) == 2
+
+
+def test_percentiles_are_numpys(step):
+    model, x, _ = step
+    with mg.trace(model) as t:
+        model(x)
+    found = t["bn1"].percentiles()
+    np.testing.assert_allclose(found, np.percentile(t["bn1"].value.numpy(), [15, 50, 85]), rtol=1e-6)
+    assert np.isnan(t["bn1"].gradient_norm)
+
+
+def test_a_traced_tape_is_grouped_by_layer_and_knows_every_value(step):
+    model, x, labels = step
+    with mg.trace(model) as t:
+        loss = F.cross_entropy(model(x), labels)
+    tape = t.tape(loss)
+    assert set(tape.values) == set(tape.nodes)
+    assert {line.layer for line in tape.lines} == {"", "fc1", "bn1", "fc2"}
+
+
+def test_a_layer_that_is_called_alone():
+    with mg.trace() as t:
+        nn.BatchNorm1d(3)(mg.random.normal(4, 3, requires_grad=True)).sum().backward()
+    assert "var" in t and t["weight"].grad is not None
+
+
+def test_trace_of_a_matrix_is_its_diagonal_sum():
+    assert mg.trace(mg.eye(3)).item() == 3.0
+    assert str(mg.trace(nn.Linear(2, 2))) != ""

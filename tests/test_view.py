@@ -1,0 +1,273 @@
+"""The tape made visible: program, table, paths, replay, drawings, and the errors of each."""
+
+import itertools
+import shutil
+import xml.etree.ElementTree as ElementTree
+
+import numpy as np
+import pytest
+
+import minigrad as mg
+from minigrad import functional as F
+from minigrad.view import drawing, words
+
+
+def batch_norm_tape(kept=True):
+    rng = np.random.default_rng(0)
+    x = mg.tensor(rng.normal(size=(4, 3)), requires_grad=True)
+    gamma = mg.tensor(np.array([1.0, 2.0, -0.5]), requires_grad=True)
+    beta = mg.tensor(np.array([0.1, 0.2, 0.3]), requires_grad=True)
+    weights = mg.tensor(rng.normal(size=(4, 3)))
+    y, _, _ = F.batch_norm(x, gamma, beta)
+    loss = (y * weights).sum()
+    return loss, x, gamma, beta, mg.Tape(loss, x=x, gamma=gamma, beta=beta)
+
+
+def test_program_has_a_row_for_every_node():
+    *_, tape = batch_norm_tape()
+    rows = str(tape).splitlines()
+    assert len(rows) == len(tape) + 3
+    assert rows[0].startswith("tape of result: 16 lines, 3 of them leaves; keeps 240 B")
+    assert any("1e-5" in row and "add" in row for row in rows)
+
+
+def test_program_shows_what_each_line_keeps():
+    *_, tape = batch_norm_tape()
+    assert tape["centred"].keeps == []
+    assert tape[6].expression == "centred * centred"
+    assert tape[6].keeps == [("centred", 96)]
+
+
+def test_every_value_is_known_without_ceremony():
+    loss, x, *_, tape = batch_norm_tape()
+    assert set(tape.values) == set(tape.nodes)
+    np.testing.assert_allclose(tape["var"].value.numpy()[0], x.numpy().var(0), rtol=1e-14)
+    assert tape["result"].value.item() == loss.item()
+    for line in tape.lines:
+        np.testing.assert_array_equal(tape.recompute(line), line.value.numpy())
+
+
+def test_cotangents_are_those_of_backward():
+    loss, x, gamma, beta, tape = batch_norm_tape()
+    shown = {name: tape[name].cotangent.numpy().copy() for name in ("x", "gamma", "beta", "var", "mean")}
+    loss.backward()
+    for name, t in (("x", x), ("gamma", gamma), ("beta", beta)):
+        np.testing.assert_array_equal(shown[name], t.grad.numpy())
+    np.testing.assert_array_equal(shown["var"], mg.cotangent(loss, "var").numpy())
+    np.testing.assert_array_equal(shown["mean"], mg.cotangent(loss, "mean").numpy())
+
+
+def test_a_view_touches_no_gradient():
+    *_, x, _, _, tape = batch_norm_tape()
+    tape.table()
+    tape.svg()
+    assert x.grad is None
+
+
+def test_steps_add_up_at_fan_out_points():
+    *_, tape = batch_norm_tape()
+    centred = [step for step in tape.steps if step.to == tape["centred"].number]
+    assert [step.arrived for step in centred] == [1, 2, 3]
+    np.testing.assert_allclose(sum(step.outgoing for step in centred), centred[-1].running, rtol=1e-14)
+    assert {step.rule for step in centred} == {"times the other factor, scale", "times the other factor, centred"}
+
+
+def test_local_derivative_times_incoming_is_outgoing():
+    *_, tape = batch_norm_tape()
+    for step in tape.steps:
+        if step.local is not None and step.local.shape == step.outgoing.shape:
+            np.testing.assert_allclose(step.incoming * step.local, step.outgoing, rtol=1e-12, atol=1e-15)
+
+
+def test_table_in_four_formats():
+    *_, tape = batch_norm_tape()
+    table = tape.table()
+    assert "1/4 of it to each of the 4 elements averaged" in table.text()
+    assert "| line | name | expression |" in table.markdown()
+    assert r"$\frac{v_{8}}{v_{10}}$" in table.latex() and r"$\bar{\gamma}$" in table.latex()
+    assert table.latex().count(r"\begin{longtable}") == table.latex().count(r"\end{longtable}") == 2
+    body = ElementTree.fromstring(f"<div>{table.html()}</div>")
+    assert len(body.findall("table")) == 2
+    assert len(body.findall("table/tbody/tr")) == len(tape) + len(tape.steps)
+
+
+def test_table_of_a_vector_says_why_it_has_no_backward_part():
+    x = mg.tensor([1.0, 2.0], requires_grad=True)
+    assert "no backward part" in str(mg.Tape(mg.exp(x)).table())
+    assert mg.Tape(mg.exp(x), mg.tensor([1.0, 0.0])).table().backward
+    with pytest.raises(ValueError, match="make the view with a cotangent"):
+        mg.Tape(mg.exp(x)).steps  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("op", "text"),
+    [("tanh", "g * (1 - y * y)"), ("exp", "g * y"), ("sqrt", "g / (2 * y)"), ("sigmoid", "g * (y * (1 - y))")],
+)
+def test_formula_is_read_from_the_table(op, text):
+    assert words.formula(getattr(mg, op).primitive.pullbacks[0][0]) == text
+
+
+def test_paths_of_batch_norm():
+    loss, x, *_, tape = batch_norm_tape()
+    ways = {path.labels: path for path in tape.paths("x")}
+    assert set(ways) == {
+        ("centred",),
+        ("mean", "centred"),
+        ("centred", "var", "scale"),
+        ("mean", "centred", "var", "scale"),
+    }
+    whole = mg.grad(loss, x, retain_graph=True).numpy()
+    np.testing.assert_allclose(sum(path.contribution for path in ways.values()), whole, rtol=1e-12, atol=1e-14)
+    assert abs(ways["mean", "centred", "var", "scale"].contribution).max() < 1e-14
+
+
+def test_path_of_an_unknown_label_suggests_the_nearest():
+    *_, tape = batch_norm_tape()
+    with pytest.raises(KeyError, match="did you mean 'gamma'"):
+        tape.paths("gama")
+    with pytest.raises(KeyError, match="did you mean 'var'"):
+        tape.paths("x", through=["vra"])
+
+
+def test_replay_runs_the_same_program_on_new_values():
+    loss, x, gamma, beta, tape = batch_norm_tape()
+    new = mg.tensor(x.numpy() * 3 + 1, requires_grad=True)
+    with mg.trace():
+        again = batch_norm_tape()[0]
+    assert again.item() == loss.item()
+    replayed = tape.replay({x: new})
+    y, _, _ = F.batch_norm(new, gamma, beta)
+    weights = tape[15].node.residuals[0]
+    expected = (y * mg.tensor(weights)).sum()
+    assert replayed.item() == expected.item()
+    first, second = mg.grad(replayed, new), mg.grad(expected, new)
+    np.testing.assert_array_equal(first.numpy(), second.numpy())
+
+
+def test_replay_of_what_is_there_gives_the_same():
+    loss, _, gamma, *_, tape = batch_norm_tape()
+    assert tape.replay({}).item() == loss.item()
+    assert tape.replay({"gamma": gamma.numpy()}).item() == loss.item()
+    assert mg.Tape(tape.replay({"gamma": gamma.numpy()}))["var"].value is not None
+
+
+def test_replay_refuses_shapes_and_intermediates():
+    *_, tape = batch_norm_tape()
+    with pytest.raises(ValueError, match=r"'x' is float64 \[4, 3\], not float64 \[5, 3\]"):
+        tape.replay({"x": np.zeros((5, 3))})
+    with pytest.raises(ValueError, match="only leaves take new values"):
+        tape.replay({"var": np.zeros((1, 3))})
+
+
+def test_replay_warns_where_indices_were_recorded():
+    x = mg.tensor([[1.0, 3.0, 2.0]], requires_grad=True)
+    tape = mg.Tape(x.max(1).sum(), x=x)
+    with pytest.warns(UserWarning, match="indices as they were recorded"):
+        tape.replay({"x": np.array([[5.0, 3.0, 2.0]])})
+
+
+def test_a_constant_that_nothing_kept_is_named():
+    x = mg.tensor([1.0, 2.0], requires_grad=True)
+    target = mg.tensor([0.5, 0.5])
+    tape = mg.Tape((x - target).sum(), x=x)
+    assert "not kept" in str(tape.table())
+    with pytest.raises(RuntimeError, match="was not kept"):
+        tape[2].value  # noqa: B018
+    with pytest.raises(RuntimeError, match=r"with mg.trace\(\)"):
+        tape.replay({x: [3.0, 4.0]})
+    with mg.trace():
+        tape = mg.Tape((x - target).sum(), x=x)
+    assert tape.replay({x: [3.0, 4.0]}).item() == 6.0
+
+
+def test_a_freed_tape_says_so():
+    loss, *_ = batch_norm_tape()
+    loss.backward()
+    assert "lines were freed" in str(mg.Tape(loss))
+    for ask in (mg.Tape(loss).table, lambda: mg.Tape(loss).paths(1), lambda: mg.Tape(loss).steps):
+        with pytest.raises(RuntimeError, match=r"freed; pass retain_graph=True"):
+            ask()
+
+
+def test_names():
+    loss, x, *_, tape = batch_norm_tape()
+    assert tape[x].name == "x" and tape["x"].number == 1 and tape[1].op == "leaf"
+    with pytest.raises(KeyError, match="did you mean 'centred'"):
+        tape["centered"]
+    with pytest.raises(IndexError, match="numbered 1 to 16"):
+        tape[17]
+    with pytest.raises(ValueError, match=r"is not on the tape of this float64 \[\] result"):
+        tape[mg.tensor([1.0], requires_grad=True)]
+    with pytest.raises(ValueError, match="w="):
+        mg.Tape(loss, w=mg.tensor([1.0]))
+    with pytest.raises(RuntimeError, match="not on the tape"):
+        mg.Tape(mg.tensor([1.0]))
+
+
+def test_a_label_on_two_nodes_is_refused():
+    x = mg.tensor([1.0, 2.0], requires_grad=True)
+    a = mg.label(mg.exp(x), "a")
+    tape = mg.Tape(mg.label(a * 2, "a").sum())
+    with pytest.raises(KeyError, match="'a' names 2 nodes: 'a#1' \\(line 2\\), 'a#2' \\(line 3\\)"):
+        tape["a"]
+    assert tape["a#2"].number == 3
+
+
+def test_svg_is_well_formed_and_has_the_numbers():
+    *_, tape = batch_norm_tape()
+    root = ElementTree.fromstring(tape.svg())
+    space = "{http://www.w3.org/2000/svg}"
+    assert len(root.findall(f".//{space}circle")) == 13
+    texts = [text.text for text in root.iter(f"{space}text")]
+    assert {"mean", "centred", "var", "scale", "gamma"} <= set(texts)
+
+
+def test_svg_is_written_to_a_file(tmp_path):
+    *_, tape = batch_norm_tape()
+    text = tape.svg(tmp_path / "bn.svg")
+    assert (tmp_path / "bn.svg").read_text() == text
+
+
+def test_dot_names_every_line():
+    *_, tape = batch_norm_tape()
+    text = tape.dot()
+    assert text.startswith("digraph tape {") and text.count("->") == 17 and text.count("[shape=") == 16
+
+
+@pytest.mark.skipif(shutil.which("dot") is None, reason="Graphviz is not installed")
+def test_graphviz_draws_it():
+    *_, tape = batch_norm_tape()
+    assert "<svg" in tape.svg(graphviz=True)
+
+
+def test_without_graphviz_the_error_says_what_to_do(monkeypatch):
+    *_, tape = batch_norm_tape()
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(RuntimeError, match="draws without it"):
+        tape.svg(graphviz=True)
+
+
+def test_a_large_tape_is_folded_and_says_so():
+    x = mg.tensor(np.ones(3), requires_grad=True)
+    y = x
+    for _ in range(500):
+        y = y * 1.001
+    tape = mg.Tape(y.sum())
+    items = drawing.groups(tape)
+    assert sum(len(item.lines) for item in items) == len(tape) and len(items) < 20
+    assert "502 lines are too many to draw one by one" in tape.svg()
+    assert "502 lines are too many" in tape.dot()
+
+
+def test_layout_keeps_a_distance_and_the_direction():
+    edges = [(0, 1), (0, 2), (1, 3), (2, 3), (0, 3), (4, 3), (3, 5)]
+    places = drawing.layout(6, edges)
+    assert all(places.x[a] < places.x[b] for a, b in edges)
+    for row in places.layers:
+        heights = [places.y[i] for i in row]
+        assert all(b - a > 0.999 for a, b in itertools.pairwise(heights))
+
+
+def test_spaced_is_the_least_squares_placement():
+    assert drawing.spaced([0.0, 0.0, 0.0]) == [-1.0, 0.0, 1.0]
+    assert drawing.spaced([0.0, 5.0]) == [0.0, 5.0]
