@@ -238,13 +238,16 @@ def _source(row: Primitive, statics: dict[str, Any], pullbacks: Sequence[Functio
             align = ALIGN.format(several=", ".join(aligned))
         code = row.forward.__code__
         values = ", ".join(code.co_varnames[: code.co_argcount])
-    # A number that no pullback asks for (the eps of var + eps) costs no memory and lets a view run the line again.
+    # A constant that no pullback asks for (the eps of var + eps) lets a view run the line again; full-size ones
+    # would cost memory and are let go.
     unasked = [name for name in differentiable if name not in asked] if row.kind == "elementwise" else []
     aside = ""
     if len(names) > 1 and unasked:
         aside = ASIDE.format(
             constant=" or ".join(f"{name}_node is None" for name in unasked),
-            numbers=" ".join(f"{n} if {n}.__class__ in WEAK else None," if n in unasked else "None," for n in names),
+            numbers=" ".join(
+                f"{n} if {n}.__class__ in WEAK or {n}.size < y.size else None," if n in unasked else "None," for n in names
+            ),
         )
     return CALL.format(
         signature=signature,

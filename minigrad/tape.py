@@ -34,7 +34,7 @@ class Node:
     grad:       a leaf's (or labelled node's) cotangent after `backward`, a raw array
     label:      a name given by `mg.label`, by a layer or by a model
     aside:      what only a view of the tape asks for, where there is any: a leaf's array, an op's
-                operands that were plain numbers, or all that `mg.trace` kept
+                constant operands that were numbers or broadcast, or all that `mg.trace` kept
     """
 
     __slots__ = ("aside", "dtype", "grad", "inputs", "label", "params", "primitive", "residuals", "serial", "shape")
