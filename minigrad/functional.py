@@ -8,30 +8,50 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from operator import index as integer
 from typing import Any
 
-import minigrad.ops as ops
-from minigrad import random
+from minigrad import creation, ops, random
 from minigrad.autodiff import label
 from minigrad.backend import on_host, require
 from minigrad.ops import Axis
 from minigrad.tensor import Tensor
 
 Pair = int | tuple[int, int]
+Single = int | tuple[int]
 Padding = int | tuple[int, int] | str
 
 
 def pair(value: Any, what: str, least: int = 1) -> tuple[int, int]:
-    """A number for both axes, or one for each, checked."""
-    both = (value, value) if isinstance(value, int) else tuple(value)
-    if len(both) != 2 or any(not isinstance(v, int) or v < least for v in both):
+    """An integer for both axes, or one for each, checked."""
+    try:
+        first, second = map(integer, value if isinstance(value, (tuple, list)) else (value, value))
+    except (TypeError, ValueError):
+        first = second = least - 1
+    if min(first, second) < least:
         raise ValueError(f"{what}: needs one integer >= {least} or two, not {value!r}")
-    return both  # type: ignore[return-value]
+    return first, second
+
+
+def single(value: Any, what: str, least: int = 1) -> int:
+    """An integer, alone or in a tuple of one, checked."""
+    return pair(value[0] if isinstance(value, (tuple, list)) and len(value) == 1 else value, what, least)[0]
 
 
 def _need(x: Tensor, ndim: int, op: str, axes: str) -> None:
     if x.ndim != ndim:
-        raise ValueError(f"{op}: needs an input of {ndim} axes ({axes}), not shape {list(x.shape)}")
+        raise ValueError(f"{op}: needs {ndim} axes ({axes}), not shape {list(x.shape)}")
+
+
+def _fits(value: Tensor | None, shape: Sequence[int], op: str, name: str) -> None:
+    """Refuses a bias or weight that would broadcast, or fail to, instead of fitting."""
+    if value is not None and value.shape != tuple(shape):
+        raise ValueError(f"{op}: the {name} needs shape {list(shape)}, not {list(value.shape)}")
+
+
+def _per_channel(value: Tensor, x: Tensor) -> Tensor:
+    """One value for each channel, in the shape that broadcasts against x (n, channels, ...)."""
+    return value.reshape((1, -1, *[1] * (x.ndim - 2)))
 
 
 # ---- activations that work along an axis ----------------------------------------------------------
@@ -48,17 +68,20 @@ def softmax(x: Tensor, axis: int = -1) -> Tensor:
 # ---- linear maps ----------------------------------------------------------------------------------
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x Wᵀ + b: (..., in) with a weight (out, in) and a bias (out,) to (..., out)."""
+    _need(weight, 2, "linear weight", "out, in")
     if x.shape[-1:] != weight.shape[1:]:
         raise ValueError(
-            f"linear: the weight {list(weight.shape)} needs {weight.shape[1]} features, but the input is {list(x.shape)}; "
-            "nn.Flatten() makes features of an image"
+            f"linear: the weight {list(weight.shape)} needs {weight.shape[1]} features, but the input is "
+            f"{list(x.shape)}; nn.Flatten() makes features of an image"
         )
+    _fits(bias, weight.shape[:1], "linear", "bias")
     y = ops.matmul(x, ops.transpose_(weight, (1, 0)))
     return y if bias is None else y + bias
 
 
 def embedding(index: Tensor, weight: Tensor) -> Tensor:
     """Rows of a table: integers of any shape and a weight (number, dim) to shape + (dim,)."""
+    _need(weight, 2, "embedding weight", "number, dim")
     if index.dtype.kind not in "iu":
         raise TypeError(f"embedding: indices are integers, not {index.dtype}")
     require(
@@ -78,6 +101,9 @@ def conv2d(
     (stride 1 only; where the padding is odd the extra one is at the end), "valid" pads nothing.
     """
     _need(x, 4, "conv2d", "n, channels, height, width")
+    _need(weight, 4, "conv2d weight", "out, in / groups, height, width")
+    _fits(bias, weight.shape[:1], "conv2d", "bias")
+    _groups(groups, "conv2d")
     stride, dilation = pair(stride, "conv2d stride"), pair(dilation, "conv2d dilation")
     if isinstance(padding, str):
         if padding not in ("same", "valid"):
@@ -93,29 +119,44 @@ def conv2d(
         else:
             padding = (0, 0)
     y = ops.conv(x, weight, stride, pair(padding, "conv2d padding", 0), dilation, groups)
-    return y if bias is None else y + ops.reshape(bias, (1, -1, 1, 1))
+    return y if bias is None else y + _per_channel(bias, y)
+
+
+def _groups(groups: int, op: str) -> None:
+    if not isinstance(groups, int) or groups < 1:
+        raise ValueError(f"{op}: groups is an integer >= 1, not {groups!r}")
 
 
 def conv1d(
-    x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int = 1, padding: int | str = 0, dilation: int = 1,
-    groups: int = 1,
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Single = 1, padding: Single | str = 0,
+    dilation: Single = 1, groups: int = 1,
 ) -> Tensor:  # fmt: skip
-    """Cross-correlation over one axis: (n, in, l) and (out, in/groups, k) to (n, out, ol)."""
+    """Cross-correlation over one axis: (n, in, l) and (out, in/groups, k) to (n, out, ol); see `conv2d`."""
     _need(x, 3, "conv1d", "n, channels, length")
-    flat = padding if isinstance(padding, str) else (0, padding)
-    y = conv2d(ops.expand_dims(x, 2), ops.expand_dims(weight, 2), bias, (1, stride), flat, (1, dilation), groups)
+    _need(weight, 3, "conv1d weight", "out, in / groups, length")
+    flat = padding if isinstance(padding, str) else (0, single(padding, "conv1d padding", 0))
+    s, d = single(stride, "conv1d stride"), single(dilation, "conv1d dilation")
+    y = conv2d(ops.expand_dims(x, 2), ops.expand_dims(weight, 2), bias, (1, s), flat, (1, d), groups)
     return ops.squeeze(y, 2)
 
 
 def conv_transpose2d(
-    x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Pair = 1, padding: Pair = 0, output_padding: Pair = 0,
-    groups: int = 1, dilation: Pair = 1,
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Pair = 1, padding: Pair = 0,
+    output_padding: Pair = 0, groups: int = 1, dilation: Pair = 1,
 ) -> Tensor:  # fmt: skip
     """The adjoint of `conv2d` in its input: (n, in, h, w) and (in, out/groups, kh, kw) to (n, out, oh, ow).
 
     oh = (h - 1) stride - 2 padding + dilation (kh - 1) + output_padding + 1.
     """
     _need(x, 4, "conv_transpose2d", "n, channels, height, width")
+    _need(weight, 4, "conv_transpose2d weight", "in, out / groups, height, width")
+    _groups(groups, "conv_transpose2d")
+    if x.shape[1] != weight.shape[0] or weight.shape[0] % groups:
+        raise ValueError(
+            f"conv_transpose2d: the weight {list(weight.shape)} in {groups} groups needs {weight.shape[0]} channels in "
+            f"equal groups, but the input is {list(x.shape)}"
+        )
+    _fits(bias, (weight.shape[1] * groups,), "conv_transpose2d", "bias")
     s, d = pair(stride, "conv_transpose2d stride"), pair(dilation, "conv_transpose2d dilation")
     p, extra = pair(padding, "conv_transpose2d padding", 0), pair(output_padding, "conv_transpose2d output_padding", 0)
     if any(e >= max(a, b) for e, a, b in zip(extra, s, d, strict=True)):
@@ -124,99 +165,95 @@ def conv_transpose2d(
         (n - 1) * s[i] - 2 * p[i] + d[i] * (k - 1) + extra[i] + 1
         for i, (n, k) in enumerate(zip(x.shape[2:], weight.shape[2:], strict=True))
     )
+    if min(size) < 1:
+        raise ValueError(
+            f"conv_transpose2d: padding {p} leaves an output of {size} of the input {list(x.shape)} and the weight "
+            f"{list(weight.shape)}"
+        )
     y = ops.conv_input(x, weight, s, p, d, groups, size)
-    return y if bias is None else y + ops.reshape(bias, (1, -1, 1, 1))
+    return y if bias is None else y + _per_channel(bias, y)
 
 
 # ---- pooling --------------------------------------------------------------------------------------
-def _pooled(n: int, k: int, s: int, p: int, d: int, ceil_mode: bool) -> int:
-    """The number of windows along an axis; none starts beyond the input and its left padding."""
-    span = n + 2 * p - d * (k - 1) - 1
-    out = (math.ceil(span / s) if ceil_mode else span // s) + 1
-    return out - 1 if ceil_mode and (out - 1) * s >= n + p else out
+Pairs = tuple[tuple[int, int], ...]
+
+
+def _pooling(
+    op: str, x: Tensor, kernel_size: Pair, stride: Pair | None, padding: Pair, dilation: Pair, ceil_mode: bool
+) -> Pairs:
+    """The checked kernel, stride, padding and dilation, and how many windows there are along both axes.
+
+    floor((n + 2 p - d (k - 1) - 1) / s) + 1; ceil_mode rounds up, but drops a window that would start
+    beyond the input and its left padding.
+    """
+    _need(x, 4, op, "n, channels, height, width")
+    k = pair(kernel_size, f"{op} kernel_size")
+    s = k if stride is None else pair(stride, f"{op} stride")
+    p, d = pair(padding, f"{op} padding", 0), pair(dilation, f"{op} dilation")
+    if any(2 * a > b for a, b in zip(p, k, strict=True)):
+        raise ValueError(f"{op}: padding {p} is at most half of the kernel {k}")
+    counts = []
+    for i, n in enumerate(x.shape[2:]):
+        span = n + 2 * p[i] - d[i] * (k[i] - 1) - 1
+        if span < 0:
+            raise ValueError(f"{op}: a window of {k} does not fit into an input of shape {list(x.shape)}")
+        count = (-(-span // s[i]) if ceil_mode else span // s[i]) + 1
+        counts.append(count - 1 if (count - 1) * s[i] >= n + p[i] else count)
+    return k, s, p, d, (counts[0], counts[1])
 
 
 def max_pool2d(
-    x: Tensor, kernel_size: Pair, stride: Pair | None = None, padding: Pair = 0, dilation: Pair = 1, ceil_mode: bool = False
+    x: Tensor,
+    kernel_size: Pair,
+    stride: Pair | None = None,
+    padding: Pair = 0,
+    dilation: Pair = 1,
+    ceil_mode: bool = False,
 ) -> Tensor:
     """The maximum of each window of (n, c, h, w). Of equal maxima the first in row-major order gets the gradient."""
-    _need(x, 4, "max_pool2d", "n, channels, height, width")
-    k = pair(kernel_size, "max_pool2d kernel_size")
-    s = k if stride is None else pair(stride, "max_pool2d stride")
-    p, d = pair(padding, "max_pool2d padding", 0), pair(dilation, "max_pool2d dilation")
-    if any(2 * a > b for a, b in zip(p, k, strict=True)):
-        raise ValueError(f"max_pool2d: padding {p} is at most half of the kernel {k}")
-    out = tuple(_pooled(x.shape[2 + i], k[i], s[i], p[i], d[i], ceil_mode) for i in range(2))
-    if min(out) < 1:
-        raise ValueError(f"max_pool2d: a window of {k} does not fit into an input of shape {list(x.shape)}")
-    index = ops.pool_index(x, k, s, p, d, out)
+    k, s, p, d, (oh, ow) = _pooling("max_pool2d", x, kernel_size, stride, padding, dilation, ceil_mode)
     n, c, h, w = x.shape
-    chosen = ops.take_along_axis(ops.reshape(x, (n, c, h * w)), ops.reshape(index, (n, c, out[0] * out[1])), 2)
-    return ops.reshape(chosen, (n, c, *out))
+    index = ops.reshape(ops.pool_index(x, k, s, p, d, (oh, ow)), (n, c, oh * ow))
+    return ops.reshape(ops.take_along_axis(ops.reshape(x, (n, c, h * w)), index, 2), (n, c, oh, ow))
 
 
 def avg_pool2d(
     x: Tensor, kernel_size: Pair, stride: Pair | None = None, padding: Pair = 0, ceil_mode: bool = False,
     count_include_pad: bool = True,
 ) -> Tensor:  # fmt: skip
-    """The mean of each window of (n, c, h, w); padding counts as zeros unless count_include_pad is False."""
-    _need(x, 4, "avg_pool2d", "n, channels, height, width")
-    k = pair(kernel_size, "avg_pool2d kernel_size")
-    s = k if stride is None else pair(stride, "avg_pool2d stride")
-    p = pair(padding, "avg_pool2d padding", 0)
-    if any(2 * a > b for a, b in zip(p, k, strict=True)):
-        raise ValueError(f"avg_pool2d: padding {p} is at most half of the kernel {k}")
-    out = [_pooled(x.shape[2 + i], k[i], s[i], p[i], 1, ceil_mode) for i in range(2)]
-    if min(out) < 1:
-        raise ValueError(f"avg_pool2d: a window of {k} does not fit into an input of shape {list(x.shape)}")
+    """The mean of each window of (n, c, h, w); padding counts as zeros unless count_include_pad is False.
+
+    What ceil_mode lets a window see beyond the padding never counts.
+    """
+    k, s, p, _, out = _pooling("avg_pool2d", x, kernel_size, stride, padding, 1, ceil_mode)
+    size = x.shape[2:]
     reach = [(out[i] - 1) * s[i] + k[i] for i in range(2)]
-    after = [max(reach[i] - x.shape[2 + i] - p[i], 0) for i in range(2)]
-    if any(p) or any(after):
-        x_wide = ops.pad(x, [(0, 0), (0, 0), (p[0], after[0]), (p[1], after[1])])
-    else:
-        x_wide = x
-    total = ops.sum(ops.windows(x_wide, k, s), (-4, -3))
-    counts = [
-        [_inside(i * s[axis], k[axis], p[axis], x.shape[2 + axis], count_include_pad) for i in range(out[axis])]
-        for axis in range(2)
-    ]
-    if all(n == k[axis] for axis in range(2) for n in counts[axis]):
-        return total / (k[0] * k[1])
-    area = ops.outer(Tensor(_row(counts[0], x)), Tensor(_row(counts[1], x)))
-    return total / area
-
-
-def _inside(start: int, k: int, p: int, n: int, with_padding: bool) -> int:
-    """How many cells of a window count: those of the input, or those of the input and its padding."""
-    end = min(start + k, n + 2 * p)
-    return end - start if with_padding else min(end, n + p) - max(start, p)
-
-
-def _row(values: Sequence[int], like: Tensor) -> Any:
-    from_list = ops.astype(ops.reshape(Tensor(ops.xp.asarray(values)), -1), like.dtype)
-    return from_list.data
+    frame = [(0, 0), (0, 0), *[(p[i], max(reach[i] - size[i] - p[i], 0)) for i in range(2)]]
+    if not any(a or b for a, b in frame):
+        return ops.sum(ops.windows(x, k, s), (-4, -3)) / (k[0] * k[1])
+    total = ops.sum(ops.windows(ops.pad(x, frame), k, s), (-4, -3))
+    inside = creation.ones(size, dtype=x.dtype)
+    if count_include_pad:
+        inside = ops.pad(inside, [(p[0], p[0]), (p[1], p[1])], 1)
+        frame = [(0, max(reach[i] - size[i] - 2 * p[i], 0)) for i in range(2)]
+    return total / ops.sum(ops.windows(ops.pad(inside, frame[-2:]), k, s), (-4, -3))
 
 
 def adaptive_avg_pool2d(x: Tensor, output_size: Pair) -> Tensor:
-    """Means over windows chosen so that the output is of a given size: cell i covers floor(i n/o) .. ceil((i+1) n/o)."""
+    """Means over as many windows as the output is to have cells: cell i covers floor(i n/o) .. ceil((i+1) n/o)."""
     _need(x, 4, "adaptive_avg_pool2d", "n, channels, height, width")
-    oh, ow = pair(output_size, "adaptive_avg_pool2d output_size")
-    h, w = x.shape[2:]
-    if (oh, ow) == (1, 1):
+    out = pair(output_size, "adaptive_avg_pool2d output_size")
+    if not all(x.shape[2:]):
+        raise ValueError(f"adaptive_avg_pool2d: there is nothing to average in an input of shape {list(x.shape)}")
+    if out == (1, 1):
         return ops.mean(x, (2, 3), True)
-    if h % oh == 0 and w % ow == 0:
-        return avg_pool2d(x, (h // oh, w // ow))
-    rows = [
-        ops.stack(
-            [
-                ops.mean(x[:, :, i * h // oh : -(-(i + 1) * h // oh), j * w // ow : -(-(j + 1) * w // ow)], (2, 3))
-                for j in range(ow)
-            ],
-            2,
-        )
-        for i in range(oh)
-    ]
-    return ops.stack(rows, 2)
+    if all(n % o == 0 for n, o in zip(x.shape[2:], out, strict=True)):
+        return avg_pool2d(x, (x.shape[2] // out[0], x.shape[3] // out[1]))
+    for axis, o in zip((2, 3), out, strict=True):  # a mean over a rectangle is a mean of means
+        n = x.shape[axis]
+        cells = [x[(slice(None),) * axis + (slice(i * n // o, -(-(i + 1) * n // o)),)] for i in range(o)]
+        x = ops.concatenate([cell.mean(axis, keepdims=True) for cell in cells], axis)
+    return x
 
 
 # ---- normalisation --------------------------------------------------------------------------------
@@ -230,9 +267,13 @@ def batch_norm(
     lines. Scaling the small array first keeps one full-size residual less.
     """
     mean = label(x.mean(axis, keepdims=True), "mean")
-    centred = label(x - mean, "centred")
+    centred = x - mean
+    # The mean was rounded, by more than the spread where that is small beside it; what is left is centred again.
+    centred = label(centred - centred.mean(axis, keepdims=True).detach(), "centred")
     var = label((centred * centred).mean(axis, keepdims=True), "var")
-    scale = label(1 / ops.sqrt(var + eps) if gamma is None else gamma.reshape(mean.shape) / ops.sqrt(var + eps), "scale")
+    scale = label(
+        1 / ops.sqrt(var + eps) if gamma is None else gamma.reshape(mean.shape) / ops.sqrt(var + eps), "scale"
+    )
     y = centred * scale
     return y if beta is None else y + beta.reshape(mean.shape), mean, var
 
@@ -242,9 +283,11 @@ def layer_norm(
 ) -> Tensor:
     """Normalises each sample over its last axes, of the given shape (Ba, Kiros and Hinton 2016)."""
     shape = tuple(shape)
-    if x.shape[x.ndim - len(shape) :] != shape:
+    if not shape or x.shape[-len(shape) :] != shape:
         raise ValueError(f"layer_norm: the last axes of {list(x.shape)} are not {list(shape)}")
-    y, _, _ = batch_norm(x, axis=tuple(range(x.ndim - len(shape), x.ndim)), eps=eps)
+    _fits(weight, shape, "layer_norm", "weight")
+    _fits(bias, shape, "layer_norm", "bias")
+    y = _normalised(x, tuple(range(x.ndim - len(shape), x.ndim)), eps)
     y = y if weight is None else y * weight
     return y if bias is None else y + bias
 
@@ -253,14 +296,24 @@ def group_norm(
     x: Tensor, groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
 ) -> Tensor:
     """Normalises each sample over groups of its channels (Wu and He 2018): (n, c, ...) in `groups` groups."""
+    _groups(groups, "group_norm")
+    if x.ndim < 2 or x.shape[1] % groups:
+        raise ValueError(
+            f"group_norm: {x.shape[1]} channels (shape {list(x.shape)}) do not divide into {groups} groups"
+        )
     n, c, *rest = x.shape
-    if c % groups:
-        raise ValueError(f"group_norm: {c} channels (shape {list(x.shape)}) do not divide into {groups} groups")
-    y, _, _ = batch_norm(x.reshape(n, groups, -1), axis=2, eps=eps)
-    y = y.reshape(x.shape)
-    channels = (1, c, *[1] * len(rest))
-    y = y if weight is None else y * weight.reshape(channels)
-    return y if bias is None else y + bias.reshape(channels)
+    _fits(weight, (c,), "group_norm", "weight")
+    _fits(bias, (c,), "group_norm", "bias")
+    y = _normalised(x.reshape((n, groups, c // groups * math.prod(rest))), 2, eps).reshape(x.shape)
+    y = y if weight is None else y * _per_channel(weight, x)
+    return y if bias is None else y + _per_channel(bias, x)
+
+
+def _normalised(x: Tensor, axis: Axis, eps: float) -> Tensor:
+    """`batch_norm` without gamma and beta; squares of half precision would overflow, so they are taken in single."""
+    if x.dtype == creation.float16:
+        return batch_norm(x.astype(creation.float32), axis=axis, eps=eps)[0].astype(creation.float16)
+    return batch_norm(x, axis=axis, eps=eps)[0]
 
 
 def dropout(x: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
@@ -270,7 +323,7 @@ def dropout(x: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
     if not training or p == 0.0:
         return x
     if p == 1.0:
-        return x * 0.0
+        return ops.where(creation.zeros(x.shape, dtype=bool), x, 0)
     return x * (random.bernoulli(1.0 - p, *x.shape, dtype=x.dtype) / (1.0 - p))
 
 
