@@ -77,8 +77,7 @@ def call({signature}):
     if y.__class__ is not xp.ndarray:
         y = settle(primitive, y, ({arrays}))
     if {constant} or not recording.on:
-        if y.dtype.char in "dD":
-            y = narrow(y, ({arrays}))
+{narrow}
         result = Tensor.__new__(Tensor)
         result.data = y
         result.node = None
@@ -130,6 +129,10 @@ ALIGN_TWO = """\
 ASIDE = """\
     if {constant}:
         node.aside = ({numbers})
+"""
+NARROW = """\
+        if y.dtype.char in "dD":
+            y = narrow(y, ({arrays}))
 """
 ALIGN = "    {several} = align(primitive, ({several}))\n"
 ALIGN_VARIADIC = "    {x} = align(primitive, {x})\n"
@@ -252,6 +255,7 @@ def _source(row: Primitive, statics: dict[str, Any], pullbacks: Sequence[Functio
     return CALL.format(
         signature=signature,
         aside=aside.rstrip(),
+        narrow="" if "dtype" in row.statics else NARROW.format(arrays=arrays).rstrip(),
         unwrap=unwrap.rstrip(),
         values=values,
         align=align.rstrip(),
