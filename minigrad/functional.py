@@ -49,6 +49,15 @@ def _fits(value: Tensor | None, shape: Sequence[int], op: str, name: str) -> Non
         raise ValueError(f"{op}: the {name} needs shape {list(shape)}, not {list(value.shape)}")
 
 
+def _broadcasts(value: Tensor | None, x: Tensor, op: str, name: str) -> None:
+    """Refuses a factor that x would broadcast to: the result has the shape of x."""
+    if value is None:
+        return
+    given = (1,) * (x.ndim - value.ndim) + value.shape
+    if value.ndim > x.ndim or any(a not in (1, b) for a, b in zip(given, x.shape, strict=True)):
+        raise ValueError(f"{op}: the {name} {list(value.shape)} does not broadcast to the input {list(x.shape)}")
+
+
 def _per_channel(value: Tensor, x: Tensor) -> Tensor:
     """One value for each channel, in the shape that broadcasts against x (n, channels, ...)."""
     return value.reshape((1, -1, *[1] * (x.ndim - 2)))
@@ -56,8 +65,11 @@ def _per_channel(value: Tensor, x: Tensor) -> Tensor:
 
 # ---- activations that work along an axis ----------------------------------------------------------
 def log_softmax(x: Tensor, axis: int = -1) -> Tensor:
-    """x - log(sum(exp(x))) along an axis, in a form that does not overflow."""
-    return x - ops.logsumexp(x, axis, True)
+    """x - log(sum(exp(x))) along an axis. The maximum is taken out of both terms, so that no digits are lost
+    where scores are large; it cancels, and so does its derivative.
+    """
+    shifted = x - ops.amax(x.detach(), axis, True)
+    return shifted - ops.logsumexp(shifted, axis, True)
 
 
 def softmax(x: Tensor, axis: int = -1) -> Tensor:
@@ -268,14 +280,12 @@ def batch_norm(
     """
     mean = label(x.mean(axis, keepdims=True), "mean")
     centred = x - mean
-    # The mean was rounded, by more than the spread where that is small beside it; what is left is centred again.
-    centred = label(centred - centred.mean(axis, keepdims=True).detach(), "centred")
+    left = centred.mean(axis, keepdims=True).detach()  # by rounding: much, where the spread is far smaller
+    centred = label(centred - left, "centred")
     var = label((centred * centred).mean(axis, keepdims=True), "var")
-    scale = label(
-        1 / ops.sqrt(var + eps) if gamma is None else gamma.reshape(mean.shape) / ops.sqrt(var + eps), "scale"
-    )
+    scale = label((1 if gamma is None else gamma.reshape(mean.shape)) / ops.sqrt(var + eps), "scale")
     y = centred * scale
-    return y if beta is None else y + beta.reshape(mean.shape), mean, var
+    return y if beta is None else y + beta.reshape(mean.shape), mean + left, var
 
 
 def layer_norm(
@@ -396,8 +406,9 @@ def cross_entropy(
     if label_smoothing:
         target = target * (1 - label_smoothing) + label_smoothing / classes
     terms = -(target * logp)
+    _fits(weight, (classes,), "cross_entropy", "weight")
     if weight is not None:
-        terms = terms * weight.reshape((1, classes, *[1] * (x.ndim - 2)))
+        terms = terms * _per_channel(weight, x)
     losses = terms.sum(1)
     return losses.sum() / losses.size if reduction == "mean" else _reduced(losses, reduction, "cross_entropy")
 
@@ -416,16 +427,14 @@ def _nll(
     all_kept = target.size == 0 or (on_host() and bool(ops.all(kept)))
     safe = target if all_kept else ops.where(kept, target, 0)
     picked = -ops.squeeze(ops.take_along_axis(logp, ops.expand_dims(safe, 1), 1), 1)
+    _fits(weight, (classes,), op, "weight")
     if weight is not None:
-        if weight.shape != (classes,):
-            raise ValueError(f"{op}: the weight needs shape [{classes}], one for each class, not {list(weight.shape)}")
         weights = ops.getitem(weight, safe)
         losses = picked * weights
     else:
         losses = picked
     if smoothing:
-        channels = (1, classes, *[1] * (logp.ndim - 2))
-        spread = -(logp if weight is None else logp * weight.reshape(channels)).sum(1)
+        spread = -(logp if weight is None else logp * _per_channel(weight, logp)).sum(1)
         losses = (1 - smoothing) * losses + (smoothing / classes) * spread
     if all_kept and weight is None:
         return _reduced(losses, reduction, op)
@@ -438,10 +447,19 @@ def _nll(
 
 
 def bce_with_logits(
-    x: Tensor, target: Tensor, weight: Tensor | None = None, pos_weight: Tensor | None = None, reduction: str = "mean"
+    x: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    pos_weight: Tensor | None = None,
+    reduction: str = "mean",
 ) -> Tensor:
-    """Binary cross entropy of scores: softplus(x) - x t, in a form that does not overflow."""
+    """Binary cross entropy of scores: softplus(x) - x t, in a form that does not overflow.
+
+    weight multiplies each loss, pos_weight the term of the positive targets; both may broadcast.
+    """
     target = _same_shape("bce_with_logits", x, target)
+    _broadcasts(weight, x, "bce_with_logits", "weight")
+    _broadcasts(pos_weight, x, "bce_with_logits", "pos_weight")
     if pos_weight is None:
         losses = ops.softplus(x) - x * target
     else:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from minigrad import functional as F
 from minigrad.nn.module import Module
 from minigrad.tensor import Buffer, Tensor
@@ -20,10 +22,16 @@ class CrossEntropyLoss(Loss):
     """Softmax and negative log-likelihood of scores (n, classes, ...); see `functional.cross_entropy`."""
 
     def __init__(
-        self, weight: Tensor | None = None, ignore_index: int = -100, reduction: str = "mean", label_smoothing: float = 0.0
+        self,
+        weight: Tensor | None = None,
+        ignore_index: int = -100,
+        reduction: str = "mean",
+        label_smoothing: float = 0.0,
     ) -> None:
         super().__init__(reduction)
         self.weight = None if weight is None else Buffer(weight)
+        if not 0.0 <= label_smoothing <= 1.0:
+            raise ValueError(f"CrossEntropyLoss: label_smoothing is between 0 and 1, not {label_smoothing}")
         self.ignore_index, self.label_smoothing = ignore_index, float(label_smoothing)
 
     def forward(self, x: Tensor, target: Tensor) -> Tensor:
@@ -45,9 +53,7 @@ class NLLLoss(Loss):
 class BCEWithLogitsLoss(Loss):
     """Binary cross entropy of scores."""
 
-    def __init__(
-        self, weight: Tensor | None = None, reduction: str = "mean", pos_weight: Tensor | None = None
-    ) -> None:
+    def __init__(self, weight: Tensor | None = None, reduction: str = "mean", pos_weight: Tensor | None = None) -> None:
         super().__init__(reduction)
         self.weight = None if weight is None else Buffer(weight)
         self.pos_weight = None if pos_weight is None else Buffer(pos_weight)
@@ -75,6 +81,8 @@ class HuberLoss(Loss):
 
     def __init__(self, reduction: str = "mean", delta: float = 1.0) -> None:
         super().__init__(reduction)
+        if not (math.isfinite(delta) and delta > 0):
+            raise ValueError(f"HuberLoss: delta is positive and finite, not {delta}")
         self.delta = float(delta)
 
     def forward(self, x: Tensor, target: Tensor) -> Tensor:
