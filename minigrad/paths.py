@@ -20,7 +20,7 @@ from minigrad.ops import astype, sum_to
 from minigrad.tape import FREED, Node, enable_grad, history
 from minigrad.tensor import Tensor
 
-REDUCTIONS = frozenset(("amax", "logsumexp", "mean", "norm_", "sum", "sum_to"))
+REDUCTIONS = frozenset(("amax", "logsumexp", "mean", "norm", "sum", "sum_to"))
 """Rows whose results serve as waypoints on a tape without any labels: what many values become one in."""
 
 FORGOTTEN = "..."

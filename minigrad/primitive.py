@@ -18,8 +18,8 @@ in, a Tensor out, recorded where an input is on the tape.
 from __future__ import annotations
 
 import functools
-import keyword
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
 from minigrad.backend import Array, current, is_array, is_scalar, xp
@@ -36,12 +36,16 @@ class Primitive:
     kind:       the claim that was made
     arguments:  the names of the array arguments; one name stands for all of a variadic row
     statics:    the names of the static parameters
+    kept:       the names of what a node keeps for the pullbacks: the row's memory statement
     pullbacks:  for each argument None or (rule, where its values stand in a node's residuals)
     lifts:      for each residual, the number of the argument that it is, `OUTPUT`, or None for plain data
+    joint, reference: a fused row's pullback for all arguments at once, and the composition it must equal
+    call:       the function that the table's name is bound to
     """
 
     __slots__ = (
-        "arguments", "call", "forward", "joint", "kind", "lifts", "name", "pullbacks", "reference", "statics", "variadic",
+        "arguments", "call", "forward", "joint", "kept", "kind", "lifts", "name", "pullbacks", "reference", "statics",
+        "variadic",
     )  # fmt: skip
 
     name: str
@@ -50,6 +54,7 @@ class Primitive:
     arguments: tuple[str, ...]
     statics: tuple[str, ...]
     variadic: bool
+    kept: tuple[str, ...]
     pullbacks: tuple[tuple[Function, tuple[int, ...]] | None, ...]
     lifts: tuple[int | None, ...]
     joint: Function | None
@@ -62,21 +67,24 @@ class Primitive:
 
 OUTPUT = -1
 ALL = -2
+NUMBER = -1  # in the place of a residual: the number of the argument, which a variadic row's pullback asks for as `i`
 
+# What a row's name is bound to: the text below, with the row's own names in it. It is written out, rather than
+# looping over *args, because this is the path that every op of every model takes.
 CALL = """\
 def call({signature}):
     lifted = False
 {unwrap}
-    if not lifted:
-        return forward({values})
-{align}
     try:
-        y = forward({values})
-    except (ValueError, TypeError, IndexError) as error:
+        if not lifted:
+            return {raw}
+{align}
+        {results} = forward({values})
+    except ERRORS as error:
         complain(primitive, error, ({arrays}), ({params}))
     if y.__class__ is not xp.ndarray:
         y = settle(primitive, y, ({arrays}))
-    if {constant} or not recording.on:
+    if ({constant}) or not recording.on:
 {narrow}
         result = Tensor.__new__(Tensor)
         result.data = y
@@ -108,34 +116,62 @@ UNWRAP = """\
         {x}_node = None
 """
 UNWRAP_VARIADIC = """\
-    {x}_node = []
-    {x} = list({x})
-    for i, x in enumerate({x}):
-        if isinstance(x, Tensor):
-            {x}_node.append(x.node)
-            {x}[i] = x.data
-            lifted = True
-        else:
-            {x}_node.append(None)
-    {x}_shape = [x.shape for x in {x}]
+    {x}_node = [x.node if isinstance(x, Tensor) else None for x in {x}]
+    lifted = any(isinstance(x, Tensor) for x in {x})
+    {x} = [x.data if isinstance(x, Tensor) else x for x in {x}]
+"""
+UNWRAP_FLOAT = """\
+    if {x}.__class__ is not float:
+        {x} = as_float(primitive, "{x}", {x})
 """
 ALIGN_TWO = """\
-    if {a}.__class__ is {b}.__class__:
-        if {a}.dtype is not {b}.dtype:
+        if {a}.__class__ is {b}.__class__:
+            if {a}.dtype is not {b}.dtype:
+                {a}, {b} = align(primitive, ({a}, {b}))
+        elif {a}.__class__ not in WEAK and {b}.__class__ not in WEAK:
             {a}, {b} = align(primitive, ({a}, {b}))
-    elif {a}.__class__ not in WEAK and {b}.__class__ not in WEAK:
-        {a}, {b} = align(primitive, ({a}, {b}))
+"""
+ALIGN_VARIADIC = """\
+        {x} = align(primitive, {x})
+        {x}_shape = [x.shape for x in {x}]
+"""
+NARROW = """\
+        if y.dtype.char in "edD":
+            y = narrow(primitive, y, ({arrays}), ({params}))
 """
 ASIDE = """\
     if {constant}:
         node.aside = ({numbers})
 """
-NARROW = """\
-        if y.dtype.char in "dD":
-            y = narrow(y, ({arrays}))
-"""
-ALIGN = "    {several} = align(primitive, ({several}))\n"
-ALIGN_VARIADIC = "    {x} = align(primitive, {x})\n"
+ERRORS = (ValueError, TypeError, IndexError, AttributeError, OverflowError, ZeroDivisionError)
+
+
+def declare(
+    kind: str,
+    forward: Function,
+    pullbacks: Sequence[Function | None],
+    statics: dict[str, Any],
+    joint: Function | None = None,
+    reference: Function | None = None,
+) -> Function:
+    """A callable for a row, with the row itself as its attribute `primitive`."""
+    row = Primitive()
+    row.kind, row.forward, row.joint, row.reference = kind, forward, joint, reference
+    _read_signature(row, statics)
+    _read_pullbacks(row, pullbacks)
+    scope = {
+        "forward": forward, "primitive": row, "xp": xp, "Tensor": Tensor, "Node": Node, "recording": recording,
+        "next_serial": next_serial, "complain": complain, "settle": settle, "narrow": narrow, "align": align,
+        "as_float": as_float, "WEAK": WEAK, "ERRORS": ERRORS,
+        **{f"_{name}": default for name, default in statics.items()},
+    }  # fmt: skip
+    exec(_compile(_source(row, statics)), scope)
+    call: Any = scope["call"]
+    call.primitive = row
+    call.__doc__ = forward.__doc__
+    row.call = call
+    rename(call, row.name)
+    return row.call
 
 
 @functools.cache
@@ -143,16 +179,13 @@ def _compile(source: str) -> Any:
     return compile(source, "<call of a minigrad primitive>", "exec")
 
 
-def declare(kind: str, forward: Function, pullbacks: Sequence[Function | None], statics: dict[str, Any]) -> Function:
-    """A callable for a row, with the row itself as its attribute `primitive`."""
-    row = Primitive()
-    row.kind = kind
-    row.forward = forward
-    row.joint = row.reference = None
-    code = forward.__code__
+def _read_signature(row: Primitive, statics: dict[str, Any]) -> None:
+    """Name, arguments and static parameters, from the forward function."""
+    code = row.forward.__code__
     names = code.co_varnames[: code.co_argcount]
-    row.name = forward.__name__ if forward.__name__ != "<lambda>" else f"primitive at line {code.co_firstlineno}"
-    row.variadic = bool(code.co_flags & 4)
+    unnamed = row.forward.__name__ == "<lambda>"
+    row.name = f"primitive at line {code.co_firstlineno}" if unnamed else row.forward.__name__
+    row.variadic = bool(code.co_flags & inspect.CO_VARARGS)
     if row.variadic:
         names = (code.co_varnames[code.co_argcount + code.co_kwonlyargcount],)
         row.statics = tuple(statics)
@@ -161,118 +194,101 @@ def declare(kind: str, forward: Function, pullbacks: Sequence[Function | None], 
     row.arguments = tuple(name for name in names if name not in statics)
     if unknown := set(statics) - set(row.statics):
         raise TypeError(f"{row.name}: static parameters {sorted(unknown)} are not arguments of the forward function")
-    if kind != "discrete" and len(pullbacks) != len(row.arguments):
+
+
+def _read_pullbacks(row: Primitive, pullbacks: Sequence[Function | None]) -> None:
+    """What each pullback asks for by name, and the place of each thing in a node's residuals."""
+    if row.kind not in ("discrete", "fused") and len(pullbacks) != len(row.arguments):
         raise TypeError(
             f"{row.name}: {len(row.arguments)} array arguments {row.arguments} need as many pullbacks (None where "
             f"there is no derivative), not {len(pullbacks)}; a parameter that is no array is named with its default"
         )
-    _plan_residuals(row, pullbacks)
-    scope = {
-        "forward": forward, "primitive": row, "xp": xp, "Tensor": Tensor, "Node": Node, "recording": recording,
-        "next_serial": next_serial, "complain": complain, "settle": settle, "narrow": narrow, "align": align,
-        "WEAK": WEAK,
-        **{f"_{name}": default for name, default in statics.items()},
-    }  # fmt: skip
-    exec(_compile(_source(row, statics, pullbacks)), scope)
-    row.call = scope["call"]  # type: ignore[assignment]
-    row.call.primitive = row  # type: ignore[attr-defined]
-    row.call.__name__ = row.call.__qualname__ = row.name
-    row.call.__doc__ = forward.__doc__
-    return row.call
-
-
-def _plan_residuals(row: Primitive, pullbacks: Sequence[Function | None]) -> None:
-    """Reads what each pullback asks for, and gives each thing one place in a node's residuals."""
+    known = {"y", "y_shape", *row.arguments, *(f"{a}_shape" for a in row.arguments), *row.statics}
+    known |= {"i"} if row.variadic else set()
     kept: list[str] = []
     plans: list[tuple[Function, tuple[int, ...]] | None] = []
     for rule in pullbacks:
         if rule is None:
             plans.append(None)
             continue
-        asked = rule.__code__.co_varnames[: rule.__code__.co_argcount]
-        if not asked or asked[0] != "g":
-            raise TypeError(f"{row.name}: a pullback's first argument is g, the cotangent of the output, not {asked[:1]}")
-        known = {"y", "y_shape", *row.arguments, *(f"{a}_shape" for a in row.arguments), *row.statics}
-        if row.variadic:
-            known.add("i")
-        if unknown := [name for name in asked[1:] if name not in known]:
+        g, *asked = rule.__code__.co_varnames[: rule.__code__.co_argcount] or [None]
+        if g != "g":
+            raise TypeError(f"{row.name}: a pullback's first argument is g, the cotangent of the output, not {g}")
+        if unknown := [name for name in asked if name not in known]:
             raise TypeError(f"{row.name}: a pullback asks for {unknown[0]!r}; it can have {sorted(known)}")
-        for name in asked[1:]:
-            if name not in kept and name != "i":
-                kept.append(name)
-        plans.append((rule, tuple(-1 if name == "i" else kept.index(name) for name in asked[1:])))
+        kept += [name for name in asked if name not in kept and name != "i"]
+        plans.append((rule, tuple(NUMBER if name == "i" else kept.index(name) for name in asked)))
+    row.kept = tuple(kept)
     row.pullbacks = tuple(plans)
     origins = {"y": OUTPUT} | {a: ALL if row.variadic else i for i, a in enumerate(row.arguments)}
     row.lifts = tuple(origins.get(name) for name in kept)
 
 
-def _source(row: Primitive, statics: dict[str, Any], pullbacks: Sequence[Function | None]) -> str:
+def _source(row: Primitive, statics: dict[str, Any]) -> str:
     """The text of the row's function: `CALL` with this row's names in it."""
-    names = row.arguments
-    star = "*" if row.variadic else ""
-    required = [s for s in row.statics if statics[s] is ...]
-    defaults = [s if s in required else f"{s}=_{s}" for s in row.statics]
-    signature = ", ".join([star + name for name in names] + defaults)
-    asked = {s: [i for i, rule in enumerate(pullbacks) if rule is not None and s in _asks(rule)] for s in _kept(row, pullbacks)}
-    residuals = []
-    for name, users in asked.items():
-        value = {"y": "y", "y_shape": "y.shape"}.get(name, name)
-        if name.endswith("_shape") and name != "y_shape" and not row.variadic:
-            value = f"{name[:-6]}.shape"
-        elif len(users) == 1 and name in names and len(names) > 1:
-            value = f"{name} if {names[users[0]]}_node is not None else None"
-        residuals.append(value)
-    differentiable = [name for name, rule in zip(names, pullbacks, strict=False) if rule is not None]
-    if row.variadic:
-        unwrap, nodes, arrays = UNWRAP_VARIADIC.format(x=names[0]), f"*{names[0]}_node,", f"*{names[0]},"
-        constant = f"all(node is None for node in {names[0]}_node)"
-        align = ALIGN_VARIADIC.format(x=names[0])
-        values = ", ".join([f"*{names[0]}"] + [f"{s}={s}" for s in row.statics])
+    names, star = row.arguments, "*" if row.variadic else ""
+    signature = [star + name for name in names] + [s if statics[s] is ... else f"{s}=_{s}" for s in row.statics]
+    values = [star + name for name in names] + [f"{s}={s}" if row.variadic else s for s in row.statics]
+    floats = [s for s in row.statics if isinstance(statics[s], float)]
+    if row.kind == "fused":
+        learnt = list(names)
     else:
-        unwrap = "".join(UNWRAP.format(x=name) for name in names)
-        nodes = arrays = ", ".join(names) + ","
-        nodes = ", ".join(f"{n}_node" if n in differentiable else "None" for n in names) + ","
-        constant = " and ".join(f"{name}_node is None" for name in differentiable) or "True"
-        aligned = differentiable if pullbacks else list(names)
-        align = ""
+        learnt = [name for name, plan in zip(names, row.pullbacks, strict=False) if plan is not None]
+    nodes = [f"{star}{name}_node" if name in learnt else "None" for name in names]
+    aligned = learnt if row.pullbacks else list(names)
+    align = aside = ""
+    if row.variadic:
+        constant = f"not any({names[0]}_node)"
+        align = ALIGN_VARIADIC.format(x=names[0])
+    else:
+        constant = " and ".join(f"{name}_node is None" for name in learnt) or "True"
         if row.kind in ("elementwise", "bilinear", "discrete") and len(aligned) == 2:
             align = ALIGN_TWO.format(a=aligned[0], b=aligned[1])
         elif row.kind in ("elementwise", "bilinear") and len(aligned) > 2:
-            align = ALIGN.format(several=", ".join(aligned))
-        code = row.forward.__code__
-        values = ", ".join(code.co_varnames[: code.co_argcount])
+            align = f"        {', '.join(aligned)} = align(primitive, ({', '.join(aligned)}))\n"
     # A constant that no pullback asks for (the eps of var + eps) lets a view run the line again; full-size ones
     # would cost memory and are let go.
-    unasked = [name for name in differentiable if name not in asked] if row.kind == "elementwise" else []
-    aside = ""
+    unasked = [name for name in learnt if name not in row.kept] if row.kind == "elementwise" else []
     if len(names) > 1 and unasked:
+        small = "{0} if {0}.__class__ in WEAK or {0}.size < y.size else None"
         aside = ASIDE.format(
             constant=" or ".join(f"{name}_node is None" for name in unasked),
-            numbers=" ".join(
-                f"{n} if {n}.__class__ in WEAK or {n}.size < y.size else None," if n in unasked else "None," for n in names
-            ),
+            numbers=_tuple_of(small.format(n) if n in unasked else "None" for n in names),
         )
+    arrays = _tuple_of(star + name for name in names)
+    params = _tuple_of(row.statics)
+    unwrap = UNWRAP_VARIADIC if row.variadic else UNWRAP
+    fused = row.kind == "fused"
     return CALL.format(
-        signature=signature,
-        aside=aside.rstrip(),
-        narrow="" if "dtype" in row.statics else NARROW.format(arrays=arrays).rstrip(),
-        unwrap=unwrap.rstrip(),
-        values=values,
+        signature=", ".join(signature),
+        unwrap="".join([unwrap.format(x=n) for n in names] + [UNWRAP_FLOAT.format(x=s) for s in floats]).rstrip(),
+        raw=f"forward({', '.join(values)})" + "[0]" * fused,
+        results="y, extra" if fused else "y",
+        values=", ".join(values),
         align=align.rstrip(),
         arrays=arrays,
-        params="".join(f"{s}, " for s in row.statics),
-        constant=f"({constant})",
-        nodes=nodes,
-        residuals="".join(f"{r}, " for r in residuals),
+        params=params,
+        constant=constant,
+        narrow="" if "dtype" in row.statics else NARROW.format(arrays=arrays, params=params).rstrip(),
+        nodes=_tuple_of(nodes),
+        residuals=f"y, extra, ({arrays})" if fused else _tuple_of(_residual(row, name, learnt) for name in row.kept),
+        aside=aside.rstrip(),
     )
 
 
-def _asks(rule: Function) -> tuple[str, ...]:
-    return rule.__code__.co_varnames[1 : rule.__code__.co_argcount]
+def _residual(row: Primitive, name: str, learnt: Sequence[str]) -> str:
+    """How a node gets one residual: kept only where an argument whose pullback asks for it is on the tape."""
+    if name.endswith("_shape") and not row.variadic:
+        return f"{name[:-6]}.shape"
+    place = row.kept.index(name)
+    users = [a for a, plan in zip(row.arguments, row.pullbacks, strict=True) if plan is not None and place in plan[1]]
+    if name in row.statics or len(users) == len(learnt):
+        return name
+    return f"{name} if {' or '.join(f'{a}_node is not None' for a in users)} else None"
 
 
-def _kept(row: Primitive, pullbacks: Sequence[Function | None]) -> list[str]:
-    return list(dict.fromkeys(n for rule in pullbacks if rule is not None for n in _asks(rule) if n != "i"))
+def _tuple_of(parts: Iterable[str]) -> str:
+    return "".join(f"{part}, " for part in parts)
 
 
 def elementwise(forward: Function, *pullbacks: Function | None, **statics: Any) -> Function:
@@ -312,7 +328,9 @@ def discrete(forward: Function, **statics: Any) -> Function:
     return declare("discrete", forward, (), statics)
 
 
-def fused(forward: Function, pullback: Function, reference: Function, name: str | None = None, **statics: Any) -> Function:
+def fused(
+    forward: Function, pullback: Function, reference: Function, name: str | None = None, **statics: Any
+) -> Function:
     """A hand-derived kernel with the composition that it must equal.
 
     forward(*arrays, *statics) -> (y, extra) on raw arrays; pullback(g, y, extra, needed, *arrays, *statics)
@@ -320,57 +338,23 @@ def fused(forward: Function, pullback: Function, reference: Function, name: str 
     what `forward` takes and returns y, composed of ordinary ops. The first order runs the pullback;
     `create_graph` differentiates the reference.
     """
-    code = forward.__code__
-    count = code.co_argcount - len(statics)
-    arguments = code.co_varnames[:count]
-    row = Primitive()
-    row.kind = "fused"
-    row.name = name or forward.__name__
-    row.forward, row.joint, row.reference = forward, pullback, reference
-    row.arguments, row.statics, row.variadic = arguments, code.co_varnames[count : code.co_argcount], False
-    row.pullbacks = ()
-    row.lifts = ()
-
-    def call(*args: Any, **given: Any) -> Any:
-        params = tuple({**statics, **dict(zip(row.statics, args[count:], strict=False)), **given}[s] for s in row.statics)
-        tensors = args[:count]
-        arrays = tuple(a.data if isinstance(a, Tensor) else a for a in tensors)
-        try:
-            y, extra = forward(*arrays, *params)
-        except (ValueError, TypeError, IndexError) as error:
-            complain(row, error, arrays, params)
-        if not any(isinstance(a, Tensor) for a in tensors):
-            return y
-        nodes = tuple(a.node if isinstance(a, Tensor) else None for a in tensors)
-        if not recording.on or all(node is None for node in nodes):
-            return Tensor(y)
-        node = Node()
-        node.primitive, node.inputs, node.params = row, nodes, params
-        node.residuals = (y, extra, arrays)
-        node.shape, node.dtype, node.serial = y.shape, y.dtype, next_serial()
-        node.grad = node.label = None
-        if recording.observer is not None:
-            recording.observer(node, arrays, y)
-        return Tensor(y, node)
-
-    row.call = call
-    call.primitive = row  # type: ignore[attr-defined]
-    call.__name__ = call.__qualname__ = row.name
-    call.__doc__ = forward.__doc__
+    call = declare("fused", forward, (), statics, pullback, reference)
+    if name is not None:
+        rename(call, name)
     return call
 
 
-def rename(call: Function, name: str) -> None:
+def rename(call: Any, name: str) -> None:
     """Gives a row the name under which errors and the tape show it."""
-    call.primitive.name = call.__name__ = call.__qualname__ = name  # type: ignore[attr-defined]
+    call.primitive.name = call.__name__ = call.__qualname__ = name
 
 
 def name_rows(scope: dict[str, Any]) -> None:
-    """Names every row in a module's scope after the variable that holds it."""
+    """Names every row in a module's scope after the variable that holds it: `matmul_` is the row of "matmul"."""
     for name, value in scope.items():
         row = getattr(value, "primitive", None)
-        if isinstance(row, Primitive) and row.name.startswith(("primitive at line", "_")):
-            rename(value, name.rstrip("_") if keyword.iskeyword(name.rstrip("_")) else name)
+        if isinstance(row, Primitive) and row.name.startswith("primitive at line"):
+            rename(value, name.rstrip("_"))
 
 
 NUMBERS = (int, float, complex)
@@ -420,14 +404,25 @@ def align(row: Primitive, values: Sequence[Any]) -> list[Any]:
     if len(floats) != 1:
         return aligned
     (dtype,) = floats
-    return [v if isinstance(v, NUMBERS) or v.dtype == dtype or v.dtype.kind == "c" else v.astype(dtype) for v in aligned]
+    settled = {dtype, *(v.dtype for v in aligned if not isinstance(v, NUMBERS) and v.dtype.kind == "c")}
+    return [v if isinstance(v, NUMBERS) or v.dtype in settled else v.astype(dtype) for v in aligned]
 
 
-def narrow(y: Array, arguments: Sequence[Any]) -> Array:
-    """float32 where the library made float64 out of integers: Python's and NumPy's default is not ours."""
-    if any(getattr(a, "dtype", None) == y.dtype or getattr(a, "dtype", None) == xp.float64 for a in arguments):
+def narrow(row: Primitive, y: Array, arguments: Sequence[Any], params: Sequence[Any]) -> Array:
+    """float32 where the library made another float out of integers: its defaults are not ours."""
+    floats = [a for a in arguments if is_array(a) and a.dtype.kind in "fc"]
+    if floats or not any(is_array(a) for a in arguments):
         return y
-    return y.astype(xp.float32) if y.dtype == xp.float64 else y
+    if y.dtype.char == "e":  # NumPy's sqrt of bytes is computed in half precision: too late to widen
+        return row.forward(*[a.astype(xp.float32) if is_array(a) else a for a in arguments], *params)
+    return y.astype(xp.float32 if y.dtype.kind == "f" else xp.complex64)
+
+
+def as_float(row: Primitive, name: str, value: Any) -> float:
+    """A static parameter that is a number, as a Python float: NumPy's scalars would widen float32."""
+    if isinstance(value, (int, float)) or is_scalar(value):
+        return float(value)
+    raise TypeError(f"{row.name}: {name} is a number, not {type(value).__name__} {value!r:.60}")
 
 
 def settle(row: Primitive, y: Any, arguments: Sequence[Any]) -> Array:
@@ -454,7 +449,9 @@ def describe(values: Sequence[Any]) -> str:
 
 def complain(row: Primitive, error: Exception, arguments: Sequence[Any], params: Sequence[Any]) -> NoReturn:
     """Raises the library's error again with the name of the op, its operands and its parameters."""
-    kind = next(k for k in (IndexError, TypeError, ValueError) if isinstance(error, k))
+    if str(error).startswith(f"{row.name}:"):
+        raise error
+    kind = next((k for k in (IndexError, ValueError, OverflowError) if isinstance(error, k)), TypeError)
     mixed = [a for a in arguments if is_array(a) and not isinstance(a, xp.ndarray)]
     hint = f"; the backend in use is {current()!r} and operands of another library were given" if mixed else ""
     static = "".join(f", {name}={value!r:.60}" for name, value in zip(row.statics, params, strict=False))
