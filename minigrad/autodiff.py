@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from sys import getrefcount
 from typing import Any
 
-from minigrad import ops
+from minigrad import ops, parallel
 from minigrad.backend import Array, is_array, xp
 from minigrad.primitive import ALL, OUTPUT, Primitive
 from minigrad.tape import FREED, Node, enable_grad, history, leaf, no_grad, recording
@@ -79,7 +79,11 @@ def reverse(
                 if source is None or (needed is not None and source not in needed):
                     continue
                 rule, places = row.pullbacks[i] if not row.variadic else row.pullbacks[0]  # type: ignore[misc]
-                if not places:
+                if row.kind == "elementwise" and not create_graph and parallel.large(g):
+                    c = _in_blocks(rule, [g, *[values[place] for place in places]], source, cotangents)
+                    if c is None:
+                        continue
+                elif not places:
                     c = rule(g)
                 elif len(places) == 1 and places[0] >= 0:
                     c = rule(g, values[places[0]])
@@ -100,6 +104,33 @@ def reverse(
         if not retain_graph:
             node.residuals = FREED
     return found
+
+
+def _in_blocks(rule: Function, operands: list[Any], source: Node, cotangents: dict[Node, Any]) -> Any:
+    """A pullback of an elementwise row in blocks and by several threads.
+
+    What broadcasting added is summed within the blocks; a cotangent that the pass owns is added to
+    there, too, and then None is returned. A rule that only passes `g` on does just that.
+    """
+    g = operands[0]
+    if len(operands) == 1 and rule(part := g[:0]) is part:
+        rule = _same
+        if g.shape == source.shape:
+            return g
+    if g.shape == source.shape:
+        held = cotangents.get(source)
+        if held is not None and parallel.large(held) and _owned(held) and held.dtype == g.dtype:
+            del held
+            parallel.elementwise(rule, operands, g.shape, onto=cotangents[source])
+            return None
+        return parallel.elementwise(rule, operands, g.shape)
+    lead = (1,) * (g.ndim - len(source.shape))
+    stretched = tuple(i for i, n in enumerate(lead + source.shape) if n == 1 and g.shape[i] != 1)
+    return parallel.summed(rule, operands, g.shape, stretched).reshape(source.shape)
+
+
+def _same(g: Any) -> Any:
+    return g
 
 
 def _add(cotangents: dict[Node, Any], source: Node, c: Any) -> None:

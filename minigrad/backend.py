@@ -21,6 +21,9 @@ import numpy
 
 Array = Any  # numpy.ndarray or cupy.ndarray: which of the two is known only when the program runs
 
+host_array = numpy.ndarray
+"""The class of the arrays that threads of this process can compute with, whatever the backend in use."""
+
 xp: Any = SimpleNamespace()
 
 

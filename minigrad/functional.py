@@ -15,6 +15,7 @@ from minigrad import creation, ops, random
 from minigrad.autodiff import label
 from minigrad.backend import on_host, require
 from minigrad.ops import Axis
+from minigrad.pooling import Windows
 from minigrad.tensor import Tensor
 
 Pair = int | tuple[int, int]
@@ -58,7 +59,7 @@ def _broadcasts(value: Tensor | None, x: Tensor, op: str, name: str) -> None:
         raise ValueError(f"{op}: the {name} {list(value.shape)} does not broadcast to the input {list(x.shape)}")
 
 
-def _per_channel(value: Tensor, x: Tensor) -> Tensor:
+def per_channel(value: Tensor, x: Tensor) -> Tensor:
     """One value for each channel, in the shape that broadcasts against x (n, channels, ...)."""
     return value.reshape((1, -1, *[1] * (x.ndim - 2)))
 
@@ -131,7 +132,7 @@ def conv2d(
         else:
             padding = (0, 0)
     y = ops.conv(x, weight, stride, pair(padding, "conv2d padding", 0), dilation, groups)
-    return y if bias is None else y + _per_channel(bias, y)
+    return y if bias is None else y + per_channel(bias, y)
 
 
 def _groups(groups: int, op: str) -> None:
@@ -183,7 +184,7 @@ def conv_transpose2d(
             f"{list(weight.shape)}"
         )
     y = ops.conv_input(x, weight, s, p, d, groups, size)
-    return y if bias is None else y + _per_channel(bias, y)
+    return y if bias is None else y + per_channel(bias, y)
 
 
 # ---- pooling --------------------------------------------------------------------------------------
@@ -223,10 +224,7 @@ def max_pool2d(
     ceil_mode: bool = False,
 ) -> Tensor:
     """The maximum of each window of (n, c, h, w). Of equal maxima the first in row-major order gets the gradient."""
-    k, s, p, d, (oh, ow) = _pooling("max_pool2d", x, kernel_size, stride, padding, dilation, ceil_mode)
-    n, c, h, w = x.shape
-    index = ops.reshape(ops.pool_index(x, k, s, p, d, (oh, ow)), (n, c, oh * ow))
-    return ops.reshape(ops.take_along_axis(ops.reshape(x, (n, c, h * w)), index, 2), (n, c, oh, ow))
+    return ops.max_pool(x, Windows(*_pooling("max_pool2d", x, kernel_size, stride, padding, dilation, ceil_mode)))
 
 
 def avg_pool2d(
@@ -315,8 +313,8 @@ def group_norm(
     _fits(weight, (c,), "group_norm", "weight")
     _fits(bias, (c,), "group_norm", "bias")
     y = _normalised(x.reshape((n, groups, c // groups * math.prod(rest))), 2, eps).reshape(x.shape)
-    y = y if weight is None else y * _per_channel(weight, x)
-    return y if bias is None else y + _per_channel(bias, x)
+    y = y if weight is None else y * per_channel(weight, x)
+    return y if bias is None else y + per_channel(bias, x)
 
 
 def _normalised(x: Tensor, axis: Axis, eps: float) -> Tensor:
@@ -408,7 +406,7 @@ def cross_entropy(
     terms = -(target * logp)
     _fits(weight, (classes,), "cross_entropy", "weight")
     if weight is not None:
-        terms = terms * _per_channel(weight, x)
+        terms = terms * per_channel(weight, x)
     losses = terms.sum(1)
     return losses.sum() / losses.size if reduction == "mean" else _reduced(losses, reduction, "cross_entropy")
 
@@ -434,7 +432,7 @@ def _nll(
     else:
         losses = picked
     if smoothing:
-        spread = -(logp if weight is None else logp * _per_channel(weight, logp)).sum(1)
+        spread = -(logp if weight is None else logp * per_channel(weight, logp)).sum(1)
         losses = (1 - smoothing) * losses + (smoothing / classes) * spread
     if all_kept and weight is None:
         return _reduced(losses, reduction, op)

@@ -1,4 +1,4 @@
-"""Forward functions on raw arrays that do not fit on a line of the table: convolution, scatter, erf.
+"""Forward functions on raw arrays that do not fit on a line of the table: sums, scatter, erf, pooling.
 
 They know nothing of the tape; each is the forward function (or part of it) of a row in `ops`, and
 what they have in common is that they talk to `xp` alone.
@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from minigrad import parallel
 from minigrad.backend import Array, xp
 
 Pair = tuple[int, int]
@@ -17,9 +18,27 @@ Pair = tuple[int, int]
 
 def total(x: Array, axis: Any, keepdims: bool) -> Array:
     """The sum; half precision is added up in single precision, as the mean of it is."""
+    if parallel.large(x) and x.dtype.char in "fd":
+        return _total_in_blocks(x, axis, keepdims)
     if x.dtype.char == "e":
         return x.sum(axis=axis, keepdims=keepdims, dtype=xp.float32).astype(x.dtype)
     return x.sum(axis=axis, keepdims=keepdims)
+
+
+def mean(x: Array, axis: Any, keepdims: bool) -> Array:
+    """The mean."""
+    if parallel.large(x) and x.dtype.char in "fd":
+        sums = _total_in_blocks(x, axis, keepdims)
+        sums /= x.size // sums.size
+        return sums
+    return x.mean(axis=axis, keepdims=keepdims)
+
+
+def _total_in_blocks(x: Array, axis: Any, keepdims: bool) -> Array:
+    axes = range(x.ndim) if axis is None else axis if isinstance(axis, tuple) else (axis,)
+    axes = tuple(a % x.ndim for a in axes)
+    sums = parallel.summed(lambda x: x, (x,), x.shape, axes)
+    return sums if keepdims else sums.reshape([n for i, n in enumerate(x.shape) if i not in axes])
 
 
 def sum_to(x: Array, shape: tuple[int, ...]) -> Array:
@@ -29,17 +48,42 @@ def sum_to(x: Array, shape: tuple[int, ...]) -> Array:
     return total(x, tuple(range(lead)) + stretched, False).reshape(shape)
 
 
+def cumulate(x: Array, axis: int) -> Array:
+    """Running sums along an axis; half precision is added up in single precision."""
+    if x.dtype.char == "e":
+        return xp.cumsum(x, axis=axis, dtype=xp.float32).astype(x.dtype)
+    return xp.cumsum(x, axis=axis)
+
+
+def norm(x: Array, axis: Any, keepdims: bool) -> Array:
+    """sqrt(sum(x * x)), scaled by a power of two, which costs no digits, so that no square overflows."""
+    if x.dtype.kind != "f":
+        return xp.sqrt((x * x).sum(axis=axis, keepdims=keepdims))
+    top = xp.max(xp.abs(x), axis=axis, keepdims=True, initial=0)
+    exponent = xp.frexp(xp.where(xp.isfinite(top), top, xp.ones((), x.dtype)))[1]
+    y = xp.ldexp(x, -exponent)
+    y = xp.ldexp(xp.sqrt(total(y * y, axis, True)), exponent)
+    return y if keepdims else y.reshape(()) if axis is None else xp.squeeze(y, axis=axis)
+
+
 def softplus(x: Array) -> Array:
-    """log(1 + exp(x)) without overflow."""
-    return xp.logaddexp(x, xp.zeros((), x.dtype)) if x.dtype.kind != "c" else xp.log1p(xp.exp(x))
+    """log(1 + exp(x)) = max(x, 0) + log(1 + exp(-|x|)), which does not overflow."""
+    if x.dtype.kind == "c":
+        return xp.log1p(xp.exp(x))
+    y = xp.log1p(xp.exp(-xp.abs(x)))
+    return y + xp.maximum(x, 0)
 
 
 def sigmoid(x: Array) -> Array:
-    """1 / (1 + exp(-x)) = (1 + tanh(x / 2)) / 2, which does not overflow."""
-    y = xp.tanh(x * 0.5)
-    y *= 0.5
-    y += 0.5
-    return y
+    """exp(x) / (1 + exp(x)), with x held where exp does not overflow: all digits on either side."""
+    if x.dtype.kind != "c":
+        x = xp.minimum(x, _LOG_OF_LARGEST.get(x.dtype.char, 709.0))
+    y = xp.exp(x)
+    return y / (1 + y)
+
+
+_LOG_OF_LARGEST = {"e": 11.0, "f": 88.0}
+"""Where exp comes close to the largest number of float16 and float32 (709 for float64)."""
 
 
 # W. J. Cody, "Rational Chebyshev approximations for the error function", Math. Comp. 23 (1969).
@@ -68,26 +112,42 @@ def _ratio(z: Array, lead: float, p: Sequence[float], q: Sequence[float]) -> Arr
 
 
 def erf(x: Array) -> Array:
-    """The error function, to rounding in float64 (Cody 1969, in three ranges)."""
+    """The error function (Cody 1969), to rounding in float64."""
     if x.dtype.kind == "c":  # the first-order continuation: exact for the tiny imaginary parts of a complex step
         re = x.real
         return erf(re) + 1j * x.imag * (2 / math.sqrt(math.pi)) * xp.exp(-re * re)
-    dtype = x.dtype
-    if dtype.kind != "f":
-        dtype = xp.float32
-    x = x.astype(xp.float64)
+    wide = x.astype(xp.float64)
+    y = xp.where(xp.abs(wide) <= 0.46875, _erf_near_zero(wide), xp.copysign(1 - _erfc_of_size(wide), wide))
+    return y.astype(x.dtype if x.dtype.kind == "f" else xp.float32)
+
+
+def erfc(x: Array) -> Array:
+    """1 - erf(x), with all its digits where erf is close to 1."""
+    if x.dtype.kind == "c":
+        return 1 - erf(x)
+    wide = x.astype(xp.float64)
+    tail = _erfc_of_size(wide)
+    y = xp.where(xp.abs(wide) <= 0.46875, 1 - _erf_near_zero(wide), xp.where(wide < 0, 2 - tail, tail))
+    return y.astype(x.dtype if x.dtype.kind == "f" else xp.float32)
+
+
+def _erf_near_zero(x: Array) -> Array:
+    """erf(x) for |x| <= 0.46875."""
+    small = xp.minimum(xp.abs(x), 0.46875)
+    return x * _ratio(small * small, _SMALL_LEAD, _SMALL_P, _SMALL_Q)
+
+
+def _erfc_of_size(x: Array) -> Array:
+    """erfc(|x|) for |x| > 0.46875."""
     size = xp.abs(x)
-    small = xp.minimum(size, 0.46875)
-    near = x * _ratio(small * small, _SMALL_LEAD, _SMALL_P, _SMALL_Q)
     middle = xp.clip(size, 0.46875, 4.0)
-    tail = xp.exp(-middle * middle) * _ratio(middle, _MIDDLE_LEAD, _MIDDLE_P, _MIDDLE_Q)
-    large = xp.clip(size, 4.0, 6.0)
+    large = xp.clip(size, 4.0, 27.0)
     inverse = 1.0 / (large * large)
-    far = inverse * _ratio(inverse, _LARGE_LEAD, _LARGE_P, _LARGE_Q)
-    far = xp.exp(-large * large) * (1 / math.sqrt(math.pi) - far) / large
-    complement = xp.where(size <= 4.0, tail, far)
-    y = xp.where(size <= 0.46875, near, xp.copysign(1.0 - complement, x))
-    return xp.where(xp.isnan(x), x, y).astype(dtype)
+    far = (1 / math.sqrt(math.pi) - inverse * _ratio(inverse, _LARGE_LEAD, _LARGE_P, _LARGE_Q)) / large
+    held = xp.minimum(size, 27.0)
+    coarse = xp.trunc(held * 16) / 16  # exp(-x^2) in two factors: the square of a number of few bits is exact
+    bell = xp.exp(-coarse * coarse) * xp.exp(-(held - coarse) * (held + coarse))
+    return bell * xp.where(size <= 4.0, _ratio(middle, _MIDDLE_LEAD, _MIDDLE_P, _MIDDLE_Q), far)
 
 
 def is_basic(index: Any) -> bool:
@@ -110,15 +170,18 @@ def scatter(g: Array, shape: tuple[int, ...], index: Any) -> Array:
     return out
 
 
-def along(index: Array, shape: tuple[int, ...], axis: int) -> tuple[Any, ...]:
-    """The advanced index under which x[...] is take_along_axis(x, index, axis), for x of `shape`."""
-    parts: list[Any] = []
-    for d, n in enumerate(shape):
-        length = index.shape[d]
-        steps = xp.arange(length) if length == n or length != 1 else xp.zeros(1, int)
-        steps = steps if length == n or d == axis or length < n else xp.arange(length)
-        parts.append(index if d == axis else steps.reshape([-1 if i == d else 1 for i in range(len(shape))]))
-    return tuple(parts)
+def framed(x: Array, width: Sequence[Pair], value: float) -> Array:
+    """x in a frame of `value`, `width` = (before, after) for each axis."""
+    out = xp.full(tuple(a + n + b for n, (a, b) in zip(x.shape, width, strict=True)), value, x.dtype)
+    out[tuple(slice(a, a + n) for n, (a, b) in zip(x.shape, width, strict=True))] = x
+    return out
+
+
+def along(index: Array, lengths: Sequence[int], axis: int) -> tuple[Any, ...]:
+    """`index` as an advanced index that counts up to `lengths` along every axis but `axis`."""
+    ndim = len(lengths)
+    steps = [xp.arange(n).reshape([-1 if i == d else 1 for i in range(ndim)]) for d, n in enumerate(lengths)]
+    return (*steps[:axis], index, *steps[axis + 1 :])
 
 
 def ties(x: Array, axis: Any) -> Array:
@@ -172,147 +235,3 @@ def explicit(equation: str, ndims: Sequence[int]) -> tuple[list[str], str]:
     if lost := [c for c in output if not any(c in term for term in written)] or [c for c in output if output.count(c) > 1]:
         raise ValueError(f"einsum: {equation!r}: the output's {lost[0]!r} must stand in an input, and once in the output")
     return written, output
-
-
-# Convolution. x (n, c, h, w), weight (o, c/groups, kh, kw), y (n, o, oh, ow); cross-correlation.
-# Columns of a few images at a time go through one reused buffer that stays in cache.
-
-COLUMN_BYTES = 1 << 21
-
-
-def conv_size(n: int, k: int, stride: int, padding: int, dilation: int) -> int:
-    """The output's length along one axis."""
-    return (n + 2 * padding - dilation * (k - 1) - 1) // stride + 1
-
-
-def _pad(x: Array, padding: Pair) -> Array:
-    ph, pw = padding
-    if not ph and not pw:
-        return x
-    n, c, h, w = x.shape
-    out = xp.zeros((n, c, h + 2 * ph, w + 2 * pw), x.dtype)
-    out[:, :, ph : ph + h, pw : pw + w] = x
-    return out
-
-
-def windows(x: Array, kernel: Pair, stride: Pair, dilation: Pair) -> Array:
-    """Sliding windows over the last two axes, a view: (..., h, w) -> (..., kh, kw, oh, ow)."""
-    kh, kw = kernel
-    oh = conv_size(x.shape[-2], kh, stride[0], 0, dilation[0])
-    ow = conv_size(x.shape[-1], kw, stride[1], 0, dilation[1])
-    if oh < 1 or ow < 1:
-        raise ValueError(f"a window of {list(kernel)} (dilation {list(dilation)}) does not fit into {list(x.shape[-2:])}")
-    sh, sw = x.strides[-2:]
-    return xp.lib.stride_tricks.as_strided(
-        x,
-        (*x.shape[:-2], kh, kw, oh, ow),
-        (*x.strides[:-2], sh * dilation[0], sw * dilation[1], sh * stride[0], sw * stride[1]),
-    )
-
-
-def fold(g: Array, size: Pair, stride: Pair, dilation: Pair) -> Array:
-    """The adjoint of `windows`: (..., kh, kw, oh, ow) -> (..., h, w), overlapping windows added up."""
-    *lead, kh, kw, oh, ow = g.shape
-    out = xp.zeros((*lead, *size), g.dtype)
-    for i in range(kh):
-        for j in range(kw):
-            top, left = i * dilation[0], j * dilation[1]
-            out[
-                ..., top : top + stride[0] * (oh - 1) + 1 : stride[0], left : left + stride[1] * (ow - 1) + 1 : stride[1]
-            ] += g[..., i, j, :, :]
-    return out
-
-
-def _blocks(n: int, bytes_per_image: int) -> list[slice]:
-    step = max(1, COLUMN_BYTES // max(bytes_per_image, 1))
-    return [slice(i, min(i + step, n)) for i in range(0, n, step)]
-
-
-def conv2d(x: Array, w: Array, stride: Pair, padding: Pair, dilation: Pair, groups: int) -> Array:
-    n, c, h, width = x.shape
-    o, cg, kh, kw = w.shape
-    if c != cg * groups or o % groups:
-        raise ValueError(
-            f"the weight {list(w.shape)} in {groups} groups reads {cg * groups} channels and writes {o}, "
-            f"but the input {list(x.shape)} has {c}"
-        )
-    view = windows(_pad(x, padding), (kh, kw), stride, dilation)
-    oh, ow = view.shape[-2:]
-    og = o // groups
-    kernel = w.reshape(groups, og, cg * kh * kw)
-    y = xp.empty((n, groups, og, oh * ow), x.dtype)
-    for block in _blocks(n, x.itemsize * c * kh * kw * oh * ow):
-        columns = view[block].reshape(-1, groups, cg * kh * kw, oh * ow)
-        xp.matmul(kernel, columns, out=y[block])
-    return y.reshape(n, o, oh, ow)
-
-
-def conv2d_input(
-    g: Array, w: Array, stride: Pair, padding: Pair, dilation: Pair, groups: int, size: Pair
-) -> Array:
-    n, o, oh, ow = g.shape
-    _, cg, kh, kw = w.shape
-    if o != w.shape[0]:
-        raise ValueError(f"the weight {list(w.shape)} needs {w.shape[0]} channels, but {list(g.shape)} has {o}")
-    (ph, pw), (h, width) = padding, size
-    kernel = xp.ascontiguousarray(w.reshape(groups, o // groups, cg * kh * kw).transpose(0, 2, 1))
-    out = xp.empty((n, groups * cg, h, width), g.dtype)
-    for block in _blocks(n, g.itemsize * groups * cg * kh * kw * oh * ow):
-        columns = xp.matmul(kernel, g[block].reshape(-1, groups, o // groups, oh * ow))
-        columns = columns.reshape(-1, groups * cg, kh, kw, oh, ow)
-        image = fold(columns, (h + 2 * ph, width + 2 * pw), stride, dilation)
-        out[block] = image[:, :, ph : ph + h, pw : pw + width]
-    return out
-
-
-def conv2d_weight(
-    x: Array, g: Array, stride: Pair, padding: Pair, dilation: Pair, groups: int, kernel: Pair
-) -> Array:
-    n, c, _, _ = x.shape
-    _, o, oh, ow = g.shape
-    kh, kw = kernel
-    cg = c // groups
-    padded = _pad(x, padding)
-    view = windows(padded, kernel, stride, dilation)[..., :oh, :ow]
-    out = xp.zeros((groups, o // groups, cg * kh * kw), x.dtype)
-    for block in _blocks(n, x.itemsize * c * kh * kw * oh * ow):
-        columns = view[block].reshape(-1, groups, cg * kh * kw, oh * ow)
-        out += xp.matmul(g[block].reshape(-1, groups, o // groups, oh * ow), columns.swapaxes(-1, -2)).sum(0)
-    return out.reshape(o, cg, kh, kw)
-
-
-def pool_index(x: Array, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair, out: Pair) -> Array:
-    """Where the maximum of each window lies: flat indices into each (h, w) plane, shape (n, c, oh, ow).
-
-    The first maximum in row-major order is taken, and NaN wins; padding is minus infinity.
-    """
-    n, c, h, w = x.shape
-    (kh, kw), (ph, pw), (oh, ow) = kernel, padding, out
-    need_h = (oh - 1) * stride[0] + dilation[0] * (kh - 1) + 1
-    need_w = (ow - 1) * stride[1] + dilation[1] * (kw - 1) + 1
-    if ph or pw or need_h > h or need_w > w:
-        framed = xp.full((n, c, max(need_h, h + ph), max(need_w, w + pw)), -xp.inf, x.dtype)
-        framed[:, :, ph : ph + h, pw : pw + w] = x
-        x = framed
-    best = index = None
-    for i in range(kh):
-        for j in range(kw):
-            rows = slice(i * dilation[0], i * dilation[0] + (oh - 1) * stride[0] + 1, stride[0])
-            columns = slice(j * dilation[1], j * dilation[1] + (ow - 1) * stride[1] + 1, stride[1])
-            candidate = x[:, :, rows, columns]
-            offset = i * dilation[0] * w + j * dilation[1]
-            if best is None:
-                best = candidate.copy()
-                index = xp.full(best.shape, offset, xp.int64)
-                continue
-            better = (candidate > best) | ((candidate != candidate) & (best == best))
-            xp.copyto(best, candidate, where=better)
-            xp.copyto(index, offset, where=better)
-    assert index is not None
-    origin = (xp.arange(oh) * stride[0] - ph)[:, None] * w + (xp.arange(ow) * stride[1] - pw)
-    index += origin
-    if ph or pw:  # a window of minus infinities alone would point into the padding: its first true cell stands in
-        valid_row = xp.maximum(xp.arange(oh) * stride[0] - ph, 0)[:, None] * w
-        valid = valid_row + xp.maximum(xp.arange(ow) * stride[1] - pw, 0)
-        xp.copyto(index, xp.broadcast_to(valid, index.shape), where=best == -xp.inf)
-    return index

@@ -7,18 +7,18 @@ Broadcasting is summed back by the engine. Below the table stand the composition
 derivative of their own, then Python's operators and the methods of Tensor.
 """
 
-# The names of the rows are NumPy's, some of which are Python's too.
 from __future__ import annotations
 
 import builtins
 import math
 from collections.abc import Callable, Sequence
+from operator import index as index_of
 from typing import Any
 
-from minigrad import kernels
-from minigrad.backend import Array, is_array, xp
-from minigrad.primitive import bilinear, discrete, elementwise, linear, name_rows, primitive
-from minigrad.tensor import Tensor, raw_index
+from minigrad import convolution, kernels, pooling
+from minigrad.backend import is_scalar, xp
+from minigrad.primitive import bilinear, describe, discrete, elementwise, linear, name_rows, primitive
+from minigrad.tensor import Tensor, as_array, raw_index
 
 Axis = int | tuple[int, ...] | None
 any_, all_, sum_, abs_, max_, min_, slice_ = (
@@ -33,12 +33,13 @@ multiply    = elementwise(lambda a, b: a * b,              lambda g, b: g * b,  
 divide      = elementwise(lambda a, b: a / b,              lambda g, b: g / b,           lambda g, b, y: -g * y / b)
 negative    = elementwise(lambda x: -x,                    lambda g: -g)
 power_      = elementwise(lambda a, b: a ** b,             lambda g, a, b: g * slope_of_power(a, b),
-                                                           lambda g, a, b, y: g * y * safe_log(a, b))
+                                                           lambda g, a, y: g * y * safe_log(a))
 power_of    = elementwise(lambda x, n: x ** n,             lambda g, x, n: g * (n * power_of(x, n - 1)) if n else zeros_of(g), n=...)
 square      = elementwise(lambda x: x * x,                 lambda g, x: g * (2 * x))
 reciprocal  = elementwise(lambda x: 1 / x,                 lambda g, y: -g * (y * y))
-maximum     = elementwise(lambda a, b: xp.maximum(a, b),   lambda g, a, b: g * share(a, b),    lambda g, a, b: g * share(b, a))
-minimum     = elementwise(lambda a, b: xp.minimum(a, b),   lambda g, a, b: g * share(-a, -b),  lambda g, a, b: g * share(-b, -a))
+maximum     = elementwise(lambda a, b: xp.maximum(a, b),   lambda g, a, b: larger(g, a, b),  lambda g, a, b: larger(g, b, a))
+minimum     = elementwise(lambda a, b: xp.minimum(a, b),   lambda g, a, b: larger(g, b, a),  lambda g, a, b: larger(g, a, b))
+remainder   = elementwise(lambda a, b: a % b,              lambda g: g,                  lambda g, a, b: -g * floor_divide(a, b))
 where_      = elementwise(lambda c, a, b: xp.where(c, a, b), None,
                                                            lambda g, c: where_(c, g, 0),  lambda g, c: where_(c, 0, g))
 clip_       = elementwise(lambda x, low, high: xp.clip(x, low, high), lambda g, x, low, high: where_(inside(x, low, high), g, 0), low=None, high=None)
@@ -69,6 +70,7 @@ arcsinh     = elementwise(lambda x: xp.arcsinh(x),         lambda g, x: g / sqrt
 arccosh     = elementwise(lambda x: xp.arccosh(x),         lambda g, x: g / sqrt((x - 1) * (x + 1)))
 arctanh     = elementwise(lambda x: xp.arctanh(x),         lambda g, x: g / ((1 - x) * (1 + x)))
 erf         = elementwise(lambda x: kernels.erf(x),        lambda g, x: g * (2 / math.sqrt(math.pi) * exp(-(x * x))))
+erfc        = elementwise(lambda x: kernels.erfc(x),       lambda g, x: g * (-2 / math.sqrt(math.pi) * exp(-(x * x))))
 
 # ---- activations ---------------------------------------------------------------------------------
 sigmoid     = elementwise(lambda x: kernels.sigmoid(x),    lambda g, y: g * (y * (1 - y)))
@@ -76,52 +78,56 @@ softplus    = elementwise(lambda x: kernels.softplus(x),   lambda g, x: g * sigm
 relu        = elementwise(lambda x: xp.maximum(x, 0),      lambda g, y: g * greater(y, 0))
 leaky_relu  = elementwise(lambda x, slope: xp.where(x > 0, x, x * slope), lambda g, x, slope: where_(greater(x, 0), g, g * slope), slope=0.01)
 elu         = elementwise(lambda x, alpha: xp.where(x > 0, x, alpha * xp.expm1(xp.minimum(x, 0))),
-                          lambda g, x, alpha: where_(greater(x, 0), g, g * (alpha * exp(minimum(x, 0)))), alpha=1.0)
+                          lambda g, x, alpha: where_(greater(x, 0), g, g * (alpha * exp(where_(greater(x, 0), 0, x)))), alpha=1.0)
 
 # ---- sums and broadcasts: each other's adjoints --------------------------------------------------
 sum         = linear(lambda x, axis, keepdims: kernels.total(x, axis, keepdims),
                      lambda g, x_shape, axis, keepdims: spread(g, x_shape, axis, keepdims), axis=None, keepdims=False)
-mean        = linear(lambda x, axis, keepdims: x.mean(axis=axis, keepdims=keepdims),
+mean        = linear(lambda x, axis, keepdims: kernels.mean(x, axis, keepdims),
                      lambda g, x_shape, axis, keepdims: spread(g / count(x_shape, axis), x_shape, axis, keepdims), axis=None, keepdims=False)
 broadcast_to = linear(lambda x, shape: xp.broadcast_to(x, shape), lambda g, x_shape: sum_to(g, x_shape), shape=...)
 sum_to      = linear(lambda x, shape: kernels.sum_to(x, shape),   lambda g, x_shape: broadcast_to(g, x_shape), shape=...)
-cumsum      = linear(lambda x, axis: xp.cumsum(x, axis=axis, dtype=x.dtype), lambda g, axis: flip(cumsum(flip(g, axis), axis), axis), axis=...)
+cumsum      = linear(lambda x, axis: kernels.cumulate(x, axis), lambda g, axis: flip(cumsum(flip(g, axis), axis), axis), axis=...)
 amax        = primitive(lambda x, axis, keepdims: x.max(axis=axis, keepdims=keepdims),
                         lambda g, x, axis, keepdims: spread(g, shape_of(x), axis, keepdims) * ties(x, axis), axis=None, keepdims=False)
 logsumexp   = primitive(lambda x, axis, keepdims: kernels.logsumexp(x, axis, keepdims),
                         lambda g, x, y, axis, keepdims: spread(g, shape_of(x), axis, keepdims)
-                            * exp(x - spread(y, shape_of(x), axis, keepdims)), axis=None, keepdims=False)
-norm_       = primitive(lambda x, axis, keepdims: xp.sqrt((x * x).sum(axis=axis, keepdims=keepdims)),
-                        lambda g, x, y, axis, keepdims: x * spread(g / nonzero(y), shape_of(x), axis, keepdims), axis=None, keepdims=False)
+                            * exp(x - spread(where_(equal(y, -math.inf), 0, y), shape_of(x), axis, keepdims)), axis=None, keepdims=False)
+norm_       = primitive(lambda x, axis, keepdims: kernels.norm(x, axis, keepdims),
+                        lambda g, x, y, axis, keepdims: spread(g, shape_of(x), axis, keepdims)
+                            * (x / spread(where_(equal(y, 0), 1, y), shape_of(x), axis, keepdims)), axis=None, keepdims=False)
 
 # ---- moves: the adjoint moves back ---------------------------------------------------------------
 reshape_    = linear(lambda x, shape: x.reshape(shape),    lambda g, x_shape: reshape_(g, x_shape), shape=...)
 transpose_  = linear(lambda x, axes: x.transpose(axes),    lambda g, axes: transpose_(g, inverse(axes)), axes=...)
 flip        = linear(lambda x, axis: xp.flip(x, axis),     lambda g, axis: flip(g, axis), axis=None)
 roll        = linear(lambda x, shift, axis: xp.roll(x, shift, axis), lambda g, shift, axis: roll(g, opposite(shift), axis), shift=..., axis=None)
-pad_        = linear(lambda x, width, value: xp.pad(x, width, constant_values=value),
+pad_        = linear(lambda x, width, value: kernels.framed(x, width, value),
                      lambda g, width, x_shape: take(g, unpad(width, x_shape)), width=..., value=0)
 take        = linear(lambda x, index: x[index],            lambda g, x_shape, index: scatter(g, x_shape, index), index=...)
 scatter     = linear(lambda x, shape, index: kernels.scatter(x, shape, index), lambda g, index: take(g, index), shape=..., index=...)
-windows     = linear(lambda x, kernel, stride, dilation: kernels.windows(x, kernel, stride, dilation),
+windows     = linear(lambda x, kernel, stride, dilation: convolution.windows(x, kernel, stride, dilation),
                      lambda g, x_shape, stride, dilation: fold(g, x_shape[-2:], stride, dilation), kernel=..., stride=(1, 1), dilation=(1, 1))
-fold        = linear(lambda x, size, stride, dilation: kernels.fold(x, size, stride, dilation),
+fold        = linear(lambda x, size, stride, dilation: convolution.fold(x, size, stride, dilation),
                      lambda g, x_shape, stride, dilation: windows(g, x_shape[-4:-2], stride, dilation), size=..., stride=(1, 1), dilation=(1, 1))
+pick        = linear(lambda x, cells, at: pooling.pick(x, cells, at), lambda g, x_shape, cells, at: place(g, cells, at, x_shape[2:]), cells=..., at=...)
+place       = linear(lambda x, cells, at, size: pooling.place(x, cells, at, size), lambda g, cells, at: pick(g, cells, at), cells=..., at=..., size=...)
+max_pool    = primitive(lambda x, at: pooling.maximum(x, at), lambda g, x, y, at: place(g, raw_index(which_cell(x, y, at)), at, shape_of(x)[2:]), at=...)
 concatenate_ = linear(lambda *xs, axis: xp.concatenate(xs, axis=axis), lambda g, xs_shape, axis, i: take(g, section(xs_shape, axis, i)), axis=0)
 
 # ---- products ------------------------------------------------------------------------------------
 matmul_     = bilinear(lambda a, b: xp.matmul(a, b),       lambda g, b: matmul_(g, mT(b)),  lambda g, a: matmul_(mT(a), g))
 einsum_     = primitive(lambda *xs, equation: xp.einsum(equation, *xs, optimize=len(xs) > 1),
                         lambda g, xs, equation, i: einsum_(g, *others(xs, i), equation=transposed(equation, i)), equation=...)
-conv        = bilinear(lambda x, w, stride, padding, dilation, groups: kernels.conv2d(x, w, stride, padding, dilation, groups),
+conv        = bilinear(lambda x, w, stride, padding, dilation, groups: convolution.conv2d(x, w, stride, padding, dilation, groups),
                        lambda g, w, x_shape, stride, padding, dilation, groups: conv_input(g, w, stride, padding, dilation, groups, x_shape[2:]),
                        lambda g, x, w_shape, stride, padding, dilation, groups: conv_weight(x, g, stride, padding, dilation, groups, w_shape[2:]),
                        stride=(1, 1), padding=(0, 0), dilation=(1, 1), groups=1)
-conv_input  = bilinear(lambda a, w, stride, padding, dilation, groups, size: kernels.conv2d_input(a, w, stride, padding, dilation, groups, size),
+conv_input  = bilinear(lambda a, w, stride, padding, dilation, groups, size: convolution.conv2d_input(a, w, stride, padding, dilation, groups, size),
                        lambda g, w, stride, padding, dilation, groups: conv(g, w, stride, padding, dilation, groups),
                        lambda g, a, w_shape, stride, padding, dilation, groups: conv_weight(g, a, stride, padding, dilation, groups, w_shape[2:]),
                        stride=..., padding=..., dilation=..., groups=..., size=...)
-conv_weight = bilinear(lambda x, a, stride, padding, dilation, groups, kernel: kernels.conv2d_weight(x, a, stride, padding, dilation, groups, kernel),
+conv_weight = bilinear(lambda x, a, stride, padding, dilation, groups, kernel: convolution.conv2d_weight(x, a, stride, padding, dilation, groups, kernel),
                        lambda g, a, x_shape, stride, padding, dilation, groups: conv_input(a, g, stride, padding, dilation, groups, x_shape[2:]),
                        lambda g, x, stride, padding, dilation, groups: conv(x, g, stride, padding, dilation, groups),
                        stride=..., padding=..., dilation=..., groups=..., kernel=...)
@@ -138,23 +144,25 @@ floor         = discrete(lambda x: xp.floor(x))
 ceil          = discrete(lambda x: xp.ceil(x))
 round         = discrete(lambda x, decimals: xp.round(x, decimals), decimals=0)
 isnan         = discrete(lambda x: xp.isnan(x))
+isinf         = discrete(lambda x: xp.isinf(x))
 isfinite      = discrete(lambda x: xp.isfinite(x))
 logical_not   = discrete(lambda x: xp.logical_not(x))
 logical_and   = discrete(lambda a, b: xp.logical_and(a, b))
 logical_or    = discrete(lambda a, b: xp.logical_or(a, b))
 logical_xor   = discrete(lambda a, b: xp.logical_xor(a, b))
+bitwise_not   = discrete(lambda x: xp.invert(x))
+bitwise_and   = discrete(lambda a, b: a & b)
+bitwise_or    = discrete(lambda a, b: a | b)
+bitwise_xor   = discrete(lambda a, b: a ^ b)
 floor_divide  = discrete(lambda a, b: a // b)
 argmax        = discrete(lambda x, axis, keepdims: xp.argmax(x, axis=axis, keepdims=keepdims), axis=None, keepdims=False)
 argmin        = discrete(lambda x, axis, keepdims: xp.argmin(x, axis=axis, keepdims=keepdims), axis=None, keepdims=False)
 argsort       = discrete(lambda x, axis: xp.argsort(x, axis=axis, kind="stable"), axis=-1)
 all           = discrete(lambda x, axis, keepdims: xp.all(x, axis=axis, keepdims=keepdims), axis=None, keepdims=False)
 any           = discrete(lambda x, axis, keepdims: xp.any(x, axis=axis, keepdims=keepdims), axis=None, keepdims=False)
-pool_index    = discrete(lambda x, kernel, stride, padding, dilation, out: kernels.pool_index(x, kernel, stride, padding, dilation, out),
-                         kernel=..., stride=..., padding=..., dilation=..., out=...)
-share         = discrete(lambda a, b: (a > b) + (0.5 * (a == b)).astype(a.dtype))
+which_cell    = discrete(lambda x, y, at: pooling.which(x, y, at), at=...)
 inside        = discrete(lambda x, low, high: kernels.inside(x, low, high), low=..., high=...)
 ties          = discrete(lambda x, axis: kernels.ties(x, axis), axis=...)
-nonzero       = discrete(lambda x: xp.where(x == 0, xp.ones((), x.dtype), x))
 # fmt: on
 
 
@@ -167,11 +175,16 @@ def zeros_of(g: Any) -> Any:
     return g * 0
 
 
-def axes_of(axis: Axis, ndim: int) -> tuple[int, ...]:
-    """The axes as a tuple of numbers from 0 on."""
+def axes_of(axis: Axis, ndim: int, op: str = "axis") -> tuple[int, ...]:
+    """The axes as a tuple of numbers from 0 on. Raises IndexError, naming the op, for one that is not there."""
     if axis is None:
         return tuple(range(ndim))
-    return tuple(a % ndim if ndim else a for a in (axis if isinstance(axis, tuple) else (axis,)))
+    axes = axis if isinstance(axis, tuple) else (axis,)
+    if any_(not -ndim <= a < ndim for a in axes):
+        if ndim == 0 and all_(a in (0, -1) for a in axes):  # NumPy reduces a number over its axis 0, too
+            return ()
+        raise IndexError(f"{op}: axis {axis} is out of range for an array of {ndim} axes")
+    return tuple(a % ndim for a in axes)
 
 
 def count(shape: tuple[int, ...], axis: Axis) -> int:
@@ -192,9 +205,16 @@ def slope_of_power(a: Any, b: Any) -> Any:
     return b * power_(a, where_(equal(b, 0), 1, b - 1))
 
 
-def safe_log(a: Any, b: Any) -> Any:
+def safe_log(a: Any) -> Any:
     """log a in the derivative of a^b in b; at a = 0 the derivative is 0 for every b >= 0."""
+    if isinstance(a, (int, float)):
+        return math.log(a) if a > 0 else 0.0 if a == 0 else math.nan
     return log(where_(equal(a, 0), 1, a))
+
+
+def larger(g: Any, a: Any, b: Any) -> Any:
+    """The part of g that goes to a where a is the larger of the two: half where they tie."""
+    return where_(less(a, b), 0, where_(equal(a, b), 0.5 * g, g))
 
 
 def inverse(axes: tuple[int, ...]) -> tuple[int, ...]:
@@ -206,7 +226,7 @@ def inverse(axes: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def opposite(shift: Any) -> Any:
-    return tuple(-s for s in shift) if isinstance(shift, tuple) else -shift
+    return tuple(-s for s in shift) if isinstance(shift, (tuple, list)) else -shift
 
 
 def mT(x: Any) -> Any:
@@ -239,18 +259,27 @@ def transposed(equation: str, i: int) -> str:
 
 # ---- compositions: exact at every order because their parts are ------------------------------------
 def _shape(shape: Any) -> tuple[int, ...]:
-    return (shape,) if isinstance(shape, int) else tuple(int(n) for n in shape)
+    return tuple(map(index_of, shape)) if isinstance(shape, (tuple, list)) else (index_of(shape),)
 
 
 def _axis(axis: Any) -> Axis:
     return tuple(axis) if isinstance(axis, list) else axis
 
 
+def is_integer(value: Any) -> bool:
+    """Whether a parameter is one whole number (Python's or NumPy's), and not a truth value."""
+    return hasattr(value, "__index__") and not isinstance(value, (bool, xp.ndarray))
+
+
 def power(a: Any, b: Any) -> Any:
-    """a ** b, elementwise. A Python number as exponent is a constant of the op, and exact at a = 0."""
-    if isinstance(b, (int, float)) and not isinstance(a, (int, float)):
-        return square(a) if b == 2 else power_of(a, b)
-    return power_(a, b)
+    """a ** b, elementwise. A number as exponent is a constant of the op, and exact at a = 0."""
+    if isinstance(b, Tensor):
+        return power_(a, b)
+    if is_scalar(b) or (isinstance(b, xp.ndarray) and not b.ndim):
+        b = b.item()
+    if not isinstance(b, (int, float)) or isinstance(a, (int, float)):
+        return power_(a, b)
+    return square(a) if b == 2 else power_of(a, b)
 
 
 def where(condition: Any, a: Any, b: Any) -> Any:
@@ -282,22 +311,29 @@ def silu(x: Any) -> Any:
 def gelu(x: Any, approximate: str = "none") -> Any:
     """x Phi(x) with the normal distribution's Phi, or its tanh approximation (Hendrycks and Gimpel 2016)."""
     if approximate == "tanh":
-        return 0.5 * x * (1 + tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * power(x, 3))))
+        return 0.5 * x * (1 + tanh(math.sqrt(2 / math.pi) * (x * (1 + 0.044715 * square(x)))))
     if approximate != "none":
         raise ValueError(f"gelu: approximate is 'none' or 'tanh', not {approximate!r}")
-    return 0.5 * x * (1 + erf(x * math.sqrt(0.5)))
+    return x * (0.5 * erfc(x * -math.sqrt(0.5)))  # 1 + erf would cancel for negative x
 
 
 def var(x: Any, axis: Axis = None, ddof: int = 0, keepdims: bool = False) -> Any:
     """The mean squared distance from the mean (two passes); divided by the count less `ddof`."""
-    centred = x - mean(x, _axis(axis), True)
-    squares = sum(centred * centred, _axis(axis), keepdims)
-    return squares / (count(x.shape, _axis(axis)) - ddof)
+    axis, freedom = _axis(axis), degrees_of_freedom("var", x, axis, ddof)
+    return sum(square(x - mean(x, axis, True)), axis, keepdims) / freedom
 
 
 def std(x: Any, axis: Axis = None, ddof: int = 0, keepdims: bool = False) -> Any:
-    """The square root of `var`."""
-    return sqrt(var(x, axis, ddof, keepdims))
+    """The square root of `var`. Its derivative is taken as 0 where all values are equal, as PyTorch does."""
+    axis, freedom = _axis(axis), degrees_of_freedom("std", x, axis, ddof)
+    return norm_(x - mean(x, axis, True), axis, keepdims) / math.sqrt(freedom)
+
+
+def degrees_of_freedom(op: str, x: Any, axis: Axis, ddof: int) -> int:
+    number = count(x.shape, axis)
+    if ddof and number <= ddof:
+        raise ValueError(f"{op}: {number} values along axis {axis} of shape {list(x.shape)} less ddof={ddof} leave none")
+    return number - ddof
 
 
 def prod(x: Any, axis: int | None = None, keepdims: bool = False) -> Any:
@@ -305,7 +341,9 @@ def prod(x: Any, axis: int | None = None, keepdims: bool = False) -> Any:
     if axis is None:
         shape = (1,) * x.ndim if keepdims else ()
         return reshape(prod(reshape(x, (-1,)), 0), shape)
-    axis = axes_of(axis, x.ndim)[0]
+    if not is_integer(axis):
+        raise TypeError(f"prod: the axis is one number or None, not {axis!r}")
+    (axis,) = axes_of(axis, x.ndim, "prod")
     head = (slice_(None),) * axis
     while (n := x.shape[axis]) > 1:
         half = n // 2
@@ -319,22 +357,20 @@ def prod(x: Any, axis: int | None = None, keepdims: bool = False) -> Any:
 
 def amin(x: Any, axis: Axis = None, keepdims: bool = False) -> Any:
     """The minimum; ties share the gradient evenly."""
-    return -amax(-x, _axis(axis), keepdims)
+    return -amax(-x, axis, keepdims)
 
 
-def max(x: Any, axis: int | None = None, keepdims: bool = False) -> Any:
-    """The maximum. Along an axis all of the gradient goes to the first one; over everything ties share it."""
-    return amax(x, None, keepdims) if axis is None else _select(argmax, x, axis, keepdims)
+def max(x: Any, axis: Axis = None, keepdims: bool = False) -> Any:
+    """The maximum. Along one axis all of the gradient goes to the first one; over several, ties share it."""
+    return _chosen(argmax, x, axis, keepdims) if is_integer(axis) else amax(x, axis, keepdims)
 
 
-def min(x: Any, axis: int | None = None, keepdims: bool = False) -> Any:
-    """The minimum. Along an axis all of the gradient goes to the first one; over everything ties share it."""
-    return amin(x, None, keepdims) if axis is None else _select(argmin, x, axis, keepdims)
+def min(x: Any, axis: Axis = None, keepdims: bool = False) -> Any:
+    """The minimum. Along one axis all of the gradient goes to the first one; over several, ties share it."""
+    return _chosen(argmin, x, axis, keepdims) if is_integer(axis) else amin(x, axis, keepdims)
 
 
-def _select(choose: Callable[..., Any], x: Any, axis: int, keepdims: bool) -> Any:
-    if not isinstance(axis, int):
-        return amax(x, axis, keepdims) if choose is argmax else amin(x, axis, keepdims)
+def _chosen(choose: Callable[..., Any], x: Any, axis: Any, keepdims: bool) -> Any:
     chosen = take_along_axis(x, choose(x, axis, True), axis)
     return chosen if keepdims else squeeze(chosen, axis)
 
@@ -347,9 +383,8 @@ def sort(x: Any, axis: int = -1) -> Any:
 def norm(x: Any, ord: float = 2, axis: Axis = None, keepdims: bool = False) -> Any:
     """(sum |x|^ord)^(1/ord) of the elements along `axis` (all of them by default); ord may be infinite.
 
-    The derivative of the 2-norm at 0 is taken as 0.
+    The 2-norm neither overflows nor underflows on the way, and its derivative at 0 is taken as 0.
     """
-    axis = _axis(axis)
     if ord == 2:
         return norm_(x, axis, keepdims)
     if ord == math.inf:
@@ -376,11 +411,11 @@ def flatten(x: Any, start_axis: int = 0) -> Any:
 
 def transpose(x: Any, *axes: Any) -> Any:
     """The axes in another order; reversed where none is given."""
-    order = axes[0] if len(axes) == 1 and not isinstance(axes[0], int) else axes
-    order = tuple(order) if order else tuple(reversed(range(x.ndim)))
-    if sorted(a % x.ndim for a in order) != list(range(x.ndim)):
+    order = tuple(axes[0] if len(axes) == 1 and not is_integer(axes[0]) else axes) or tuple(reversed(range(x.ndim)))
+    settled = axes_of(order, x.ndim, "transpose")
+    if sorted(settled) != list(range(x.ndim)):
         raise ValueError(f"transpose: {list(order)} is not an order of the {x.ndim} axes of shape {list(x.shape)}")
-    return transpose_(x, tuple(a % x.ndim for a in order))
+    return transpose_(x, settled)
 
 
 permute = transpose
@@ -388,6 +423,7 @@ permute = transpose
 
 def swapaxes(x: Any, a: int, b: int) -> Any:
     """Two axes exchanged."""
+    a, b = axes_of((a, b), x.ndim, "swapaxes")
     order = list(range(x.ndim))
     order[a], order[b] = order[b], order[a]
     return transpose_(x, tuple(order))
@@ -395,13 +431,13 @@ def swapaxes(x: Any, a: int, b: int) -> Any:
 
 def expand_dims(x: Any, axis: int) -> Any:
     """A new axis of length 1, which stands at `axis` in the result."""
-    axis = axis % (x.ndim + 1)
+    (axis,) = axes_of(axis, x.ndim + 1, "expand_dims")
     return reshape_(x, (*x.shape[:axis], 1, *x.shape[axis:]))
 
 
 def squeeze(x: Any, axis: Axis = None) -> Any:
     """Without the given axes (all, by default) of length 1."""
-    axes = [i for i, n in enumerate(x.shape) if n == 1] if axis is None else axes_of(_axis(axis), x.ndim)
+    axes = [i for i, n in enumerate(x.shape) if n == 1] if axis is None else axes_of(_axis(axis), x.ndim, "squeeze")
     if any_(x.shape[a] != 1 for a in axes):
         raise ValueError(f"squeeze: axes {list(axes)} of shape {list(x.shape)} are not all of length 1")
     return reshape_(x, tuple(n for i, n in enumerate(x.shape) if i not in axes))
@@ -409,23 +445,33 @@ def squeeze(x: Any, axis: Axis = None) -> Any:
 
 def concatenate(xs: Sequence[Any], axis: int = 0) -> Any:
     """Several arrays one after the other along an axis that they have."""
-    if not xs:
-        raise ValueError("concatenate: needs at least one array")
-    return concatenate_(*xs, axis=axis)
+    if isinstance(xs, Tensor) or not len(xs):
+        raise ValueError(f"concatenate: needs a list of at least one Tensor or array, not {describe([xs])}")
+    return concatenate_(*arrays_of("concatenate", xs), axis=axis)
 
 
 def stack(xs: Sequence[Any], axis: int = 0) -> Any:
     """Several arrays of one shape along a new axis."""
-    if len({x.shape for x in xs}) > 1:
+    if isinstance(xs, Tensor) or not len(xs):
+        raise ValueError(f"stack: needs a list of at least one Tensor or array, not {describe([xs])}")
+    if len({x.shape for x in arrays_of("stack", xs)}) > 1:
         raise ValueError(f"stack: the shapes differ: {[list(x.shape) for x in xs]}")
     return concatenate([expand_dims(x, axis) for x in xs], axis)
 
 
+def arrays_of(op: str, xs: Sequence[Any]) -> Sequence[Any]:
+    """The operands, checked to be Tensors or arrays."""
+    for x in xs:
+        if not hasattr(x, "ndim"):
+            raise TypeError(f"{op}: an operand is {type(x).__name__} {x!r:.60}; make it a Tensor with mg.tensor")
+    return xs
+
+
 def split(x: Any, sections: int | Sequence[int], axis: int = 0) -> tuple[Any, ...]:
     """A tuple of parts along an axis: so many equal ones, or cut before the given positions."""
-    axis = axes_of(axis, x.ndim)[0]
+    (axis,) = axes_of(axis, x.ndim, "split")
     n = x.shape[axis]
-    if isinstance(sections, int):
+    if is_integer(sections):
         if sections < 1 or n % sections:
             raise ValueError(f"split: axis {axis} of shape {list(x.shape)} does not divide into {sections} equal parts")
         cuts = list(range(0, n + 1, n // sections)) if n else [0] * (sections + 1)
@@ -437,14 +483,11 @@ def split(x: Any, sections: int | Sequence[int], axis: int = 0) -> tuple[Any, ..
 
 def pad(x: Any, width: Any, value: float = 0) -> Any:
     """x in a frame of `value`: one width for all sides, (before, after), or a pair for each axis."""
-    if isinstance(width, int):
-        width = (width, width)
-    if isinstance(width[0], int):
-        width = [tuple(width)] * x.ndim
-    pairs = tuple((int(a), int(b)) for a, b in width)
-    if len(pairs) != x.ndim or any_(a < 0 or b < 0 for a, b in pairs):
-        raise ValueError(f"pad: needs a pair of widths >= 0 for each axis of shape {list(x.shape)}, not {list(pairs)}")
-    return pad_(x, pairs, value)
+    pairs = [(width, width)] * x.ndim if is_integer(width) else list(width)
+    pairs = [tuple(pairs)] * x.ndim if all_(is_integer(n) for n in pairs) else pairs
+    if len(pairs) != x.ndim or any_(len(pair) != 2 or not all_(is_integer(n) and n >= 0 for n in pair) for pair in pairs):
+        raise ValueError(f"pad: needs a pair of widths >= 0 for each axis of shape {list(x.shape)}, not {width!r:.60}")
+    return pad_(x, tuple(tuple(pair) for pair in pairs), value)
 
 
 def tile(x: Any, reps: Any) -> Any:
@@ -460,9 +503,11 @@ def tile(x: Any, reps: Any) -> Any:
 
 def repeat(x: Any, repeats: int, axis: int | None = None) -> Any:
     """Each element repeated so many times along an axis (of the flat array, where none is given)."""
+    if not is_integer(repeats) or repeats < 0:
+        raise ValueError(f"repeat: repeats is a number >= 0, not {repeats!r:.60}")
     if axis is None:
         x, axis = reshape(x, -1), 0
-    axis = axes_of(axis, x.ndim)[0]
+    (axis,) = axes_of(axis, x.ndim, "repeat")
     head, tail = x.shape[: axis + 1], x.shape[axis + 1 :]
     wide = broadcast_to(reshape_(x, (*head, 1, *tail)), (*head, repeats, *tail))
     return reshape_(wide, (*x.shape[:axis], x.shape[axis] * repeats, *tail))
@@ -470,59 +515,66 @@ def repeat(x: Any, repeats: int, axis: int | None = None) -> Any:
 
 def tril(x: Any, k: int = 0) -> Any:
     """The last two axes' lower triangle, from the k-th diagonal down; zeros above."""
-    return where_(xp.tri(*x.shape[-2:], k, dtype=bool), x, 0)
+    return where_(xp.tri(*matrix_shape("tril", x), k, dtype=bool), x, 0)
 
 
 def triu(x: Any, k: int = 0) -> Any:
     """The last two axes' upper triangle, from the k-th diagonal up; zeros below."""
-    return where_(~xp.tri(*x.shape[-2:], k - 1, dtype=bool), x, 0)
+    return where_(~xp.tri(*matrix_shape("triu", x), k - 1, dtype=bool), x, 0)
+
+
+def matrix_shape(op: str, x: Any) -> tuple[int, int]:
+    if x.ndim < 2:
+        raise ValueError(f"{op}: needs an array of at least 2 axes, not shape {list(x.shape)}")
+    return x.shape[-2:]
 
 
 def getitem(x: Any, index: Any) -> Any:
     """x[index], basic and advanced; where an index repeats, its cotangents add up."""
-    index = raw_index(index)
-    if isinstance(index, list):
-        index = xp.asarray(index)
-    elif isinstance(index, tuple):
-        index = tuple(xp.asarray(part) if isinstance(part, list) else part for part in index)
-    return take(x, index)
+    return take(x, raw_index(index))
 
 
 def take_along_axis(x: Any, index: Any, axis: int) -> Any:
     """x at an integer array of x's number of axes: out[i, j] = x[index[i, j], j] for axis 0."""
-    index = index.data if isinstance(index, Tensor) else index
-    axis = axes_of(axis, x.ndim)[0]
-    _check_along("take_along_axis", x, index, axis)
+    index, axis = _along("take_along_axis", x, index, axis)
     return take(x, kernels.along(index, x.shape, axis))
 
 
 def scatter_add(x: Any, index: Any, source: Any, axis: int = 0) -> Any:
     """x with source added at an integer array: out[index[i, j], j] += source[i, j] for axis 0."""
-    index = index.data if isinstance(index, Tensor) else index
-    axis = axes_of(axis, x.ndim)[0]
-    _check_along("scatter_add", x, index, axis)
-    if source.shape != index.shape:
-        raise ValueError(f"scatter_add: index {list(index.shape)} and source {list(source.shape)} must agree in shape")
-    return x + scatter(source, x.shape, kernels.along(index, x.shape, axis))
+    index, axis = _along("scatter_add", x, index, axis)
+    (source,) = arrays_of("scatter_add", [source])
+    if source.shape != index.shape or any_(i > n for d, (i, n) in enumerate(zip(index.shape, x.shape)) if d != axis):
+        raise ValueError(
+            f"scatter_add: source {list(source.shape)} and index {list(index.shape)} must agree in shape, and may be "
+            f"longer than x {list(x.shape)} along axis {axis} alone"
+        )
+    return x + scatter(source, x.shape, kernels.along(index, index.shape, axis))
 
 
-def _check_along(op: str, x: Any, index: Any, axis: int) -> None:
+def _along(op: str, x: Any, index: Any, axis: int) -> tuple[Any, int]:
+    index = as_array(index, None, op)
     if index.dtype.kind not in "iu":
         raise TypeError(f"{op}: the index holds integers, not {index.dtype}")
     if index.ndim != x.ndim:
         raise ValueError(f"{op}: the index {list(index.shape)} needs as many axes as the array {list(x.shape)}")
+    return index, axes_of(axis, x.ndim, op)[0]
 
 
 def matmul(a: Any, b: Any) -> Any:
     """The matrix product over the last two axes; others broadcast; 1-d operands are rows or columns."""
+    arrays_of("matmul", (a, b))
     if not a.ndim or not b.ndim:
         raise ValueError(f"matmul: operands of shapes {list(a.shape)} and {list(b.shape)}; multiply by a number with *")
+    if a.shape[-1] != b.shape[-2 if b.ndim > 1 else 0]:
+        raise ValueError(
+            f"matmul: {list(a.shape)} @ {list(b.shape)}: the left operand's last axis and the right one's last but one "
+            f"must agree in length, not {a.shape[-1]} and {b.shape[-2 if b.ndim > 1 else 0]}; .mT exchanges the last two"
+        )
     if a.ndim == 1 or b.ndim == 1:
-        shape = (a.shape[:-1] if a.ndim > 1 else ()) + ((*b.shape[:-2], b.shape[-1]) if b.ndim > 1 else ())
-        shape = (*b.shape[:-2], b.shape[-1]) if a.ndim == 1 and b.ndim > 1 else shape
-        row = reshape_(a, (1, a.shape[0])) if a.ndim == 1 else a
-        column = reshape_(b, (b.shape[0], 1)) if b.ndim == 1 else b
-        return reshape_(matmul_(row, column), shape)
+        row = reshape_(a, (1, *a.shape)) if a.ndim == 1 else a
+        column = reshape_(b, (*b.shape, 1)) if b.ndim == 1 else b
+        return reshape_(matmul(row, column), a.shape[:-1] + b.shape[:-2] + b.shape[-1:] * (b.ndim > 1))
     if b.ndim == 2 and a.ndim > 2:
         rows = matmul_(reshape_(a, (math.prod(a.shape[:-1]), a.shape[-1])), b)
         return reshape_(rows, (*a.shape[:-1], b.shape[-1]))
@@ -531,10 +583,10 @@ def matmul(a: Any, b: Any) -> Any:
 
 def tensordot(a: Any, b: Any, axes: Any = 2) -> Any:
     """The sum of products over the last `axes` of a and the first of b, or over two lists of axes."""
-    if isinstance(axes, int):
-        axes = (list(range(a.ndim - axes, a.ndim)), list(range(axes)))
-    of_a, of_b = ([ax] if isinstance(ax, int) else list(ax) for ax in axes)
-    of_a, of_b = [ax % a.ndim for ax in of_a], [ax % b.ndim for ax in of_b]
+    arrays_of("tensordot", (a, b))
+    if is_integer(axes):
+        axes = (tuple(range(-axes, 0)), tuple(range(axes)))
+    of_a, of_b = (axes_of(_axis(of), x.ndim, "tensordot") for of, x in zip(axes, (a, b), strict=True))
     if [a.shape[i] for i in of_a] != [b.shape[i] for i in of_b]:
         raise ValueError(f"tensordot: axes {of_a} of {list(a.shape)} and {of_b} of {list(b.shape)} differ in length")
     free_a = [i for i in range(a.ndim) if i not in of_a]
@@ -553,7 +605,7 @@ def outer(a: Any, b: Any) -> Any:
 
 def diagonal(x: Any, offset: int = 0) -> Any:
     """The diagonal of the last two axes, as the last axis."""
-    rows, columns = x.shape[-2:]
+    rows, columns = matrix_shape("diagonal", x)
     n = max_(0, min_(rows + min_(offset, 0), columns - max_(offset, 0)))
     steps = xp.arange(n)
     return take(x, (Ellipsis, steps - min_(offset, 0), steps + max_(offset, 0)))
@@ -570,6 +622,9 @@ def einsum(equation: str, *operands: Any) -> Any:
     Ellipses are written out, repeated letters in one term become diagonals, letters that stand in one
     term alone are summed first. What is left is a row whose pullbacks are einsums of the same form.
     """
+    if not isinstance(equation, str):
+        raise TypeError(f"einsum: the equation comes first and is a string such as 'ij,jk->ik', not {equation!r:.60}")
+    operands = tuple(x if hasattr(x, "ndim") else as_array(x, None, "einsum") for x in operands)
     terms, output = kernels.explicit(equation, [x.ndim for x in operands])
     sizes: dict[str, int] = {}
     for term, x in zip(terms, operands, strict=True):
@@ -606,35 +661,33 @@ name_rows(globals())
 
 # ---- operators and methods -------------------------------------------------------------------------
 _OPERATORS = {
-    "add": add, "sub": subtract, "mul": multiply, "truediv": divide, "pow": power, "matmul": matmul,
-    "floordiv": floor_divide, "and": logical_and, "or": logical_or, "xor": logical_xor,
+    "add": add, "sub": subtract, "mul": multiply, "truediv": divide, "floordiv": floor_divide, "mod": remainder,
+    "pow": power, "matmul": matmul, "and": bitwise_and, "or": bitwise_or, "xor": bitwise_xor,
 }  # fmt: skip
+_UNARY = {"neg": negative, "pos": alias, "abs": abs, "invert": bitwise_not, "getitem": getitem}
 _COMPARISONS = {"lt": less, "le": less_equal, "gt": greater, "ge": greater_equal, "eq": equal, "ne": not_equal}
-_METHODS = (
-    "abs all alias amax amin any argmax argmin argsort arccos arcsin arctan astype broadcast_to ceil clip cos cosh "
-    "cumsum diagonal elu erf exp expand_dims expm1 flatten flip floor gelu isfinite isnan leaky_relu log log10 log1p log2 "
-    "logsumexp matmul max mean min norm pad permute power prod reciprocal relu repeat reshape roll round scatter_add "
-    "sigmoid sign silu sin sinh softplus sort split sqrt square squeeze std sum swapaxes take_along_axis tan tanh "
-    "tensordot tile trace transpose tril triu var windows"
-).split()
+_METHODS = [
+    "abs", "alias", "all", "amax", "amin", "any", "arccos", "arccosh", "arcsin", "arcsinh", "arctan", "arctanh",
+    "argmax", "argmin", "argsort", "astype", "broadcast_to", "ceil", "clip", "cos", "cosh", "cumsum", "diagonal", "elu",
+    "erf", "erfc", "exp", "exp2", "expand_dims", "expm1", "flatten", "flip", "floor", "fold", "gelu", "isfinite",
+    "isinf", "isnan", "leaky_relu", "log", "log10", "log1p", "log2", "logical_not", "logsumexp", "matmul", "max",
+    "maximum", "mean", "min", "minimum", "norm", "outer", "pad", "permute", "power", "prod", "reciprocal", "relu",
+    "repeat", "reshape", "roll", "round", "scatter_add", "sigmoid", "sign", "silu", "sin", "sinh", "softplus", "sort",
+    "split", "sqrt", "square", "squeeze", "std", "sum", "sum_to", "swapaxes", "take_along_axis", "tan", "tanh",
+    "tensordot", "tile", "trace", "transpose", "tril", "triu", "var", "windows",
+]  # fmt: skip
 
 
 def _attach() -> None:
     """Gives Tensor Python's operators and, as methods, the ops whose first argument is the Tensor."""
+    for name, op in (_OPERATORS | _UNARY | _COMPARISONS).items():
+        setattr(Tensor, f"__{name}__", op)
     for name, op in _OPERATORS.items():
-        setattr(Tensor, f"__{name}__", op)
         setattr(Tensor, f"__r{name}__", _swapped(op))
-    for name, op in _COMPARISONS.items():
-        setattr(Tensor, f"__{name}__", op)
     for name in _METHODS:
         setattr(Tensor, name, globals()[name])
-    Tensor.__hash__ = object.__hash__  # type: ignore[method-assign]
-    Tensor.__neg__ = negative  # type: ignore[attr-defined]
-    Tensor.__abs__ = abs  # type: ignore[attr-defined]
-    Tensor.__invert__ = logical_not  # type: ignore[attr-defined]
-    Tensor.__getitem__ = getitem  # type: ignore[attr-defined]
-    Tensor.T = property(transpose)  # type: ignore[attr-defined]
-    Tensor.mT = property(mT)  # type: ignore[attr-defined]
+    for name, op in {"T": transpose, "mT": mT}.items():
+        setattr(Tensor, name, property(op))
 
 
 def _swapped(op: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
@@ -647,8 +700,8 @@ def _swapped(op: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
 _attach()
 
 __all__ = [
-    *_METHODS, "add", "arccosh", "arcsinh", "arctan2", "arctanh", "concatenate", "conv", "conv_input", "conv_weight",
-    "divide", "einsum", "equal", "exp2", "floor_divide", "fold", "greater", "greater_equal", "less", "less_equal",
-    "logical_and", "logical_not", "logical_or", "logical_xor", "maximum", "minimum", "multiply", "negative", "not_equal",
-    "outer", "scatter", "stack", "subtract", "sum_to", "where",
+    *_METHODS, "add", "arctan2", "bitwise_and", "bitwise_not", "bitwise_or", "bitwise_xor", "concatenate", "conv",
+    "conv_input", "conv_weight", "divide", "einsum", "equal", "floor_divide", "greater", "greater_equal", "less",
+    "less_equal", "logical_and", "logical_or", "logical_xor", "multiply", "negative", "not_equal", "remainder",
+    "scatter", "stack", "subtract", "where",
 ]  # fmt: skip

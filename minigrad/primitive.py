@@ -22,7 +22,8 @@ import inspect
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
-from minigrad.backend import Array, current, is_array, is_scalar, xp
+from minigrad import parallel
+from minigrad.backend import Array, current, host_array, is_array, is_scalar, xp
 from minigrad.tape import Node, next_serial, recording
 from minigrad.tensor import Tensor
 
@@ -79,7 +80,7 @@ def call({signature}):
         if not lifted:
             return {raw}
 {align}
-        {results} = forward({values})
+        {results} = {in_blocks}forward({values})
     except ERRORS as error:
         complain(primitive, error, ({arrays}), ({params}))
     if y.__class__ is not xp.ndarray:
@@ -139,6 +140,8 @@ NARROW = """\
         if y.dtype.char in "edD":
             y = narrow(primitive, y, ({arrays}), ({params}))
 """
+IN_BLOCKS = "in_blocks(forward, ({arrays}), ({params})) if {large} else "
+LARGE = "({x}.__class__ is host_array and {x}.size >= LARGE)"
 ASIDE = """\
     if {constant}:
         node.aside = ({numbers})
@@ -162,7 +165,8 @@ def declare(
     scope = {
         "forward": forward, "primitive": row, "xp": xp, "Tensor": Tensor, "Node": Node, "recording": recording,
         "next_serial": next_serial, "complain": complain, "settle": settle, "narrow": narrow, "align": align,
-        "as_float": as_float, "WEAK": WEAK, "ERRORS": ERRORS,
+        "as_float": as_float, "WEAK": WEAK, "ERRORS": ERRORS, "in_blocks": in_blocks, "host_array": host_array,
+        "LARGE": parallel.LARGE,
         **{f"_{name}": default for name, default in statics.items()},
     }  # fmt: skip
     exec(_compile(_source(row, statics)), scope)
@@ -172,6 +176,14 @@ def declare(
     row.call = call
     rename(call, row.name)
     return row.call
+
+
+def in_blocks(forward: Function, arguments: tuple[Any, ...], params: tuple[Any, ...]) -> Array:
+    """An elementwise row on large arrays, in blocks and by several threads."""
+    shape = xp.broadcast_shapes(*[getattr(a, "shape", ()) for a in arguments])
+    if not params:
+        return parallel.elementwise(forward, arguments, shape)
+    return parallel.elementwise(lambda *parts: forward(*parts, *params), arguments, shape)
 
 
 @functools.cache
@@ -257,6 +269,7 @@ def _source(row: Primitive, statics: dict[str, Any]) -> str:
         )
     arrays = _tuple_of(star + name for name in names)
     params = _tuple_of(row.statics)
+    large = " or ".join(LARGE.format(x=name) for name in names)
     unwrap = UNWRAP_VARIADIC if row.variadic else UNWRAP
     fused = row.kind == "fused"
     return CALL.format(
@@ -264,6 +277,7 @@ def _source(row: Primitive, statics: dict[str, Any]) -> str:
         unwrap="".join([unwrap.format(x=n) for n in names] + [UNWRAP_FLOAT.format(x=s) for s in floats]).rstrip(),
         raw=f"forward({', '.join(values)})" + "[0]" * fused,
         results="y, extra" if fused else "y",
+        in_blocks=IN_BLOCKS.format(arrays=arrays, params=params, large=large) if row.kind == "elementwise" else "",
         values=", ".join(values),
         align=align.rstrip(),
         arrays=arrays,

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from minigrad import ops
+from minigrad.pooling import Windows
 
 RNG = np.random.default_rng(20261121)
 
@@ -388,17 +389,38 @@ for name in ("all", "any"):
     sample(name, truth, lambda x, f=getattr(np, name): f(x, 0), lambda x, f=getattr(ops, name): f(x, 0))
 
 
-def pooled(x: Any) -> Any:
-    """Where the maximum of each 2 x 2 window, stride 2, padding 1, lies in its plane of 4 x 5."""
+AT = Windows(kernel=(2, 2), stride=(2, 2), padding=(1, 1), dilation=(1, 1), out=(3, 3))
+
+
+def pooled(x: Any) -> tuple[Any, Any]:
+    """The maximum of each 2 x 2 window, stride 2, padding 1, of planes of 4 x 5, and the number of its cell."""
     framed = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)), constant_values=-np.inf)
-    out = np.zeros((*x.shape[:2], 3, 3), int)
-    for n, c, p, q in np.ndindex(out.shape):
+    y, cells = np.zeros((*x.shape[:2], 3, 3), x.dtype), np.zeros((*x.shape[:2], 3, 3), int)
+    for n, c, p, q in np.ndindex(y.shape):
         window = framed[n, c, 2 * p : 2 * p + 2, 2 * q : 2 * q + 2]
-        i, j = np.unravel_index(np.argmax(window), window.shape)
-        out[n, c, p, q] = (2 * p + i - 1) * 5 + 2 * q + j - 1
-    return out
+        y[n, c, p, q], cells[n, c, p, q] = window.max(), np.argmax(window)
+    return y, cells
 
 
-sample("pool_index", normal(2, 2, 4, 5), pooled, lambda x: ops.pool_index(x, (2, 2), (2, 2), (1, 1), (1, 1), (3, 3)))
+def picked(x: Any) -> Any:
+    framed = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))
+    i, j = np.divmod(CELLS, 2)
+    n, c, p, q = np.ix_(*[range(k) for k in CELLS.shape])
+    return framed[n, c, 2 * p + i, 2 * q + j]
+
+
+def placed(g: Any) -> Any:
+    framed = np.zeros((2, 2, 6, 7))
+    for n, c, p, q in np.ndindex(g.shape):
+        i, j = divmod(CELLS[n, c, p, q], 2)
+        framed[n, c, 2 * p + i, 2 * q + j] = g[n, c, p, q]
+    return framed[:, :, 1:5, 1:6]
+
+
+CELLS = pooled(normal(2, 2, 4, 5))[1]
+sample("max_pool", distinct(2, 2, 4, 5), lambda x: pooled(x)[0], lambda x: ops.max_pool(x, AT))
+sample("pick", normal(2, 2, 4, 5), picked, lambda x: ops.pick(x, CELLS, AT))
+sample("place", normal(2, 2, 3, 3), placed, lambda x: ops.place(x, CELLS, AT, (4, 5)))
+sample("which_cell", distinct(2, 2, 4, 5), lambda x: pooled(x)[1], lambda x: ops.which_cell(x, ops.max_pool(x, AT), AT))
 sample("inside", normal(3, 4), lambda x: (x >= -0.5) & (x <= 0.5), lambda x: ops.inside(x, -0.5, 0.5))
 sample("ties", np.array([[1.0, 3.0, 3.0], [2.0, 2.0, 2.0]]), lambda x: np.array([[0, 0.5, 0.5], [1 / 3] * 3]), lambda x: ops.ties(x, 1))

@@ -1,0 +1,126 @@
+"""Max pooling on raw arrays: the maximum of each window, which cell it is, and the two moves by that choice.
+
+x (n, c, h, w), y (n, c, oh, ow). `which` numbers the cells of a window in row-major order; cells in the
+padding take no part. `pick` reads the chosen cell of each window, `place` is its adjoint. Each is a
+loop over the cells of a window, for all windows at once, and runs by blocks of images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from minigrad import parallel
+from minigrad.backend import Array, xp
+
+Pair = tuple[int, int]
+Index = tuple[Any, ...]
+
+
+class Windows(NamedTuple):
+    """How windows lie on an image."""
+
+    kernel: Pair
+    stride: Pair
+    padding: Pair
+    dilation: Pair
+    out: Pair
+
+    def cells(self, size: Pair) -> Iterator[tuple[int, Index, Index]]:
+        """For each cell of a window: its number, the windows in which it is not padding, and where it lies in x."""
+        for i in range(self.kernel[0]):
+            for j in range(self.kernel[1]):
+                rows, columns = self._span(0, i, size[0]), self._span(1, j, size[1])
+                if rows is not None and columns is not None:
+                    (of_y, of_x), (along_y, along_x) = rows, columns
+                    yield i * self.kernel[1] + j, (..., of_y, along_y), (..., of_x, along_x)
+
+    def _span(self, axis: int, i: int, n: int) -> tuple[slice, slice] | None:
+        step, offset = self.stride[axis], i * self.dilation[axis] - self.padding[axis]
+        first, last = max(0, -(offset // step)), min(self.out[axis] - 1, (n - 1 - offset) // step)
+        if first > last:
+            return None
+        return slice(first, last + 1), slice(first * step + offset, last * step + offset + 1, step)
+
+    def tile(self, size: Pair) -> bool:
+        """Whether every cell of x lies in exactly one window."""
+        tiled = self.stride == self.kernel and self.padding == (0, 0) and self.dilation == (1, 1)
+        return tiled and tuple(o * k for o, k in zip(self.out, self.kernel, strict=True)) == size
+
+
+def each_block(x: Array, work: Callable[[slice], None]) -> None:
+    """work(slice of images), block by block where x is large."""
+    if not parallel.large(x):
+        work(slice(None))
+        return
+    blocks = parallel.cuts(len(x), x.size)
+    parallel.each(len(blocks), lambda number: work(blocks[number]))
+
+
+def maximum(x: Array, at: Windows) -> Array:
+    """The maximum of each window; NaN wins."""
+    y = xp.empty((*x.shape[:2], *at.out), x.dtype)
+    padded = at.padding != (0, 0)
+
+    def work(block: slice) -> None:
+        some, largest = x[block], y[block]
+        if padded:
+            largest[...] = -xp.inf if x.dtype.kind == "f" else xp.iinfo(x.dtype).min
+        for number, here, there in at.cells(x.shape[2:]):
+            if number == 0 and not padded:
+                largest[...] = some[there]
+            else:
+                xp.maximum(largest[here], some[there], out=largest[here])
+
+    each_block(x, work)
+    return y
+
+
+def which(x: Array, y: Array, at: Windows) -> Array:
+    """The number of the first cell of each window that holds its maximum y, or NaN where y is NaN."""
+    cells = at.kernel[0] * at.kernel[1]
+    chosen = xp.empty(y.shape, xp.uint8 if cells < 256 else xp.int64)
+    some_nan = bool((y != y).any()) if y.dtype.kind == "f" else False
+
+    def work(block: slice) -> None:
+        some, largest, number_of = x[block], y[block], chosen[block]
+        number_of[...] = 0
+        for number, here, there in reversed(list(at.cells(x.shape[2:]))):
+            found = some[there] == largest[here]
+            if some_nan:
+                found |= (some[there] != some[there]) & (largest[here] != largest[here])
+            xp.copyto(number_of[here], number, where=found)
+
+    each_block(x, work)
+    return chosen
+
+
+def pick(x: Array, chosen: Array, at: Windows) -> Array:
+    """The chosen cell of each window."""
+    y = xp.empty(chosen.shape, x.dtype)
+
+    def work(block: slice) -> None:
+        for number, here, there in at.cells(x.shape[2:]):
+            xp.copyto(y[block][here], x[block][there], where=chosen[block][here] == number)
+
+    each_block(x, work)
+    return y
+
+
+def place(g: Array, chosen: Array, at: Windows, size: Pair) -> Array:
+    """The adjoint of `pick`: g at the chosen cells of an image of height and width `size`, zeros elsewhere."""
+    x = xp.empty((*g.shape[:2], *size), g.dtype)
+    tiled = at.tile(size)
+
+    def work(block: slice) -> None:
+        some, out, number_of = g[block], x[block], chosen[block]
+        if not tiled:
+            out[...] = 0
+        for number, here, there in at.cells(size):
+            if tiled:
+                xp.multiply(some, number_of == number, out=out[there])
+            else:
+                out[there] += some[here] * (number_of[here] == number)
+
+    each_block(x, work)
+    return x
