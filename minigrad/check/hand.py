@@ -1,0 +1,588 @@
+"""`check_hand_gradient`: a forward function, a backward pass derived by hand, and what is wrong with it.
+
+The forward is recorded and differentiated; the hand-derived gradient is compared with the result in
+float64, within a tolerance that is measured: each input is moved by one unit in the last place, and
+what that changes is rounding. Where they differ, `explain` looks for the mistake; where they agree,
+the mutation score (`mutants`) tells whether the check could have failed at all.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from minigrad import backend
+from minigrad.backend import numpy as host
+from minigrad.backend import to_numpy
+from minigrad.check.explain import Explainer, Explanation, reshaped
+from minigrad.check.forward import CannotRun, Forward, arrays_of, complaint, name_of, record
+from minigrad.check.mutants import Score, mutation_score, score_sentence
+from minigrad.check.report import NOTE, VACUOUS, Finding, Report
+from minigrad.check.sweep import Sweep
+from minigrad.tape import Node
+from minigrad.tensor import Tensor
+
+Array = Any
+ULP = 2.0**-52
+
+RTOL = {"float64": 1e-9, "float32": 2e-4, "float16": 2e-2}
+"""Relative tolerances, of the sum of the sizes of a gradient's path terms, by the dtype of the computation."""
+
+
+@dataclass
+class Answer:
+    """What a hand function returned: for each differentiable input an array or None, and named steps."""
+
+    gradients: list[Array | None]
+    steps: dict[str, Array] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+
+
+def check_hand_gradient(
+    f: Callable[..., Any],
+    inputs: Sequence[Any],
+    hand: Any,
+    cotangent: Any = None,
+    *,
+    outputs: int = 1,
+    steps: Mapping[str, Any] | None = None,
+    rtol: float | None = None,
+    keep_dtype: bool = False,
+    seed: int = 0,
+    score: bool = True,
+    progress: bool | None = None,
+) -> Report:
+    """Compares a hand-derived backward pass with autodiff, and says which path or factor is wrong.
+
+    f:         the forward function, of minigrad ops or of plain NumPy. It may return (out, cache, ...).
+    inputs:    its arguments: arrays or Tensors; floating ones are differentiable, anything else is passed on
+    hand:      their backward: `hand(g, *inputs)`, or `hand(g, cache)` where f returns a cache; or the
+               gradients themselves (an array, a tuple in the order of the inputs, or a dict by name)
+    cotangent: the upstream gradient (a tuple for several outputs). By default random, so that nothing
+               hides; needed with plain gradients unless f returns one number
+    outputs:   how many leading values that f returns have cotangents, `hand(g1, g2, cache)`
+    steps:     hand-derived cotangents of intermediates, by label or by the name of f's local variable.
+               `hand` may return them too, in a dict. The first wrong step is then named.
+    rtol:      relative tolerance; by default 1e-9 in float64. keep_dtype: compute in the inputs' dtype
+               instead of float64. score: measure what the check could have caught. progress: show a bar
+               (by default where the search takes long and the terminal is one).
+
+    Raises CannotRun (a ValueError) where f itself fails or cannot be differentiated. Everything that
+    `hand` does wrong is a finding.
+    """
+    with backend.using("numpy"):
+        return _check(f, inputs, hand, cotangent, outputs, steps, rtol, keep_dtype, seed, score, progress)
+
+
+def _check(
+    f: Callable[..., Any], inputs: Any, hand: Any, cotangent: Any, outputs: int, steps: Mapping[str, Any] | None,
+    rtol: float | None, keep_dtype: bool, seed: int, score: bool, progress: bool | None,
+) -> Report:  # fmt: skip
+    given = [_host(x) for x in (inputs if isinstance(inputs, (tuple, list)) else (inputs,))]
+    narrow = sorted({str(x.dtype) for x in given if _floating(x) and x.dtype != host.float64})
+    values = given if keep_dtype else [x.astype(host.float64) if _floating(x) else x for x in given]
+    try:
+        run = record(f, values, outputs)
+    except CannotRun as error:
+        if not narrow or keep_dtype or "different floating dtypes" not in str(error):
+            raise
+        run, values, keep_dtype = record(f, given, outputs), given, True
+    names = [run.leaf_name(k) for k in range(len(run.leaves))]
+    report = Report(f"hand-derived gradient of {name_of(f)}")
+    dtype = str(run.leaves[0].dtype)
+    report.details["computed in"] = dtype + (f" (inputs: {', '.join(narrow)})" if narrow and not keep_dtype else "")
+    seeds = _seeds(run, hand, cotangent, seed)
+    sweep = Sweep(run, seeds)
+    answer = _ask(hand, run, [seeds[y.node] for y in run.outputs if y.node is not None], names)
+    report.findings += answer.findings
+    report.findings += _not_on_tape(run, sweep, values, outputs)
+    answer.steps |= {name: host.asarray(to_numpy(_host(value))) for name, value in (steps or {}).items()}
+    if answer.findings and all(h is None for h in answer.gradients) and not answer.steps:
+        return report
+    if any(h is not None and h.dtype == host.float32 for h in answer.gradients) and dtype == "float64":
+        rtol = RTOL["float32"] if rtol is None else rtol
+        report.details["precision"] = "the hand-derived gradient came in float32, so only float32's digits are compared"
+    rtol = RTOL[dtype] if rtol is None else rtol
+    explainer = Explainer(sweep, answer.gradients, [])
+    sizes = [explainer.absolute(k) for k in range(len(names))]
+    noise = _noise(run, sweep, hand, answer, values, outputs, keep_dtype)
+    tolerances = [
+        rtol * s + 1e-3 * rtol * float(s.max(initial=0.0)) + 32 * n for s, n in zip(sizes, noise, strict=True)
+    ]  # fmt: skip
+    explainer.tolerances = tolerances
+    wrong: list[int] = []
+    for k, (a, h, tol) in enumerate(zip(sweep.gradients, answer.gradients, tolerances, strict=True)):
+        size = float(host.sqrt((sizes[k] ** 2).sum()))
+        report.facts[names[k]] = {"|gradient|": float(host.sqrt((a * a).sum())), "|path terms|": size}
+        if _structural_zero(a, sizes[k]):
+            report.findings.append(_zero_finding(names[k], a, sizes[k]))
+        if h is None:
+            continue
+        if h.shape != a.shape:
+            report.findings.append(_shape_finding(names[k], h, a, tol))
+            continue
+        if not host.isfinite(h).all() and host.isfinite(a).all():
+            report.findings.append(_nan_finding(names[k], h))
+            continue
+        report.maps[names[k]] = (h, a)
+        gap = host.abs(h - a)
+        report.facts[names[k]] |= {
+            "largest difference": float(gap.max(initial=0.0)),
+            "tolerance": float(host.max(tol, initial=0.0)),
+        }
+        if not (gap <= tol).all():
+            wrong.append(k)
+    if answer.steps:
+        report.findings += _walk(run, sweep, answer.steps, rtol)
+    if wrong:
+        report.findings += _explained(explainer, wrong, names, progress)
+    if score:
+        _score(report, run, sweep, tolerances, f, values, hand, cotangent, outputs, rtol, keep_dtype, seed)
+    report.findings.sort(key=lambda finding: ("mistake", "vacuous", "note").index(finding.severity))
+    return report
+
+
+def _host(x: Any) -> Any:
+    """Tensors and device arrays as arrays on the host; Python lists of floats as arrays."""
+    if isinstance(x, Tensor):
+        return to_numpy(x.data)
+    if isinstance(x, host.generic):
+        return host.asarray(x)
+    return to_numpy(x) if backend.is_array(x) else x
+
+
+def _floating(x: Any) -> bool:
+    return isinstance(x, host.ndarray) and x.dtype.kind == "f"
+
+
+def _seeds(run: Forward, hand: Any, cotangent: Any, seed: int) -> dict[Node, Array]:
+    """The cotangents of the outputs: the user's, or random ones."""
+    generator = host.random.default_rng(seed)
+    tensors = [y for y in run.outputs if y.node is not None]
+    if cotangent is None and not callable(hand):
+        if any(y.size != 1 for y in run.outputs):
+            raise CannotRun(
+                f"gradients were given as arrays, and the output of {name_of(run.f)} has shape {list(run.outputs[0].shape)}: "
+                "pass cotangent=, the upstream gradient that they were computed with (or pass the backward function)"
+            )
+        return {y.node: host.ones(y.shape, y.dtype) for y in tensors}  # type: ignore[misc]
+    if cotangent is None and run.outputs[0].size == 1 and _without_upstream(hand, run):
+        return {y.node: host.ones(y.shape, y.dtype) for y in tensors}  # type: ignore[misc]
+    if cotangent is None:
+        return {y.node: _odd(generator, y) for y in tensors}  # type: ignore[misc]
+    several = cotangent if isinstance(cotangent, (tuple, list)) else (cotangent,)
+    if len(several) != len(run.outputs):
+        raise CannotRun(f"{len(several)} cotangents were given for {len(run.outputs)} outputs")
+    seeds = {}
+    for y, g in zip(run.outputs, several, strict=True):
+        g = host.asarray(_host(g), dtype=y.dtype)
+        if g.shape != y.shape:
+            raise CannotRun(f"the cotangent has shape {list(g.shape)}, and the output of {name_of(run.f)} {list(y.shape)}")
+        if y.node is not None:
+            seeds[y.node] = g
+    return seeds
+
+
+def _odd(generator: Any, y: Tensor) -> Array:
+    """A random cotangent without values near zero or one another's negatives."""
+    g = generator.normal(size=y.shape)
+    return host.asarray(g + 0.1 * host.sign(g), dtype=y.dtype)
+
+
+def _parameters(hand: Any) -> tuple[int, float, list[str]]:
+    """How many positional arguments a function needs and takes, and their names."""
+    try:
+        parameters = list(inspect.signature(hand).parameters.values())
+    except (TypeError, ValueError):
+        return 0, float("inf"), []
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    needed = sum(p.default is p.empty for p in positional)
+    most = float("inf") if any(p.kind == p.VAR_POSITIONAL for p in parameters) else len(positional)
+    return needed, most, [p.name for p in positional]
+
+
+def _without_upstream(hand: Any, run: Forward) -> bool:
+    """Whether a loss's backward takes its inputs alone."""
+    needed, most, names = _parameters(hand)
+    return most == len(run.inputs) and needed <= most and names == run.input_names
+
+
+def _arguments(hand: Any, run: Forward, gs: list[Array]) -> tuple[Any, ...]:
+    """The arguments of `hand`: the cotangents, and then the cache or the inputs, whichever it takes."""
+    needed, most, names = _parameters(hand)
+    inputs = tuple(copy.deepcopy(run.inputs))
+    g = tuple(x.copy() for x in gs)
+    rest = run.rest
+    ways = [(*g, *rest)] if rest else []
+    by_name = names[len(g) :] == run.input_names
+    ways = [(*g, *inputs), *ways] if by_name else [*ways, (*g, *inputs)]
+    ways += [(*g, *(inputs[i] for i in run.differentiable)), g, inputs, rest]
+    if len(rest) > 1:
+        ways.insert(1, (*g, rest))
+    for way in ways:
+        if needed <= len(way) <= most:
+            return way
+    return ways[0]
+
+
+def _ask(hand: Any, run: Forward, gs: list[Array], names: list[str]) -> Answer:
+    """Calls `hand` and sorts what it returns; what is wrong with the form of it becomes a finding."""
+    nothing: list[Array | None] = [None] * len(names)
+    if callable(hand):
+        try:
+            with host.errstate(all="ignore"):
+                result = hand(*_arguments(hand, run, gs))
+        except Exception as error:
+            return Answer(nothing, {}, [Finding("", "raised", complaint("the backward function", hand, error))])
+    else:
+        result = hand
+    result = arrays_of(result)
+    if result is None:
+        message = f"the backward function {name_of(hand)} returned None: is a return missing?"
+        return Answer(nothing, {}, [Finding("", "nothing returned", message)])
+    if isinstance(result, Mapping):
+        return _by_name(result, names)
+    parts = list(result) if isinstance(result, (tuple, list)) else [result]
+    if len(parts) == len(run.inputs) and len(parts) != len(names):
+        parts = [parts[i] for i in run.differentiable]
+    if len(parts) != len(names):
+        message = f"{len(parts)} gradients were returned, and {len(names)} are needed: {', '.join('d' + n for n in names)}"
+        return Answer(nothing, {}, [Finding("", "number of gradients", message)])
+    answer = Answer(nothing)
+    for k, part in enumerate(parts):
+        if part is None:
+            answer.findings.append(Finding(names[k], "nothing returned", f"d{names[k]} is None"))
+            continue
+        array = host.asarray(part)
+        if array.dtype.kind not in "fiu":
+            answer.findings.append(Finding(names[k], "not numbers", f"d{names[k]} holds {array.dtype}, not real numbers"))
+            continue
+        answer.gradients[k] = array if array.dtype.kind == "f" else array.astype(float)
+    return answer
+
+
+def _by_name(result: Mapping[str, Any], names: list[str]) -> Answer:
+    """Gradients and steps from a dict; both `x` and `dx` name the gradient of x."""
+    answer = Answer([None] * len(names))
+    for key, value in result.items():
+        array = host.asarray(value, dtype=float)
+        plain = key if key in names or not key.startswith("d") else key[1:]
+        if plain in names:
+            answer.gradients[names.index(plain)] = array
+        else:
+            answer.steps[key] = array
+    return answer
+
+
+def _noise(
+    run: Forward, sweep: Sweep, hand: Any, answer: Answer, values: list[Any], outputs: int, keep_dtype: bool
+) -> list[float]:
+    """What one unit in the last place of the inputs changes in hand-derived minus autodiff: rounding."""
+    noise = [0.0] * len(run.leaves)
+    generator = host.random.default_rng(11)
+    for _ in range(2):
+        moved = [
+            x * (1 + host.asarray(host.finfo(x.dtype).eps * generator.choice([-1.0, 1.0], x.shape), x.dtype))
+            if _floating(x) else x
+            for x in values
+        ]  # fmt: skip
+        try:
+            again = record(run.f, moved, outputs)
+            seeds = {
+                y.node: sweep.seeds[z.node] for y, z in zip(again.outputs, run.outputs, strict=True) if y.node is not None
+            }  # fmt: skip
+            other = Sweep(again, seeds)  # type: ignore[arg-type]
+            answered = _ask(hand, again, list(seeds.values()), [""] * len(noise)) if callable(hand) else answer
+        except (CannotRun, KeyError, ValueError):
+            return noise
+        for k, (a, h) in enumerate(zip(sweep.gradients, answer.gradients, strict=True)):
+            b, i = other.gradients[k], answered.gradients[k]
+            shift = a - b
+            if callable(hand) and h is not None and i is not None and h.shape == i.shape == a.shape:
+                shift = (h - a) - (i - b)
+            elif callable(hand):
+                continue
+            with host.errstate(all="ignore"):
+                worst = float(host.abs(shift).max(initial=0.0))
+            noise[k] = max(noise[k], worst if host.isfinite(worst) else 0.0)
+    return noise
+
+
+# ---- the findings ------------------------------------------------------------------------------------
+def _structural_zero(a: Array, sizes: Array) -> bool:
+    """Whether a gradient is nothing but what rounding leaves of terms that cancel."""
+    scale = float(host.sqrt((sizes**2).sum()))
+    return a.size > 0 and scale > 0 and float(host.sqrt((a * a).sum())) <= 1e-11 * scale
+
+
+def _zero_finding(name: str, a: Array, sizes: Array) -> Finding:
+    norm, scale = float(host.sqrt((a * a).sum())), float(host.sqrt((sizes**2).sum()))
+    cancellation = scale / norm if norm else float("inf")
+    message = (
+        f"d{name} must be zero: its path terms (of size {scale:.3g}) cancel, and what is left ({norm:.1e}) is rounding. "
+        f"Cancellation factor {cancellation:.1e}"
+    )
+    evidence = {"absolute contributions": scale, "gradient": norm, "cancellation": cancellation}
+    return Finding(name, "structural zero", message, evidence=evidence, severity=NOTE)
+
+
+def _shape_finding(name: str, h: Array, a: Array, tol: Array) -> Finding:
+    reach = float(host.max(tol, initial=0.0)) * 3 + 1e-9 * float(host.abs(a).max(initial=0.0))
+    why = reshaped(h, a, lambda candidate: bool((host.abs(candidate - a) <= reach).all()))
+    head = f"d{name} has shape {list(h.shape)}, and {name} {list(a.shape)}"
+    if why is None:
+        message = head + ": summed or rearranged, it does not become autodiff's gradient either"
+        return Finding(name, "shape", message, evidence={"shape": h.shape, "needed": a.shape})
+    return Finding(name, why[0], f"{head}: {why[1]}", evidence={"shape": h.shape, "needed": a.shape})
+
+
+def _nan_finding(name: str, h: Array) -> Finding:
+    bad = ~host.isfinite(h)
+    first = tuple(int(i) for i in host.argwhere(bad)[0])
+    message = f"d{name} holds {int(bad.sum())} values that are NaN or infinite, the first at {list(first)}; autodiff's are finite"
+    return Finding(name, "not finite", message, evidence={"index": first})
+
+
+def _not_on_tape(run: Forward, sweep: Sweep, values: list[Any], outputs: int) -> list[Finding]:
+    """Where values left the tape: does the forward's own slope show that something is missing?"""
+    if not run.escapes:
+        return []
+    generator = host.random.default_rng(5)
+    u = [generator.normal(size=x.shape) for x in run.leaves]
+    scale = max(float(host.abs(x.data).max(initial=0.0)) for x in run.leaves) or 1.0
+    h = 1e-6 * scale
+    slopes = []
+    for sign in (1, -1):
+        moved = list(values)
+        for k, i in enumerate(run.differentiable):
+            moved[i] = values[i] + sign * h * u[k]
+        try:
+            again = record(run.f, moved, outputs)
+        except CannotRun:
+            return []
+        slopes.append(sum(float((sweep.seeds[y.node] * z.data).sum()) for y, z in zip(run.outputs, again.outputs, strict=True) if y.node in sweep.seeds))
+    slope = (slopes[0] - slopes[1]) / (2 * h)
+    tape = sum(float((a * d).sum()) for a, d in zip(sweep.gradients, u, strict=True))
+    size = sum(float(host.abs(a * d).sum()) for a, d in zip(sweep.gradients, u, strict=True))
+    where = "; ".join(dict.fromkeys(run.escapes))
+    if abs(slope - tape) > 1e-4 * (size + abs(slope)):
+        message = f"the tape does not see all of {name_of(run.f)}: {where}. Autodiff takes it for a constant, and its gradient is not the function's"
+        return [Finding("", "left the tape", message, evidence={"slope": slope, "by the tape": tape})]
+    return [Finding("", "left the tape", f"{where}. It makes no difference to the gradient here", severity=NOTE)]
+
+
+def _explained(explainer: Explainer, wrong: list[int], names: list[str], progress: bool | None) -> list[Finding]:
+    """For each wrong gradient its explanation; one that explains several is told once."""
+    bar = _bar(progress, len(wrong), explainer.run)
+    found = explainer.found
+    for k in wrong:
+        found[k] = explainer.explain(k)
+        bar()
+    findings: list[Finding] = []
+    left = list(wrong)
+    while left:
+        options: dict[Any, list[int]] = {}
+        for k in left:
+            for explanation in found[k]:
+                options.setdefault(explanation.key, []).append(k)
+        options = {key: list(dict.fromkeys(ks)) for key, ks in options.items()}
+
+        def cost(key: Any, options: dict[Any, list[int]] = options) -> float:
+            ranks = [min(e.rank for e in found[k] if e.key == key) for k in options[key]]
+            best = [found[k][0].rank for k in options[key]]
+            return sum(r - b for r, b in zip(ranks, best, strict=True)) / len(ranks) - 1.5 * (len(ranks) - 1)
+
+        if options:
+            key = min(options, key=cost)
+            chosen = options[key]
+            explanation = min((e for k in chosen for e in found[k] if e.key == key), key=lambda e: e.rank)
+            others = [e for e in found[chosen[0]] if e.key != key][:4]
+            findings.append(_told(explanation, [names[k] for k in chosen], others, explainer, chosen))
+            left = [k for k in left if k not in chosen]
+        else:
+            k = left.pop(0)
+            findings.append(_unexplained(explainer, k, names[k]))
+    return findings
+
+
+def _words(message: str, names: list[str]) -> str:
+    """The sentence about one gradient or several."""
+    many = len(names) > 1
+    d = ", ".join(f"d{n}" for n in names[:-1]) + f" and d{names[-1]}" if many else f"d{names[0]}"
+    verbs = {
+        "is": ("is", "are"), "has": ("has", "have"), "lacks": ("lacks", "lack"), "equals": ("equals", "equal"),
+        "ignores": ("ignores", "ignore"), "uses": ("uses", "use"), "leaves": ("leaves", "leave"),
+    }  # fmt: skip
+    for verb, forms in verbs.items():
+        message = message.replace("{" + verb + "}", forms[many])
+    return message.replace("{d}", d)
+
+
+def _told(e: Explanation, names: list[str], others: list[Explanation], explainer: Explainer, ks: list[int]) -> Finding:
+    evidence: dict[str, Any] = dict(e.evidence)
+    evidence["worst"] = {names[i]: _worst(explainer, k) for i, k in enumerate(ks)}
+    if others:
+        evidence["the same numbers would come of"] = [_words(o.message, names) for o in others]
+    message = _words(e.message, names)
+    if e.key == ("swapped",):
+        held = [next(other.paths[0] for other in explainer.found[k] if other.key == e.key) for k in ks]
+        message = "the gradients are returned in another order: " + ", ".join(
+            f"d{name} holds autodiff's d{other}" for name, other in zip(names, held, strict=True)
+        )
+    return Finding(", ".join(names), e.kind, message, e.paths, e.factor, evidence)
+
+
+def _worst(explainer: Explainer, k: int, many: int = 3) -> list[dict[str, Any]]:
+    """The elements that differ most."""
+    h, a = explainer.hand[k], explainer.sweep.gradients[k]
+    assert h is not None
+    gap = host.abs(h - a).reshape(-1)
+    rows = []
+    for flat in host.argsort(-gap)[:many]:
+        index = tuple(int(i) for i in host.unravel_index(int(flat), a.shape)) if a.ndim else ()
+        mine, right = float(h[index]), float(a[index])
+        rows.append({"index": index, "hand": mine, "autodiff": right, "ratio": mine / right if right else float("inf")})
+    return rows
+
+
+def _unexplained(explainer: Explainer, k: int, name: str) -> Finding:
+    """Where the difference is, and no guess at its cause."""
+    h, a, tol = explainer.hand[k], explainer.sweep.gradients[k], explainer.tolerances[k]
+    assert h is not None
+    off = host.abs(h - a) > tol
+    worst = _worst(explainer, k)
+    first = tuple(int(i) for i in host.argwhere(off)[0]) if a.ndim else ()
+    places = []
+    for axis in range(a.ndim):
+        hit = host.flatnonzero(off.any(axis=tuple(i for i in range(a.ndim) if i != axis)))
+        if len(hit) < a.shape[axis] and len(hit) <= 6:
+            places.append(f"only at {[int(i) for i in hit]} of axis {axis}")
+    message = (
+        f"d{name} differs from autodiff in {int(off.sum())} of {a.size} elements{' (' + ', '.join(places) + ')' if places else ''}, "
+        f"and none of the mistakes known here explains it. The first is at {list(first)}: {float(h[first]):.6g} by hand, "
+        f"{float(a[first]):.6g} by autodiff. To find the step, return the intermediates' cotangents in a dict too"
+    )
+    return Finding(name, "unexplained", message, evidence={"worst": {name: worst}, "different": int(off.sum())})
+
+
+def _bar(progress: bool | None, total: int, run: Forward) -> Callable[[], None]:
+    """Shows progress where it is wanted, or where it will take long on a terminal."""
+    long = sum(node.primitive is not None for node in run.order) * max(v.size for v in run.values.values()) > 5e6
+    if progress is False or (progress is None and not long):
+        return lambda: None
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        return lambda: None
+    bar = tqdm(total=total, desc="explaining", leave=False, disable=None if progress is None else False)
+
+    def step() -> None:
+        bar.update()
+        if bar.n >= total:
+            bar.close()
+
+    return step
+
+
+# ---- step by step -----------------------------------------------------------------------------------
+def _walk(run: Forward, sweep: Sweep, steps: Mapping[str, Array], rtol: float) -> list[Finding]:
+    """Judges given cotangents from the output to the inputs, each as if those before it were right."""
+    nodes: dict[str, Node] = {name: node for node, name in run.names.items() if node in sweep.cotangents}
+    placed: dict[Node, tuple[str, Array]] = {}
+    findings = []
+    for key, value in steps.items():
+        name = key if key in nodes else key[1:] if key.startswith("d") and key[1:] in nodes else None
+        if name is None:
+            message = f"no intermediate is called {key!r}; the tape's names are {sorted(nodes)}"
+            findings.append(Finding(key, "unknown step", message))
+            continue
+        node = nodes[name]
+        shaped = value.reshape(node.shape) if value.size == node_size(node) else value
+        if shaped.shape != node.shape:
+            message = f"step d{name} has shape {list(value.shape)}, and {name} {list(node.shape)}"
+            findings.append(Finding(name, "shape", message))
+            continue
+        placed[node] = (name, shaped)
+    given: dict[Node, Array] = {}
+    for node in sorted(placed, key=lambda n: -n.serial):
+        name, value = placed[node]
+        expected = sweep.down(sweep.seeds, given=given).get(node)
+        expected = host.zeros(node.shape) if expected is None else expected
+        scale = float(host.abs(sweep.cotangents[node]).max(initial=0.0)) + float(host.abs(expected).max(initial=0.0))
+        if not (host.abs(value - expected) <= 100 * rtol * scale).all():
+            before = [placed[n][0] for n in sorted(given, key=lambda n: -n.serial)]
+            head = f"the first wrong step is d{name}" if not any(f.kind == "wrong step" for f in findings) else f"d{name} is wrong too"
+            given_that = f", given that {', '.join('d' + b for b in before)} {'is' if len(before) == 1 else 'are'} taken as they are" if before else ""
+            cause = _step_cause(run, sweep, node, value, given, rtol)
+            message = f"{head}{run.where(node)}{given_that}" + (f": {cause}" if cause else "")
+            findings.append(Finding(name, "wrong step", message, (name,)))
+        given[node] = value
+    return findings
+
+
+def node_size(node: Node) -> int:
+    size = 1
+    for n in node.shape:
+        size *= n
+    return size
+
+
+def _step_cause(run: Forward, sweep: Sweep, node: Node, value: Array, given: Mapping[Node, Array], rtol: float) -> str:
+    """The mistake in one step: the same search, with the intermediate as the input asked about."""
+    x = Tensor(run.values[node], node)
+    part = Forward(run.f, ["", *run.input_names], run.inputs, [0], [x], run.outputs, (), run.order, run.values,
+                   run.arguments, run.names, run.lines)  # fmt: skip
+    part.input_names = [run.names[node]]
+    try:
+        seeds = dict(sweep.seeds)
+        for n, g in given.items():
+            seeds[n] = g - sweep.down(seeds)[n] + seeds.get(n, 0.0)
+        local = Sweep(part, seeds)
+        expected = local.gradients[0]
+        tol = 10 * rtol * (host.abs(expected) + float(host.abs(expected).max(initial=0.0)))
+        explanations = Explainer(local, [value], [tol]).explain(0)
+    except (ValueError, KeyError, host.linalg.LinAlgError):
+        return ""
+    return _words(explanations[0].message, [run.names[node]]) if explanations else ""
+
+
+# ---- what the check could have caught --------------------------------------------------------------------
+def _score(
+    report: Report, run: Forward, sweep: Sweep, tolerances: list[Array], f: Any, values: list[Any], hand: Any,
+    cotangent: Any, outputs: int, rtol: float, keep_dtype: bool, seed: int,
+) -> None:  # fmt: skip
+    result: Score | None = mutation_score(run, sweep, tolerances, values, outputs)
+    if result is None or not result.visible:
+        return
+    report.details["mutation score"] = f"{result.caught} of {result.visible} planted mistakes would have been caught"
+    if not result.missed:
+        return
+    by_cotangent = [m for m in result.missed if m.cause == "cotangent"]
+    by_inputs = [m for m in result.missed if m.cause == "inputs"]
+    if by_cotangent and cotangent is not None:
+        message = score_sentence(result, by_cotangent, run, sweep)
+        report.findings.append(_vacuous(message, result, by_cotangent, VACUOUS))
+    if by_inputs and result.dull:
+        again = None
+        if callable(hand) and report.ok:
+            again = _check(f, result.moved, hand, cotangent, outputs, None, rtol, True, seed, False, False)
+        message = score_sentence(result, by_inputs, run, sweep)
+        if again is None:
+            report.findings.append(_vacuous(message, result, by_inputs, VACUOUS if not callable(hand) else NOTE))
+            return
+        for finding in again.mistakes:
+            said = f"{finding.message} (seen with other values of the inputs than yours: {message})"
+            report.findings.append(
+                Finding(finding.argument, finding.kind, said, finding.paths, finding.factor, finding.evidence)
+            )  # fmt: skip
+        if again.ok:
+            said = f"{message} The check was repeated at other values, and the gradient is right there too"
+            report.findings.append(_vacuous(said, result, by_inputs, NOTE))
+
+
+def _vacuous(message: str, result: Score, missed: list[Any], severity: str) -> Finding:
+    evidence = {"caught": result.caught, "visible": result.visible, "missed": [m.words for m in missed][:20]}
+    return Finding("", "vacuous", message, evidence=evidence, severity=severity)

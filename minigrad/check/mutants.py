@@ -1,0 +1,168 @@
+"""A check that proves nothing says so: how many planted mistakes would this very check have caught?
+
+A *mutant* is the right reverse pass with one mistake in it: a path cut (doubling it is seen exactly
+where cutting it is, so both count as one) or a factor left out. It is *caught* where it would move
+some gradient beyond the tolerance, and *visible* where it would do so with a random cotangent at odd
+values of the inputs; a mutant that nobody could see is not a mistake and does not count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from minigrad.backend import numpy as host
+from minigrad.check.forward import CannotRun, Forward, record
+from minigrad.check.sweep import Edge, Sweep
+from minigrad.ops import sum_to
+from minigrad.tape import Node
+
+Array = Any
+
+MOST = 400
+"""Mutants that are tried; of longer tapes a sample that is spread evenly."""
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A mistake by its place, in numbers that hold for every run of the same forward.
+
+    place: (node number, argument or None), kind: "cut" or "factor", cause: why it was missed
+    """
+
+    place: tuple[int, int | None]
+    kind: str
+    words: str
+    cause: str = ""
+
+
+@dataclass
+class Score:
+    """How many mutants were caught, of how many that a good check sees; those missed, and why.
+
+    dull: sentences on inputs whose values hide something; moved: the inputs at odd values instead.
+    """
+
+    caught: int = 0
+    visible: int = 0
+    missed: list[Mutant] = field(default_factory=list)
+    dull: list[str] = field(default_factory=list)
+    moved: list[Any] = field(default_factory=list)
+    cancellation: float = 1.0
+
+
+def mutation_score(
+    run: Forward, sweep: Sweep, tolerances: list[Array], values: list[Any], outputs: int
+) -> Score | None:
+    """Plants mistakes and counts; None where the forward takes another course at other values."""
+    generator = host.random.default_rng(3)
+    score = Score(moved=moved_inputs(values, generator), dull=dull_inputs(run))
+    random = _random_cotangents(run, generator)
+    same = Sweep(run, random)
+    try:
+        probe_run = record(run.f, score.moved, outputs)
+    except CannotRun:
+        probe_run = run
+    if [n.primitive for n in probe_run.order] != [n.primitive for n in run.order]:
+        probe_run = run
+    probe = Sweep(probe_run, _random_cotangents(probe_run, generator))
+    number = {node: i for i, node in enumerate(run.order)}
+    mutants = _mutants(run, sweep, number)
+    for mutant in mutants[:: max(1, len(mutants) // MOST)]:
+        if _moves(sweep, run, mutant, tolerances):
+            score.caught += 1
+            score.visible += 1
+        elif _moves(probe, probe_run, mutant, _bounds(probe)):
+            score.visible += 1
+            cause = "cotangent" if _moves(same, run, mutant, _bounds(same)) else "inputs"
+            score.missed.append(Mutant(mutant.place, mutant.kind, mutant.words, cause))
+    return score
+
+
+def _bounds(sweep: Sweep) -> list[Array]:
+    return [1e-7 * host.abs(g).max(initial=0.0) + 1e-12 * _scale(sweep) for g in sweep.gradients]
+
+
+def _scale(sweep: Sweep) -> float:
+    return max((float(host.abs(c).max(initial=0.0)) for c in sweep.cotangents.values()), default=0.0)
+
+
+def _random_cotangents(run: Forward, generator: Any) -> dict[Node, Array]:
+    return {y.node: generator.normal(size=y.shape) for y in run.outputs if y.node is not None}  # type: ignore[misc]
+
+
+def moved_inputs(values: list[Any], generator: Any) -> list[Any]:
+    """The inputs at odd values near their own."""
+    moved = []
+    for x in values:
+        if isinstance(x, host.ndarray) and x.dtype.kind == "f":
+            stretched = x * (1 + 0.3 * generator.uniform(-1, 1, x.shape))
+            x = (stretched if host.any(x) else 0.3 * generator.normal(size=x.shape)).astype(x.dtype)
+        moved.append(x)
+    return moved
+
+
+def dull_inputs(run: Forward) -> list[str]:
+    """Inputs with one value throughout, which hides factors and terms."""
+    said = []
+    for k, leaf in enumerate(run.leaves):
+        if leaf.size and host.ptp(leaf.data) == 0 and float(leaf.data.flat[0]) in (0.0, 1.0, -1.0):
+            said.append(f"{run.leaf_name(k)} is {float(leaf.data.flat[0]):g} everywhere")
+        elif leaf.size > 1 and host.ptp(leaf.data) == 0:
+            said.append(f"{run.leaf_name(k)} is constant")
+    return said
+
+
+def _mutants(run: Forward, sweep: Sweep, number: Mapping[Node, int]) -> list[Mutant]:
+    """Cuts of every node and edge, and the factors that products bring left out."""
+    mutants = []
+    leaves = {x.node for x in run.leaves}
+    for node in run.order:
+        if node not in sweep.cotangents or node.primitive is None or node not in sweep.needed:
+            continue
+        if node in run.names or node.primitive.name in ("mean", "sum", "amax", "logsumexp", "norm_"):
+            mutants.append(Mutant((number[node], None), "cut", f"the path through {run.describe(node)} cut"))
+        inputs = [i for i, source in enumerate(node.inputs) if (node, i) in sweep.edges]
+        for i in inputs:
+            source = node.inputs[i]
+            if len(inputs) > 1 or source in leaves:
+                words = f"the path from {run.describe(source)} into {run.describe(node)} cut"  # type: ignore[arg-type]
+                mutants.append(Mutant((number[node], i), "cut", words))
+            if node.primitive.name in ("multiply", "divide") and (node.primitive.name == "multiply" or i == 0):
+                other = node.inputs[1 - i]
+                if other is not None:
+                    words = f"the factor {run.describe(other)} left out in {run.describe(node)}"
+                    mutants.append(Mutant((number[node], i), "factor", words))
+    return mutants
+
+
+def _moves(sweep: Sweep, run: Forward, mutant: Mutant, bounds: list[Any]) -> bool:
+    """Whether a mutant moves some gradient beyond its bound."""
+    place, i = mutant.place
+    node = run.order[place]
+    site: Node | Edge = node if i is None else (node, i)
+    if site not in sweep.cotangents and site not in sweep.edges:
+        return False
+    source, c = sweep.landing(site)
+    if mutant.kind == "cut":
+        effect = sweep.effect(site)
+    else:
+        g = sweep.cotangents[node]
+        effect = sweep.down({source: (g if g.shape == source.shape else sum_to(g, source.shape)) - c})
+    return any(
+        bool((host.abs(sweep.at_leaf(effect, k)) > bounds[k]).any()) for k in range(len(run.leaves))
+    )  # fmt: skip
+
+
+def score_sentence(score: Score, missed: list[Mutant], run: Forward, sweep: Sweep) -> str:
+    """What a check cannot see, and why."""
+    words = "; ".join(dict.fromkeys(m.words for m in missed[:4]))
+    more = f"; and {len(missed) - 4} more" if len(missed) > 4 else ""
+    head = f"this check would miss {len(missed)} of {score.visible} planted mistakes ({words}{more})"
+    if missed[0].cause == "inputs":
+        return f"{head}, because {' and '.join(score.dull)}."
+    return (
+        f"{head}: your cotangent annihilates them (BatchNorm's pullback does this to sum(y) and sum(y**2), for example). "
+        "Leave cotangent out to have a random one"
+    )

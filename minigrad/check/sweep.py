@@ -1,0 +1,167 @@
+"""Reverse passes that can be made to err, and the cheap test that tells which error was made.
+
+A *site* is a place where a mistaken backward pass can differ: a node (its whole cotangent) or an edge
+(one term of it). A mistake there adds some `delta` to the cotangent at that site, and what it does to
+the gradient of a leaf is J^T delta: one partial reverse pass. Before paying for that, the identity
+
+    <J^T delta, u> = <delta, J u>
+
+tests it against a few random directions u of the leaf: `J u`, the tangent at every node, is computed
+once, and then each of thousands of suspected mistakes costs one inner product.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from minigrad import autodiff
+from minigrad.backend import numpy as host
+from minigrad.check.forward import Forward
+from minigrad.paths import pull
+from minigrad.tape import Node, enable_grad, leaf
+from minigrad.tensor import Tensor
+
+Array = Any
+Edge = tuple[Node, int]
+"""A node and the number of one of its arguments."""
+
+DIRECTIONS = 6
+
+
+class Sweep:
+    """The reverse pass of a recorded run, for given cotangents of its outputs.
+
+    cotangents: of every node.  edges: for every edge what it contributes to its source.
+    gradients:  of the leaves, in their order.
+    """
+
+    def __init__(self, run: Forward, seeds: Mapping[Node, Array]) -> None:
+        self.run = run
+        self.seeds = dict(seeds)
+        leading: set[Node] = {x.node for x in run.leaves}  # type: ignore[misc]
+        for node in run.order:
+            if node not in leading and not leading.isdisjoint(node.inputs):
+                leading.add(node)
+        leading.discard(None)  # type: ignore[arg-type]
+        self.needed = leading
+        self.edges: dict[Edge, Array] = {}
+        self.cotangents = self.down(self.seeds, note=self.edges)
+        self.gradients = [self.at_leaf(self.cotangents, k) for k in range(len(run.leaves))]
+        self._effects: dict[Node | Edge, dict[Node, Array]] = {}
+        self._tangents: dict[int, tuple[Array, dict[Node, Array]]] = {}
+
+    def down(
+        self,
+        seeds: Mapping[Node, Array],
+        drop: frozenset[Node] = frozenset(),
+        residuals: Mapping[Node, Any] | None = None,
+        note: dict[Edge, Array] | None = None,
+        given: Mapping[Node, Array] | None = None,
+    ) -> dict[Node, Array]:
+        """Cotangents carried down from `seeds`.
+
+        drop: nodes that pass nothing on.  residuals: stand in for nodes' own.  note: receives what each
+        edge contributed.  given: cotangents that replace the complete ones, once they are complete.
+        """
+        held = dict(seeds)
+        heap = [(-node.serial, node) for node in held]
+        heapq.heapify(heap)
+        residuals = residuals or {}
+        while heap:
+            node = heapq.heappop(heap)[1]
+            g = held[node]
+            if node in drop:
+                continue
+            if given is not None and node in given:
+                g = given[node]
+            for i, source, c in pull(node, g, False, self.needed, residuals.get(node)):
+                if note is not None:
+                    note[node, i] = c
+                if source in held:
+                    held[source] = held[source] + c
+                else:
+                    held[source] = c
+                    heapq.heappush(heap, (-source.serial, source))
+        return held
+
+    def at_leaf(self, held: Mapping[Node, Array], k: int) -> Array:
+        """The k-th leaf's part of what `down` returned."""
+        x = self.run.leaves[k]
+        found = held.get(x.node)  # type: ignore[arg-type]
+        return host.zeros(x.shape, x.dtype) if found is None else found
+
+    def landing(self, site: Node | Edge) -> tuple[Node, Array]:
+        """Where a site's contribution is to be found, and the contribution."""
+        if isinstance(site, Node):
+            return site, self.cotangents[site]
+        node, i = site
+        source = node.inputs[i]
+        assert source is not None
+        return source, self.edges[site]
+
+    def effect(self, site: Node | Edge) -> dict[Node, Array]:
+        """What passes through a site, at every node below it: the gradient's part that a cut there loses."""
+        if site not in self._effects:
+            source, c = self.landing(site)
+            self._effects[site] = self.down({source: c})
+        return self._effects[site]
+
+    def directions(self, k: int) -> tuple[Array, dict[Node, Array]]:
+        """Random directions u of the k-th leaf, and their tangents J u at every node (both stacked)."""
+        if k not in self._tangents:
+            generator = host.random.default_rng(7 + k)
+            x = self.run.leaves[k]
+            u = generator.normal(size=(DIRECTIONS, *x.shape))
+            self._tangents[k] = (u, self._forward({x.node: u}))  # type: ignore[dict-item]
+        return self._tangents[k]
+
+    def _forward(self, start: Mapping[Node, Array]) -> dict[Node, Array]:
+        """Forward mode along the recorded tape, several tangents at a time."""
+        tangents = dict(start)
+        for node in self.run.order:
+            if node.primitive is None or not any(source in tangents for source in node.inputs):
+                continue
+            total = host.zeros((DIRECTIONS, *node.shape))
+            with enable_grad():
+                dummy = Tensor(host.zeros(node.shape, node.dtype), leaf(node.shape, node.dtype))
+                for _, source, c in pull(node, dummy, node.primitive.joint is not None, None):
+                    if source in tangents and isinstance(c, Tensor) and c.node is not None:
+                        for number, t in enumerate(tangents[source]):
+                            found = autodiff.reverse({c.node: t}, [dummy.node], False, True)  # type: ignore[list-item]
+                            if dummy.node in found:
+                                total[number] += found[dummy.node]
+            tangents[node] = total
+        return tangents
+
+    def seen(self, k: int, node: Node, delta: Array) -> Array:
+        """<J^T delta, u> for each direction u of the k-th leaf, by way of <delta, J u>."""
+        tangents = self.directions(k)[1].get(node)
+        if tangents is None:
+            return host.zeros(DIRECTIONS)
+        return tangents.reshape(DIRECTIONS, -1) @ host.broadcast_to(delta, node.shape).reshape(-1)
+
+    def replayed(self, changed: Mapping[Node, Array]) -> dict[Node, tuple[Array, Any]]:
+        """New values and residuals of the nodes below changed ones, which hold the values given."""
+        fresh: dict[Node, tuple[Array, Any]] = {node: (value, node.residuals) for node, value in changed.items()}
+        for node in self.run.order:
+            row = node.primitive
+            if row is None or (node not in changed and not any(source in fresh for source in node.inputs)):
+                continue
+            arguments = [
+                fresh[source][0] if source in fresh else argument
+                for source, argument in zip(node.inputs, self.run.arguments[node], strict=True)
+            ]
+            tensors = [
+                Tensor(a, leaf(a.shape, a.dtype)) if source is not None else a
+                for source, a in zip(node.inputs, arguments, strict=True)
+            ]
+            if node in changed:
+                continue
+            again = row.call(*tensors, **dict(zip(row.statics, node.params, strict=True)))
+            fresh[node] = (again.data, again.node.residuals if again.node is not None else node.residuals)
+        return fresh
+
+
+Change = Callable[[Array], Array]
