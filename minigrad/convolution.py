@@ -38,11 +38,12 @@ def windows(x: Array, kernel: Pair, stride: Pair, dilation: Pair) -> Array:
         size = list(x.shape[-2:])
         raise ValueError(f"a window of {list(kernel)} (dilation {list(dilation)}) does not fit into {size}")
     sh, sw = x.strides[-2:]
-    return xp.lib.stride_tricks.as_strided(
+    overlapping = xp.lib.stride_tricks.as_strided(
         x,
         (*x.shape[:-2], kh, kw, oh, ow),
         (*x.strides[:-2], sh * dilation[0], sw * dilation[1], sh * stride[0], sw * stride[1]),
     )
+    return overlapping.view()  # CuPy's as_strided has no base, and would pass for the owner of its memory
 
 
 def fold(g: Array, size: Pair, stride: Pair, dilation: Pair) -> Array:

@@ -165,6 +165,12 @@ def scatter(g: Array, shape: tuple[int, ...], index: Any) -> Array:
         out[index] = g  # a mask selects each element once
     elif g.dtype.char == "e":  # many small halves lose digits: add them up in single precision
         return scatter(g.astype(xp.float32), shape, index).astype(g.dtype)
+    elif g.dtype.kind in "iu":  # CuPy adds integers of 64 bits as unsigned ones alone: the same bits
+        bits = xp.zeros(shape, xp.uint64)
+        xp.add.at(bits, index, g.astype(xp.int64).view(xp.uint64))
+        return bits.view(xp.int64).astype(g.dtype)
+    elif g.dtype.kind == "c":
+        return scatter(g.real, shape, index) + 1j * scatter(g.imag, shape, index)
     else:
         xp.add.at(out, index, g)
     return out
