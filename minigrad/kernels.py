@@ -123,9 +123,15 @@ _MIDDLE_Q = (
     1.57449261107098347e01, 1.17693950891312499e02, 5.37181101862009858e02, 1.62138957456669019e03,
     3.29079923573345963e03, 4.36261909014324716e03, 3.43936767414372164e03, 1.23033935480374942e03,
 )  # fmt: skip
-_LARGE_P = (3.05326634961232344e-1, 3.60344899949804439e-1, 1.25781726111229246e-1, 1.60837851487422766e-2, 6.58749161529837803e-4)
+_LARGE_P = (
+    3.05326634961232344e-1, 3.60344899949804439e-1, 1.25781726111229246e-1, 1.60837851487422766e-2,
+    6.58749161529837803e-4,
+)  # fmt: skip
 _LARGE_LEAD = 1.63153871373020978e-2
-_LARGE_Q = (2.56852019228982242e00, 1.87295284992346047e00, 5.27905102951428412e-1, 6.05183413124413191e-2, 2.33520497626869185e-3)
+_LARGE_Q = (
+    2.56852019228982242e00, 1.87295284992346047e00, 5.27905102951428412e-1, 6.05183413124413191e-2,
+    2.33520497626869185e-3,
+)  # fmt: skip
 
 
 def _ratio(z: Array, lead: float, p: Sequence[float], q: Sequence[float]) -> Array:
@@ -262,6 +268,8 @@ def explicit(equation: str, ndims: Sequence[int]) -> tuple[list[str], str]:
         output = dots + "".join(sorted(c for c in set(letters) if letters.count(c) == 1))
     if bad := [c for c in "".join(written) + output if not c.isalpha()]:
         raise ValueError(f"einsum: {equation!r} holds {bad[0]!r}; terms are letters and '...'")
-    if lost := [c for c in output if not any(c in term for term in written)] or [c for c in output if output.count(c) > 1]:
-        raise ValueError(f"einsum: {equation!r}: the output's {lost[0]!r} must stand in an input, and once in the output")
+    if lost := [c for c in output if not any(c in term for term in written) or output.count(c) > 1]:
+        raise ValueError(
+            f"einsum: {equation!r}: the output's {lost[0]!r} must stand in an input, and once in the output"
+        )
     return written, output

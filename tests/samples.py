@@ -284,10 +284,16 @@ for shape_a, shape_b in [
 ]:  # fmt: skip
     sample("matmul", (normal(*shape_a), normal(*shape_b)), np.matmul)
 sample("tensordot", (normal(2, 3, 4), normal(3, 4, 5)), np.tensordot)
-for axes in (0, 1, ([0], [2]), (2, 0), ([2, 1], [0, 1])):
-    shapes = {0: ((2,), (3, 2)), 1: ((2, 3), (3, 4))}.get(str(axes) and axes if isinstance(axes, int) else -1)
-    a, b = shapes or ((4, 3, 2), (2, 3, 4))
-    sample("tensordot", (normal(*a), normal(*b)), lambda a, b, x=axes: np.tensordot(a, b, x), lambda a, b, x=axes: ops.tensordot(a, b, x))
+for axes, shape_a, shape_b in [
+    (0, (2,), (3, 2)), (1, (2, 3), (3, 4)), (([0], [2]), (4, 3, 2), (2, 3, 4)), ((2, 0), (4, 3, 2), (2, 3, 4)),
+    (([-1, 1], [0, 1]), (4, 3, 2), (2, 3, 4)),
+]:  # fmt: skip
+    sample(
+        "tensordot",
+        (normal(*shape_a), normal(*shape_b)),
+        lambda a, b, axes=axes: np.tensordot(a, b, axes),
+        lambda a, b, axes=axes: ops.tensordot(a, b, axes),
+    )
 sample("outer", (normal(3), normal(4)), np.outer)
 EQUATIONS: list[tuple[str, list[tuple[int, ...]]]] = [
     ("ij,jk->ik", [(3, 4), (4, 2)]), ("ij,jk", [(3, 4), (4, 2)]), ("ij,kj", [(3, 4), (2, 4)]), ("ij->ji", [(3, 4)]),
