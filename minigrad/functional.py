@@ -36,7 +36,10 @@ def pair(value: Any, what: str, least: int = 1) -> tuple[int, int]:
 
 def single(value: Any, what: str, least: int = 1) -> int:
     """An integer, alone or in a tuple of one, checked."""
-    return pair(value[0] if isinstance(value, (tuple, list)) and len(value) == 1 else value, what, least)[0]
+    alone = value[0] if isinstance(value, (tuple, list)) and len(value) == 1 else value
+    if isinstance(alone, (tuple, list)):
+        raise ValueError(f"{what}: needs one integer >= {least}, not {value!r}")
+    return pair(alone, what, least)[0]
 
 
 def _need(x: Tensor, ndim: int, op: str, axes: str) -> None:

@@ -45,6 +45,20 @@ class Tensor:
     def size(self) -> int:
         return self.data.size
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
+        """A Tensor of its own, with a copy of the values and, on a leaf, of the gradient."""
+        make, arguments = self.__reduce__()
+        return make(*arguments)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """What pickle and copy keep: class, values, name, gradient. A history cannot be copied in part."""
+        if not self.is_leaf:
+            raise RuntimeError(
+                f"copy: this Tensor is a result, {self.node!r}; with it its history would be copied. Copy t.detach()"
+            )
+        grad = None if self.node is None or self.node.grad is None else to_numpy(self.node.grad)
+        return _rebuild, (type(self), to_numpy(self.data), self.requires_grad, self.label, grad)
+
     def __len__(self) -> int:
         if not self.data.ndim:
             raise TypeError("len: a 0-d Tensor has no length")
@@ -63,7 +77,7 @@ class Tensor:
                 "leaf; use t.detach() for a copy without a history"
             )
         if value and self.node is None:
-            self.node = differentiable(self.data)
+            self.node = differentiable(self.data, self.label)
         elif not value:
             self.node = None
 
@@ -156,7 +170,7 @@ class Tensor:
             )
         if isinstance(value, Tensor):
             if value.node is not None:
-                raise RuntimeError("setitem: the value assigned is on the tape, and its history would be lost; detach it")
+                raise RuntimeError("setitem: the value is on the tape, and its history would be lost; detach it")
             value = value.data
         self.data[raw_index(index)] = value
 
@@ -235,6 +249,19 @@ class Buffer(Versioned):
         super().__setattr__(name, value)
 
 
+def _rebuild(kind: type[Any], values: Any, requires_grad: bool, name: str | None, grad: Any) -> Any:
+    """The Tensor, Parameter or Buffer that `Tensor.__reduce__` took apart."""
+    array = from_numpy(values).copy()
+    made = Tensor(array) if kind is Tensor else kind(array)
+    if isinstance(made, Versioned):
+        made.name = name
+    made.requires_grad = False
+    if requires_grad:
+        made.node = differentiable(array if kind is Tensor else made.data, name)
+        made.node.grad = None if grad is None else from_numpy(grad).copy()
+    return made
+
+
 def differentiable(array: Array, label: str | None = None) -> Node:
     """A leaf for `array`, which must be of a floating dtype."""
     if array.dtype.kind != "f":
@@ -269,11 +296,13 @@ def as_array(data: Any, dtype: Any, op: str) -> Array:
 
 
 def raw_index(index: Any) -> Any:
-    """An index with every Tensor in it replaced by its array."""
+    """An index with the array in place of every Tensor and list in it."""
     if isinstance(index, tuple):
         return tuple(raw_index(part) for part in index)
     if isinstance(index, Tensor):
         return index.data
+    if isinstance(index, list):
+        return xp.asarray([raw_index(part) for part in index], None if index else int)
     return index
 
 

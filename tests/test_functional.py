@@ -1,6 +1,5 @@
 """Layers as functions: linear maps, convolution, pooling, softmax, normalisation, dropout."""
 
-# ruff: noqa: E501
 from __future__ import annotations
 
 import numpy as np

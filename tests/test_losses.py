@@ -1,6 +1,5 @@
 """Losses, as functions and as modules, against their formulas and against PyTorch."""
 
-# ruff: noqa: E501
 from __future__ import annotations
 
 import itertools

@@ -10,7 +10,7 @@ from typing import Any
 
 from minigrad import functional as F
 from minigrad import init, ops, random
-from minigrad.functional import Padding, Pair, pair
+from minigrad.functional import Padding, Pair, Single, pair, single
 from minigrad.nn.module import Module
 from minigrad.tensor import Parameter, Tensor
 
@@ -19,6 +19,12 @@ def _positive(layer: str, **sizes: int) -> None:
     for name, size in sizes.items():
         if not isinstance(size, int) or size < 1:
             raise ValueError(f"{layer}: {name} is an integer >= 1, not {size!r}")
+
+
+def _finite(layer: str, name: str, value: float) -> float:
+    if not math.isfinite(value):
+        raise ValueError(f"{layer}: {name} is a finite number, not {value}")
+    return float(value)
 
 
 class Linear(Module):
@@ -38,24 +44,34 @@ class Linear(Module):
 
 
 class Conv(Module):
-    """What the convolution layers share: sizes, weight and bias."""
+    """What the convolution layers share: sizes, weight and bias. Settings are checked here and kept as tuples."""
 
     axes = 2
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: Any, stride: Any = 1, padding: Any = 0, dilation: Any = 1,
-        groups: int = 1, bias: bool = True,
+        self, in_channels: int, out_channels: int, kernel_size: Any, stride: Any = 1, padding: Any = 0,
+        dilation: Any = 1, groups: int = 1, bias: bool = True,
     ) -> None:  # fmt: skip
         name = type(self).__name__
         _positive(name, in_channels=in_channels, out_channels=out_channels, groups=groups)
         if in_channels % groups or out_channels % groups:
             raise ValueError(f"{name}: {in_channels} and {out_channels} channels do not divide into {groups} groups")
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
-        self.kernel_size = (kernel_size,) * self.axes if isinstance(kernel_size, int) else tuple(kernel_size)
-        self.stride, self.padding, self.dilation = stride, padding, dilation
+        self.kernel_size = self._setting("kernel_size", kernel_size)
+        self.stride = self._setting("stride", stride)
+        self.padding = padding if isinstance(padding, str) else self._setting("padding", padding, 0)
+        self.dilation = self._setting("dilation", dilation)
+        if padding == "same" and max(self.stride) > 1:
+            raise ValueError(f"{name}: padding='same' needs stride 1, not {stride}")
+        if isinstance(padding, str) and padding not in ("same", "valid"):
+            raise ValueError(f"{name}: padding is a number, a tuple, 'same' or 'valid', not {padding!r}")
         fan_in = self.weight_shape()[1] * math.prod(self.kernel_size)
         self.weight = Parameter(init.by_fan_in(self.weight_shape(), fan_in))
         self.bias = Parameter(init.by_fan_in((out_channels,), fan_in)) if bias else None
+
+    def _setting(self, name: str, value: Any, least: int = 1) -> tuple[int, ...]:
+        what = f"{type(self).__name__} {name}"
+        return pair(value, what, least) if self.axes == 2 else (single(value, what, least),)
 
     def weight_shape(self) -> tuple[int, ...]:
         """(out, in / groups, ...kernel)."""
@@ -63,8 +79,14 @@ class Conv(Module):
 
     def settings(self) -> str:
         parts = [f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"]
-        for name, usual in (("padding", 0), ("dilation", 1), ("groups", 1)):
-            if getattr(self, name) != usual:
+        usual = {
+            "padding": (0,) * self.axes,
+            "output_padding": (0,) * self.axes,
+            "dilation": (1,) * self.axes,
+            "groups": 1,
+        }
+        for name, value in usual.items():
+            if getattr(self, name, value) != value:
                 parts.append(f"{name}={getattr(self, name)!r}")
         return ", ".join(parts + ([] if self.bias is not None else ["bias=False"]))
 
@@ -76,13 +98,9 @@ class Conv2d(Conv):
         self, in_channels: int, out_channels: int, kernel_size: Pair, stride: Pair = 1, padding: Padding = 0,
         dilation: Pair = 1, groups: int = 1, bias: bool = True,
     ) -> None:  # fmt: skip
-        super().__init__(
-            in_channels, out_channels, pair(kernel_size, "Conv2d kernel_size"), stride, padding, dilation, groups, bias
-        )
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.ndim == 4 and x.shape[1] != self.in_channels:
-            raise ValueError(f"Conv2d {self.path}: needs {self.in_channels} channels, but the input is {list(x.shape)}")
         return F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
 
 
@@ -90,6 +108,12 @@ class Conv1d(Conv):
     """Cross-correlation of sequences, (n, in, l) to (n, out, ol); see `functional.conv1d`."""
 
     axes = 1
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: Single, stride: Single = 1, padding: Single | str = 0,
+        dilation: Single = 1, groups: int = 1, bias: bool = True,
+    ) -> None:  # fmt: skip
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.conv1d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
@@ -102,9 +126,10 @@ class ConvTranspose2d(Conv):
         self, in_channels: int, out_channels: int, kernel_size: Pair, stride: Pair = 1, padding: Pair = 0,
         output_padding: Pair = 0, groups: int = 1, bias: bool = True, dilation: Pair = 1,
     ) -> None:  # fmt: skip
-        kernel = pair(kernel_size, "ConvTranspose2d kernel_size")
-        self.output_padding = output_padding
-        super().__init__(in_channels, out_channels, kernel, stride, padding, dilation, groups, bias)
+        if isinstance(padding, str):
+            raise ValueError(f"ConvTranspose2d: padding is a number or a pair, not {padding!r}")
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias)
+        self.output_padding = self._setting("output_padding", output_padding, 0)
 
     def weight_shape(self) -> tuple[int, ...]:
         """(in, out / groups, ...kernel)."""
@@ -116,44 +141,56 @@ class ConvTranspose2d(Conv):
         )
 
 
-class MaxPool2d(Module):
+class Pool(Module):
+    """What the pooling layers share: a window and its steps, checked here and kept as pairs."""
+
+    def __init__(self, kernel_size: Pair, stride: Pair | None, padding: Pair, ceil_mode: bool) -> None:
+        name = type(self).__name__
+        self.kernel_size = pair(kernel_size, f"{name} kernel_size")
+        self.stride = self.kernel_size if stride is None else pair(stride, f"{name} stride")
+        self.padding = pair(padding, f"{name} padding", 0)
+        if any(2 * p > k for p, k in zip(self.padding, self.kernel_size, strict=True)):
+            raise ValueError(f"{name}: padding {self.padding} is at most half of the kernel {self.kernel_size}")
+        self.ceil_mode = ceil_mode
+
+    def settings(self) -> str:
+        ceil = ", ceil_mode=True" if self.ceil_mode else ""
+        return f"{self.kernel_size}, stride={self.stride}, padding={self.padding}{ceil}"
+
+
+class MaxPool2d(Pool):
     """The maximum of each window; see `functional.max_pool2d`."""
 
     def __init__(
-        self, kernel_size: Pair, stride: Pair | None = None, padding: Pair = 0, dilation: Pair = 1, ceil_mode: bool = False
-    ) -> None:
-        self.kernel_size, self.stride, self.padding = kernel_size, kernel_size if stride is None else stride, padding
-        self.dilation, self.ceil_mode = dilation, ceil_mode
+        self, kernel_size: Pair, stride: Pair | None = None, padding: Pair = 0, dilation: Pair = 1,
+        ceil_mode: bool = False,
+    ) -> None:  # fmt: skip
+        super().__init__(kernel_size, stride, padding, ceil_mode)
+        self.dilation = pair(dilation, "MaxPool2d dilation")
 
     def forward(self, x: Tensor) -> Tensor:
         return F.max_pool2d(x, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode)
 
-    def settings(self) -> str:
-        return f"{self.kernel_size}, stride={self.stride}, padding={self.padding}"
 
-
-class AvgPool2d(Module):
+class AvgPool2d(Pool):
     """The mean of each window; see `functional.avg_pool2d`."""
 
     def __init__(
         self, kernel_size: Pair, stride: Pair | None = None, padding: Pair = 0, ceil_mode: bool = False,
         count_include_pad: bool = True,
     ) -> None:  # fmt: skip
-        self.kernel_size, self.stride, self.padding = kernel_size, kernel_size if stride is None else stride, padding
-        self.ceil_mode, self.count_include_pad = ceil_mode, count_include_pad
+        super().__init__(kernel_size, stride, padding, ceil_mode)
+        self.count_include_pad = count_include_pad
 
     def forward(self, x: Tensor) -> Tensor:
         return F.avg_pool2d(x, self.kernel_size, self.stride, self.padding, self.ceil_mode, self.count_include_pad)
-
-    def settings(self) -> str:
-        return f"{self.kernel_size}, stride={self.stride}, padding={self.padding}"
 
 
 class AdaptiveAvgPool2d(Module):
     """Means over as many windows as the output is to have cells."""
 
     def __init__(self, output_size: Pair) -> None:
-        self.output_size = output_size
+        self.output_size = pair(output_size, "AdaptiveAvgPool2d output_size")
 
     def forward(self, x: Tensor) -> Tensor:
         return F.adaptive_avg_pool2d(x, self.output_size)
@@ -221,7 +258,7 @@ class LeakyReLU(Module):
     """x where x > 0, else negative_slope x."""
 
     def __init__(self, negative_slope: float = 0.01) -> None:
-        self.negative_slope = float(negative_slope)
+        self.negative_slope = _finite("LeakyReLU", "negative_slope", negative_slope)
 
     def forward(self, x: Tensor) -> Tensor:
         return ops.leaky_relu(x, self.negative_slope)
@@ -234,7 +271,7 @@ class ELU(Module):
     """x where x > 0, else alpha (exp(x) - 1)."""
 
     def __init__(self, alpha: float = 1.0) -> None:
-        self.alpha = float(alpha)
+        self.alpha = _finite("ELU", "alpha", alpha)
 
     def forward(self, x: Tensor) -> Tensor:
         return ops.elu(x, self.alpha)
@@ -254,6 +291,8 @@ class GELU(Module):
     """x Phi(x)."""
 
     def __init__(self, approximate: str = "none") -> None:
+        if approximate not in ("none", "tanh"):
+            raise ValueError(f"GELU: approximate is 'none' or 'tanh', not {approximate!r}")
         self.approximate = approximate
 
     def forward(self, x: Tensor) -> Tensor:

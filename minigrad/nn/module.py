@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Self
 
+from minigrad import creation, ops
 from minigrad.tape import recording
-from minigrad.tensor import Buffer, Parameter, Tensor, Versioned, as_array, differentiable
+from minigrad.tensor import Buffer, Parameter, Tensor, Versioned, as_array
 
 State = dict[str, Tensor]
 
@@ -28,9 +29,14 @@ class Module:
         raise NotImplementedError(f"{type(self).__name__} has no forward method; write one")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if recording.watch is None:
-            return self.forward(*args, **kwargs)
-        return recording.watch(self, args, kwargs)
+        try:
+            if recording.watch is None:
+                return self.forward(*args, **kwargs)
+            return recording.watch(self, args, kwargs)
+        except Exception as error:
+            if not hasattr(error, "__notes__"):  # the innermost layer speaks
+                error.add_note(f"in the layer {self.path!r}: {type(self).__name__}({self.settings()})")
+            raise
 
     # ---- the walk ----------------------------------------------------------------------------------
     def members(self) -> Iterator[tuple[str, Any]]:
@@ -107,9 +113,8 @@ class Module:
         """Undoes `freeze`: parameters learn again and `train()` reaches this module."""
         for module in self.modules():
             module.frozen, module.training = False, True
-        for name, parameter in self.named_parameters():
+        for parameter in self.parameters():
             parameter.requires_grad = True
-            parameter.rename(name if parameter.name is None else parameter.name)
         return self
 
     def zero_grad(self) -> None:
@@ -118,48 +123,81 @@ class Module:
             parameter.grad = None
 
     def to_dtype(self, dtype: Any) -> Self:
-        """Converts Parameters and floating Buffers; gradients are forgotten. Returns the module."""
+        """Converts Parameters and floating Buffers; gradients are forgotten. Returns the module.
+
+        Buffers stay at float32 where half precision is asked for: averages over many batches need the digits.
+        """
+        if creation.zeros(0, dtype=dtype).dtype.kind != "f":
+            raise TypeError(
+                f"to_dtype: Parameters are floating, so the dtype is float16, float32 or float64, not {dtype}"
+            )
         for parameter in self.parameters():
             learns = parameter.requires_grad
+            parameter.requires_grad = False
             parameter.data = parameter.data.astype(dtype)
-            parameter.node = differentiable(parameter.data, parameter.name) if learns else None
+            parameter.requires_grad = learns
         for buffer in self.buffers():
             if buffer.dtype.kind == "f":
-                buffer.data = buffer.data.astype(dtype)
+                buffer.data = buffer.data.astype(creation.float32 if dtype == creation.float16 else dtype)
         return self
 
     # ---- state -------------------------------------------------------------------------------------
     def _state(self) -> dict[str, Versioned]:
-        return dict(self._named(Versioned))
+        """Parameters and Buffers by path; one that is held in several places stands under each of its paths."""
+        return {
+            f"{path}.{name}" if path else name: value
+            for path, module in self._everywhere()
+            for name, value in module.members()
+            if isinstance(value, Versioned)
+        }
+
+    def _everywhere(self, path: str = "", above: tuple[Module, ...] = ()) -> Iterator[tuple[str, Module]]:
+        """This module and all below it, under every path that leads there."""
+        yield path, self
+        for name, value in self.members():
+            if isinstance(value, Module) and value not in above:
+                yield from value._everywhere(f"{path}.{name}" if path else name, (*above, self))
 
     def state_dict(self) -> State:
-        """Copies of all Parameters and Buffers by path, as constant Tensors."""
+        """Copies of all Parameters and Buffers by path, as constant Tensors.
+
+        Tied weights stand under each of their paths, as in PyTorch.
+        """
         return {path: Tensor(value.data.copy()) for path, value in self._state().items()}
 
-    def load_state_dict(self, state: dict[str, Any], strict: bool = True) -> Self:
-        """Overwrites Parameters and Buffers with the arrays of a state dict.
+    def load_state_dict(self, state: dict[str, Any], strict: bool = True, allow_nonfinite: bool = False) -> Self:
+        """Overwrites Parameters and Buffers with the arrays of a state dict; returns the module.
 
-        Raises ValueError that lists what is missing, unexpected, misshapen or of another dtype; then
-        nothing is changed. strict=False passes over the missing and the unexpected.
+        Raises ValueError that lists what is missing, unexpected, misshapen, of another dtype, not finite
+        (allow_nonfinite=True lets NaN and infinities pass) or tied here and different there; then nothing
+        is changed. strict=False passes over the missing and the unexpected. Of tied weights one is enough.
         """
         own = self._state()
-        arrays = {path: as_array(value, None, "load_state_dict") for path, value in state.items() if path in own}
-        problems = {
-            "missing": [path for path in own if path not in state] if strict else [],
-            "unexpected": [path for path in state if path not in own] if strict else [],
-            "misshapen": [
-                f"{path} (here {list(own[path].shape)}, given {list(a.shape)})"
-                for path, a in arrays.items()
-                if a.shape != own[path].shape
-            ],
-            "of another dtype": [
-                f"{path} (here {own[path].dtype}, given {a.dtype})" for path, a in arrays.items() if a.dtype != own[path].dtype
-            ],
+        given = {path: as_array(value, None, "load_state_dict") for path, value in state.items() if path in own}
+        found: dict[int, tuple[str, Any]] = {}
+        problems: dict[str, list[str]] = {
+            "missing": [], "unexpected": [path for path in state if path not in own] if strict else [], "misshapen": [],
+            "of another dtype (see to_dtype)": [], "not finite (allow_nonfinite=True lets them pass)": [],
+            "tied here, different there": [],
         }  # fmt: skip
+        missing, _, misshapen, mistyped, nonfinite, untied = problems.values()
+        for path, array in given.items():
+            value = own[path]
+            first, other = found.setdefault(id(value), (path, array))
+            if array.shape != value.shape:
+                misshapen.append(f"{path} (here {list(value.shape)}, given {list(array.shape)})")
+            elif array.dtype != value.dtype:
+                mistyped.append(f"{path} (here {value.dtype}, given {array.dtype})")
+            elif array.dtype.kind == "f" and not allow_nonfinite and not bool(ops.all(ops.isfinite(Tensor(array)))):
+                nonfinite.append(path)
+            elif other is not array and _differ(array, other):
+                untied.append(f"{first} and {path}")
+        if strict:
+            missing += [path for path, value in own.items() if id(value) not in found]
         if any(problems.values()):
-            lines = [f"  {what}: {', '.join(entries)}" for what, entries in problems.items() if entries]
-            raise ValueError(f"load_state_dict: the state does not fit this {type(self).__name__}\n" + "\n".join(lines))
-        for path, array in arrays.items():
+            lines = [f"\n  {what}: {', '.join(entries)}" for what, entries in problems.items() if entries]
+            raise ValueError(f"load_state_dict: the state does not fit this {type(self).__name__}{''.join(lines)}")
+        for path, array in given.items():
             own[path].update(array)
         return self
 
@@ -175,6 +213,12 @@ class Module:
             return head + ")"
         lines = [f"  ({name}): " + repr(m).replace("\n", "\n  ") for name, m in children]
         return head + "\n" + "\n".join(lines) + "\n)"
+
+
+def _differ(a: Any, b: Any) -> bool:
+    """Whether two arrays of one shape hold different values; NaN is like NaN."""
+    x, y = Tensor(a), Tensor(b)
+    return bool(ops.any((x != y) & ((x == x) | (y == y))))
 
 
 def _within(name: str, value: Any) -> Iterator[tuple[str, Any]]:

@@ -8,12 +8,24 @@ ever reaches them. They are Buffers, and hold nothing with a history.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 
 from minigrad import creation, ops
 from minigrad import functional as F
 from minigrad.nn.module import Module
 from minigrad.tensor import Buffer, Parameter, Tensor
+
+
+def _affine(x: Tensor, scale: Tensor | None, shift: Tensor | None) -> Tensor:
+    y = x if scale is None else x * F.per_channel(scale, x)
+    return y if shift is None else y + F.per_channel(shift, x)
+
+
+def _eps(layer: str, eps: float) -> float:
+    if not (math.isfinite(eps) and eps >= 0):
+        raise ValueError(f"{layer}: eps is a finite number >= 0, not {eps}")
+    return float(eps)
 
 
 class BatchNorm(Module):
@@ -34,11 +46,15 @@ class BatchNorm(Module):
         name = type(self).__name__
         if not isinstance(num_features, int) or num_features < 1:
             raise ValueError(f"{name}: num_features is an integer >= 1, not {num_features!r}")
-        if not (math.isfinite(eps) and eps >= 0):
-            raise ValueError(f"{name}: eps is a finite number >= 0, not {eps}")
         if momentum is not None and not 0.0 <= momentum <= 1.0:
             raise ValueError(f"{name}: momentum is None or between 0 and 1, not {momentum}")
-        self.num_features, self.eps = num_features, float(eps)
+        if momentum is not None and 0.5 < momentum < 1.0:
+            warnings.warn(
+                f"{name}: momentum={momentum} is the weight of the NEW value here, as in PyTorch; TensorFlow, Keras "
+                f"and Flax give the weight of the old one, and would call this {1 - momentum:g}",
+                stacklevel=3,
+            )
+        self.num_features, self.eps = num_features, _eps(name, eps)
         self.momentum = None if momentum is None else float(momentum)
         self.affine, self.track_running_stats = affine, track_running_stats
         self.weight = Parameter(creation.ones(num_features)) if affine else None
@@ -51,47 +67,38 @@ class BatchNorm(Module):
         if x.ndim not in self.input_axes or x.shape[1] != self.num_features:
             axes = " or ".join(map(str, self.input_axes))
             raise ValueError(
-                f"{type(self).__name__} {self.path}: needs {axes} axes with {self.num_features} channels in the second, "
+                f"{type(self).__name__} {self.path}: needs {axes} axes and {self.num_features} channels in axis 1, "
                 f"but the input is {list(x.shape)}"
             )
-        if not self.training and self.running_mean is not None:
-            return self._with_running_statistics(x)
-        axis = tuple(i for i in range(x.ndim) if i != 1)
+        if x.dtype != creation.float16:
+            return self._normalise(x, self.weight, self.bias)
+        gamma, beta = (p if p is None else p.astype(creation.float32) for p in (self.weight, self.bias))
+        return self._normalise(x.astype(creation.float32), gamma, beta).astype(creation.float16)
+
+    def _normalise(self, x: Tensor, gamma: Tensor | None, beta: Tensor | None) -> Tensor:
+        if not self.training and self.running_mean is not None and self.running_var is not None:
+            scale = (1 if gamma is None else gamma) / ops.sqrt(self.running_var + self.eps)
+            return _affine(x - F.per_channel(self.running_mean, x), scale, beta)
         m = x.size // self.num_features
         if m == 0:
-            return self._affine(x)
-        if m == 1 and self.training:
+            return _affine(x, gamma, beta)
+        if m == 1:
             raise ValueError(
                 f"{type(self).__name__} {self.path}: an input of shape {list(x.shape)} has one value for each channel, "
                 "whose variance is zero; training needs a larger batch (or call eval())"
             )
-        half = x.dtype if x.dtype == creation.float16 else None
-        y, mean, var = F.batch_norm(x.astype(creation.float32) if half else x, self.weight, self.bias, axis, self.eps)
-        if self.training and self.running_mean is not None:
+        y, mean, var = F.batch_norm(x, gamma, beta, tuple(i for i in range(x.ndim) if i != 1), self.eps)
+        if self.training:
             self._remember(mean.detach(), var.detach() * (m / (m - 1)))
-        return y.astype(half) if half else y
+        return y
 
     def _remember(self, mean: Tensor, unbiased_var: Tensor) -> None:
-        assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
+        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
+            return
         self.num_batches_tracked.update(self.num_batches_tracked + 1)
         f = 1 / self.num_batches_tracked.item() if self.momentum is None else self.momentum
         for running, new in ((self.running_mean, mean), (self.running_var, unbiased_var)):
             running.update((1 - f) * running + f * new.reshape(-1).astype(running.dtype))
-
-    def _with_running_statistics(self, x: Tensor) -> Tensor:
-        assert self.running_mean is not None and self.running_var is not None
-        scale = 1 / ops.sqrt(self.running_var + self.eps)
-        scale = scale if self.weight is None else self.weight * scale
-        channels = (1, -1, *[1] * (x.ndim - 2))
-        y = (x - self.running_mean.astype(x.dtype).reshape(channels)) * scale.astype(x.dtype).reshape(channels)
-        return y if self.bias is None else y + self.bias.astype(x.dtype).reshape(channels)
-
-    def _affine(self, x: Tensor) -> Tensor:
-        """gamma x + beta: what an empty batch goes through."""
-        channels = (1, -1, *[1] * (x.ndim - 2))
-        if self.weight is None or self.bias is None:
-            return x
-        return x * self.weight.reshape(channels) + self.bias.reshape(channels)
 
     def settings(self) -> str:
         text = f"{self.num_features}, eps={self.eps}, momentum={self.momentum}"
@@ -115,10 +122,16 @@ class LayerNorm(Module):
     """Normalises each sample over its last axes, of shape `normalized_shape`."""
 
     def __init__(
-        self, normalized_shape: int | Sequence[int], eps: float = 1e-5, elementwise_affine: bool = True, bias: bool = True
+        self,
+        normalized_shape: int | Sequence[int],
+        eps: float = 1e-5,
+        elementwise_affine: bool = True,
+        bias: bool = True,
     ) -> None:
         self.normalized_shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
-        self.eps = float(eps)
+        if not self.normalized_shape or any(not isinstance(n, int) or n < 1 for n in self.normalized_shape):
+            raise ValueError(f"LayerNorm: normalized_shape is one integer >= 1 or several, not {normalized_shape!r}")
+        self.eps = _eps("LayerNorm", eps)
         self.weight = Parameter(creation.ones(self.normalized_shape)) if elementwise_affine else None
         self.bias = Parameter(creation.zeros(self.normalized_shape)) if elementwise_affine and bias else None
 
@@ -133,15 +146,17 @@ class GroupNorm(Module):
     """Normalises each sample over groups of its channels."""
 
     def __init__(self, num_groups: int, num_channels: int, eps: float = 1e-5, affine: bool = True) -> None:
-        if num_channels % num_groups:
+        if any(not isinstance(n, int) or n < 1 for n in (num_groups, num_channels)) or num_channels % num_groups:
             raise ValueError(f"GroupNorm: {num_channels} channels do not divide into {num_groups} groups")
-        self.num_groups, self.num_channels, self.eps = num_groups, num_channels, float(eps)
+        self.num_groups, self.num_channels, self.eps = num_groups, num_channels, _eps("GroupNorm", eps)
         self.weight = Parameter(creation.ones(num_channels)) if affine else None
         self.bias = Parameter(creation.zeros(num_channels)) if affine else None
 
     def forward(self, x: Tensor) -> Tensor:
         if x.ndim < 2 or x.shape[1] != self.num_channels:
-            raise ValueError(f"GroupNorm {self.path}: needs {self.num_channels} channels, but the input is {list(x.shape)}")
+            raise ValueError(
+                f"GroupNorm {self.path}: needs {self.num_channels} channels, but the input is {list(x.shape)}"
+            )
         return F.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
 
     def settings(self) -> str:

@@ -45,8 +45,6 @@ def summary(model: Module, input_shape: Sequence[int], dtype: Any = creation.flo
     head = ("layer", "output", "parameters", "buffers")
     table = [head, *rows, ("total", "", f"{parameters:,}", f"{buffers:,}")]
     widths = [max(len(row[i]) for row in table) for i in range(4)]
-    lines = [
-        f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:>{widths[2]}}  {d:>{widths[3]}}".rstrip() for a, b, c, d in table
-    ]
+    lines = [f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:>{widths[2]}}  {d:>{widths[3]}}".rstrip() for a, b, c, d in table]
     rule = "-" * (sum(widths) + 6)
     return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])

@@ -1,0 +1,425 @@
+"""Modules: the walk, modes, state dicts and their exchange with PyTorch, looks, copies, and refusals."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import warnings
+
+import numpy as np
+import pytest
+
+import minigrad as mg
+from minigrad import nn
+from tests.against import floats
+
+
+class Block(nn.Module):
+    def __init__(self, width):
+        self.conv = nn.Conv2d(width, width, 3, padding=1)
+        self.bn = nn.BatchNorm2d(width)
+
+    def forward(self, x):
+        return x + mg.relu(self.bn(self.conv(x)))
+
+
+class Net(nn.Module):
+    def __init__(self):
+        self.stem = nn.Conv2d(1, 4, 3, padding=1, bias=False)
+        self.blocks = [Block(4), Block(4)]
+        self.heads = {"a": nn.Linear(4, 2), "b": nn.Linear(4, 3)}
+        self.scale = nn.Parameter(mg.ones(1))
+        self.count = nn.Buffer(mg.zeros(1))
+
+    def forward(self, x):
+        x = self.stem(x)
+        for block in self.blocks:
+            x = block(x)
+        x = x.mean((2, 3)) * self.scale
+        return self.heads["a"](x), self.heads["b"](x)
+
+
+# ---- against PyTorch --------------------------------------------------------------------------------
+def pairs(torch):
+    """Every layer with learnt or remembered state, here and there, and the shape of an input."""
+    t = torch.nn
+    return [
+        (nn.Linear(5, 3), t.Linear(5, 3), (4, 5)),
+        (nn.Linear(5, 3, bias=False), t.Linear(5, 3, bias=False), (2, 4, 5)),
+        (nn.Conv1d(4, 6, 3, 2, 1, groups=2), t.Conv1d(4, 6, 3, 2, 1, groups=2), (2, 4, 9)),
+        (nn.Conv2d(4, 6, 3, 2, 1), t.Conv2d(4, 6, 3, 2, 1), (2, 4, 6, 7)),
+        (nn.Conv2d(4, 6, (3, 2), padding="same"), t.Conv2d(4, 6, (3, 2), padding="same"), (2, 4, 6, 7)),
+        (nn.Conv2d(4, 6, 3, bias=False, dilation=2), t.Conv2d(4, 6, 3, bias=False, dilation=2), (2, 4, 6, 7)),
+        (nn.ConvTranspose2d(4, 6, 3, 2, 1, 1, 2), t.ConvTranspose2d(4, 6, 3, 2, 1, 1, 2), (2, 4, 4, 5)),
+        (nn.BatchNorm1d(4), t.BatchNorm1d(4), (6, 4)),
+        (nn.BatchNorm2d(4), t.BatchNorm2d(4), (3, 4, 5, 5)),
+        (nn.LayerNorm((3, 4)), t.LayerNorm((3, 4)), (2, 3, 4)),
+        (nn.LayerNorm(4, bias=False), t.LayerNorm(4, bias=False), (2, 3, 4)),
+        (nn.GroupNorm(2, 4), t.GroupNorm(2, 4), (3, 4, 5)),
+        (nn.MaxPool2d(3, 2, 1, ceil_mode=True), t.MaxPool2d(3, 2, 1, ceil_mode=True), (2, 3, 6, 6)),
+        (nn.AvgPool2d(3, 2, 1, count_include_pad=False), t.AvgPool2d(3, 2, 1, count_include_pad=False), (2, 3, 6, 6)),
+        (nn.AdaptiveAvgPool2d((2, 3)), t.AdaptiveAvgPool2d((2, 3)), (2, 3, 5, 7)),
+        (nn.Flatten(), t.Flatten(), (2, 3, 4)),
+        (nn.Identity(), t.Identity(), (2, 3)),
+        (nn.ReLU(), t.ReLU(), (3, 4)),
+        (nn.LeakyReLU(0.2), t.LeakyReLU(0.2), (3, 4)),
+        (nn.ELU(1.5), t.ELU(1.5), (3, 4)),
+        (nn.SiLU(), t.SiLU(), (3, 4)),
+        (nn.GELU(), t.GELU(), (3, 4)),
+        (nn.GELU("tanh"), t.GELU(approximate="tanh"), (3, 4)),
+        (nn.Sigmoid(), t.Sigmoid(), (3, 4)),
+        (nn.Tanh(), t.Tanh(), (3, 4)),
+        (nn.Softplus(), t.Softplus(), (3, 4)),
+        (nn.Softmax(1), t.Softmax(1), (3, 4)),
+        (nn.LogSoftmax(1), t.LogSoftmax(1), (3, 4)),
+        (nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)), t.Sequential(t.Linear(4, 3), t.BatchNorm1d(3)), (5, 4)),
+    ]  # fmt: skip
+
+
+def test_layers_have_pytorchs_state_and_take_its_weights_to_the_same_numbers():
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    for ours, theirs, shape in pairs(torch):
+        theirs.double()
+        ours.to_dtype(np.float64)
+        there = {name: value.numpy() for name, value in theirs.state_dict().items()}
+        assert {n: v.shape for n, v in ours.state_dict().items()} == {n: v.shape for n, v in there.items()}, ours
+        assert list(ours.state_dict()) == list(there)
+        ours.load_state_dict(there)
+        (x,) = floats(shape)
+        for mode in (True, False):
+            ours.train(mode), theirs.train(mode)
+            a, b = mg.tensor(x, requires_grad=True), torch.tensor(x, requires_grad=True)
+            ya, yb = ours(a), theirs(b)
+            np.testing.assert_allclose(ya.numpy(), yb.detach().numpy(), rtol=1e-11, atol=1e-12, err_msg=repr(ours))
+            (g,) = floats(ya.shape, seed=5)
+            ours.zero_grad(), theirs.zero_grad()
+            ya.backward(mg.tensor(g)), yb.backward(torch.tensor(g))
+            np.testing.assert_allclose(a.grad.numpy(), b.grad.numpy(), rtol=1e-10, atol=1e-11, err_msg=repr(ours))
+            for (name, p), q in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+                np.testing.assert_allclose(p.grad.numpy(), q.grad.numpy(), rtol=1e-10, atol=1e-11, err_msg=name)
+        for name, value in theirs.state_dict().items():
+            np.testing.assert_allclose(ours.state_dict()[name].numpy(), value.numpy(), rtol=1e-12, err_msg=name)
+        theirs.load_state_dict({n: torch.tensor(v.numpy()) for n, v in ours.state_dict().items()})
+
+
+def test_embedding_has_pytorchs_state():
+    torch = pytest.importorskip("torch")
+    ours, theirs = nn.Embedding(5, 3), torch.nn.Embedding(5, 3)
+    ours.load_state_dict({n: v.numpy() for n, v in theirs.state_dict().items()})
+    index = np.array([[0, 4], [4, 1]])
+    assert np.array_equal(ours(mg.tensor(index)).numpy(), theirs(torch.tensor(index)).detach().numpy())
+
+
+def test_default_weights_are_uniform_within_one_over_the_root_of_fan_in():
+    mg.random.seed(0)
+    for layer, fan_in in [
+        (nn.Linear(64, 200), 64),
+        (nn.Conv2d(8, 64, 3, groups=2), 36),
+        (nn.Conv1d(16, 64, 5), 80),
+        (nn.ConvTranspose2d(64, 16, 3, groups=2), 72),
+    ]:
+        for p in layer.parameters():
+            bound = 1 / np.sqrt(fan_in)
+            assert np.abs(p.numpy()).max() <= bound
+            if p.size > 1000:
+                assert np.abs(p.numpy()).max() > 0.98 * bound
+                assert abs(p.numpy().std() - bound / np.sqrt(3)) < 0.02 * bound
+
+
+# ---- the walk ---------------------------------------------------------------------------------------
+def test_names_follow_the_order_of_assignment_through_lists_and_dicts():
+    names = [name for name, _ in Net().named_parameters()]
+    assert names == [
+        "scale", "stem.weight", "blocks.0.conv.weight", "blocks.0.conv.bias", "blocks.0.bn.weight", "blocks.0.bn.bias",
+        "blocks.1.conv.weight", "blocks.1.conv.bias", "blocks.1.bn.weight", "blocks.1.bn.bias",
+        "heads.a.weight", "heads.a.bias", "heads.b.weight", "heads.b.bias",
+    ]  # fmt: skip
+    assert [name for name, _ in Net().named_buffers()][:3] == [
+        "count",
+        "blocks.0.bn.running_mean",
+        "blocks.0.bn.running_var",
+    ]
+    assert [path for path, _ in Net().named_modules()][:4] == ["", "stem", "blocks.0", "blocks.0.conv"]
+
+
+def test_parameters_carry_their_path_as_label():
+    net = Net()
+    assert all(p.label == name for name, p in net.named_parameters())
+
+
+def test_a_shared_module_is_walked_once_and_tied_weights_stand_under_each_path():
+    torch = pytest.importorskip("torch")
+    shared = nn.Linear(3, 3)
+    model = nn.Sequential(shared, nn.Tanh(), shared)
+    assert len(list(model.parameters())) == 2
+    t = torch.nn.Linear(3, 3)
+    assert list(model.state_dict()) == list(torch.nn.Sequential(t, torch.nn.Tanh(), t).state_dict())
+    x = mg.ones(1, 3)
+    model(x).sum().backward()
+    assert shared.weight.grad is not None
+
+
+def tied():
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    model[1].weight = model[0].weight
+    return model
+
+
+def test_tied_weights_load_from_either_path_and_refuse_to_be_torn_apart():
+    model = tied()
+    assert [name for name, _ in model.named_parameters()] == ["0.weight", "0.bias", "1.bias"]
+    state = model.state_dict()
+    assert list(state) == ["0.weight", "0.bias", "1.weight", "1.bias"]
+    state["0.weight"] = state["1.weight"] = mg.full((3, 3), 2.0)
+    del state["0.weight"]
+    assert tied().load_state_dict(state)[0].weight.tolist() == [[2.0] * 3] * 3
+    state["0.weight"] = mg.full((3, 3), 3.0)
+    with pytest.raises(ValueError, match=r"tied here, different there: 1.weight and 0.weight"):
+        model.load_state_dict(state)
+
+
+def test_a_module_that_holds_its_parent_is_walked_all_the_same():
+    parent, child = nn.Sequential(nn.Linear(2, 2)), nn.Linear(2, 2)
+    child.parent = parent
+    parent.layers.append(child)
+    assert len(list(parent.parameters())) == 4
+    assert set(parent.state_dict()) >= {"0.weight", "0.bias", "1.weight", "1.bias"}
+
+
+# ---- modes ------------------------------------------------------------------------------------------
+def test_train_and_eval_reach_everything_below():
+    net = Net()
+    assert all(not m.training for m in net.eval().modules())
+    assert all(m.training for m in net.train().modules())
+
+
+def test_freeze_survives_train():
+    net = Net()
+    net.blocks[0].freeze()
+    net.train()
+    assert net.training and net.blocks[1].bn.training and not net.blocks[0].bn.training
+    before = net.state_dict()
+    a, b = net(mg.random.normal(2, 1, 5, 5))
+    (a.sum() + b.sum()).backward()
+    after = net.state_dict()
+    assert net.blocks[0].conv.weight.grad is None and net.blocks[1].conv.weight.grad is not None
+    assert np.array_equal(before["blocks.0.bn.running_mean"].numpy(), after["blocks.0.bn.running_mean"].numpy())
+    assert not np.array_equal(before["blocks.1.bn.running_mean"].numpy(), after["blocks.1.bn.running_mean"].numpy())
+
+
+def test_unfreeze_gives_learning_and_names_back():
+    net = Net()
+    names = [name for name, _ in net.named_parameters()]
+    net.freeze().unfreeze()
+    assert [p.node.label for p in net.parameters()] == names
+    assert all(p.requires_grad for p in net.parameters()) and all(m.training for m in net.modules())
+
+
+def test_to_dtype_returns_the_module_and_keeps_buffers_of_half_precision_in_single():
+    net = Net().to_dtype(mg.float16)
+    assert {p.dtype for p in net.parameters()} == {np.dtype("float16")}
+    assert net.blocks[0].bn.running_var.dtype == np.float32 and net.blocks[0].bn.num_batches_tracked.dtype == np.int64
+    assert Net().to_dtype(mg.float64).blocks[0].bn.running_var.dtype == np.float64
+    a, _ = net(mg.zeros(2, 1, 4, 4, dtype=mg.float16))
+    assert a.dtype == np.float16
+    with pytest.raises(TypeError, match=r"to_dtype: .*int"):
+        net.to_dtype(int)
+
+
+# ---- state ------------------------------------------------------------------------------------------
+def test_a_state_dict_is_a_copy():
+    layer = nn.Linear(2, 2)
+    state = layer.state_dict()
+    layer.weight.update(mg.zeros(2, 2))
+    assert np.any(state["weight"].numpy())
+
+
+def wrong_states():
+    good = Net().state_dict()
+    yield "missing: scale", {k: v for k, v in good.items() if k != "scale"}
+    yield "unexpected: extra", {**good, "extra": mg.ones(1)}
+    yield r"misshapen: scale \(here \[1\], given \[2\]\)", {**good, "scale": mg.ones(2)}
+    yield r"of another dtype .*: scale \(here float32, given float64\)", {**good, "scale": mg.ones(1, dtype=mg.float64)}
+    yield r"not finite .*: scale", {**good, "scale": mg.full((1,), float("nan"))}
+    yield r"not finite .*: count", {**good, "count": mg.full((1,), float("inf"))}
+
+
+@pytest.mark.parametrize("number", range(6))
+def test_a_wrong_state_is_refused_with_a_list_and_changes_nothing(number):
+    says, state = list(wrong_states())[number]
+    net = Net()
+    before = net.state_dict()
+    with pytest.raises(ValueError, match=says):
+        net.load_state_dict(state)
+    after = net.state_dict()
+    assert all(np.array_equal(before[k].numpy(), after[k].numpy()) for k in before)
+
+
+def test_everything_wrong_is_listed_at_once():
+    state = Net().state_dict()
+    del state["scale"]
+    state["extra"], state["stem.weight"] = mg.ones(1), mg.ones(3)
+    with pytest.raises(
+        ValueError, match=r"(?s)does not fit this Net.*missing: scale.*unexpected: extra.*misshapen: stem"
+    ):
+        Net().load_state_dict(state)
+
+
+def test_what_strict_and_nonfinite_let_pass():
+    net = Net().load_state_dict({"scale": mg.full((1,), 3.0), "extra": mg.ones(1)}, strict=False)
+    assert net.scale.item() == 3.0
+    assert np.isnan(
+        net.load_state_dict({"scale": mg.full((1,), float("nan"))}, False, allow_nonfinite=True).scale.item()
+    )
+
+
+# ---- copies -----------------------------------------------------------------------------------------
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+def test_a_copied_module_computes_the_same_and_learns_alone(copied):
+    net = Net()
+    list(net.named_parameters())
+    net.stem.freeze()
+    x = mg.random.normal(2, 1, 5, 5)
+    net(x)[0].sum().backward()
+    twin = copied(net)
+    assert {n: v.tolist() for n, v in twin.state_dict().items()} == {n: v.tolist() for n, v in net.state_dict().items()}
+    assert [p.label for p in twin.parameters()] == [p.label for p in net.parameters()]
+    assert not twin.stem.weight.requires_grad and isinstance(twin.count, nn.Buffer)
+    assert np.array_equal(twin.blocks[0].conv.weight.grad.numpy(), net.blocks[0].conv.weight.grad.numpy())
+    before, gradient = net.state_dict(), net.scale.grad.numpy().copy()
+    twin(x)[0].sum().backward()
+    twin.scale.update(mg.zeros(1))
+    assert net.scale.tolist() == before["scale"].tolist() and np.array_equal(net.scale.grad.numpy(), gradient)
+    assert twin.blocks[0].bn.running_mean.tolist() != net.blocks[0].bn.running_mean.tolist()
+
+
+def test_a_copied_module_keeps_its_weights_tied():
+    twin = copy.deepcopy(tied())
+    assert twin[0].weight is twin[1].weight
+
+
+def test_a_result_is_not_copied_with_a_part_of_its_history():
+    y = nn.Linear(2, 2)(mg.ones(1, 2))
+    with pytest.raises(RuntimeError, match=r"detach"):
+        copy.deepcopy(y)
+    assert copy.deepcopy(y.detach()).tolist() == y.tolist()
+
+
+# ---- looks ------------------------------------------------------------------------------------------
+def test_repr_is_a_tree():
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1), nn.Sequential(nn.ReLU(), nn.MaxPool2d(2)), nn.Linear(4, 2, bias=False)
+    )
+    assert repr(model) == (
+        "Sequential(\n"
+        "  (0): Conv2d(1, 4, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1))\n"
+        "  (1): Sequential(\n"
+        "    (0): ReLU()\n"
+        "    (1): MaxPool2d((2, 2), stride=(2, 2), padding=(0, 0))\n"
+        "  )\n"
+        "  (2): Linear(4, 2, bias=False)\n"
+        ")"
+    )
+
+
+def test_summary_counts_and_leaves_the_model_as_it_was():
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4 * 36, 10))
+    net[1].freeze()
+    before = net.state_dict()
+    text = nn.summary(net, (2, 1, 8, 8))
+    lines = text.splitlines()
+    assert lines[0].split() == ["layer", "output", "parameters", "buffers"]
+    assert lines[2].split() == ["0", "Conv2d", "[2,", "4,", "6,", "6]", "40", "0"]
+    assert lines[3].split()[-2:] == ["8", "9"]
+    assert lines[-1].split() == ["total", "1,498", "9"]
+    assert net.training and not net[1].training
+    assert all(np.array_equal(v.numpy(), before[k].numpy()) for k, v in net.state_dict().items())
+
+
+def test_containers():
+    model = nn.Sequential(nn.Linear(2, 3), nn.Lambda(mg.tanh), nn.Identity())
+    assert len(model) == 3 and isinstance(model[1:], nn.Sequential) and model[0] is next(iter(model))
+    assert model(mg.ones(1, 2)).shape == (1, 3)
+    many = nn.ModuleList([nn.Linear(2, 2)]).append(nn.Linear(2, 2))
+    assert len(many) == 2 and list(many.state_dict()) == ["0.weight", "0.bias", "1.weight", "1.bias"]
+
+
+def test_softmax_layers_and_embedding_and_dropout_show_their_settings():
+    assert repr(nn.Embedding(3, 4)) == "Embedding(3, 4)" and repr(nn.Dropout(0.2)) == "Dropout(p=0.2)"
+
+
+# ---- bad input --------------------------------------------------------------------------------------
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    "make, says",
+    [
+        (lambda: nn.Linear(0, 3), "Linear: in_features is an integer >= 1, not 0"),
+        (lambda: nn.Linear(3, 2.5), "Linear: out_features is an integer >= 1, not 2.5"),
+        (lambda: nn.Conv2d(3, 4, 0), "Conv2d kernel_size: needs one integer >= 1"),
+        (lambda: nn.Conv2d(3, 4, 3, stride=0), "Conv2d stride: needs one integer >= 1"),
+        (lambda: nn.Conv2d(3, 4, 3, padding=-1), "Conv2d padding: needs one integer >= 0"),
+        (lambda: nn.Conv2d(3, 4, 3, padding="full"), "Conv2d: padding is .* not 'full'"),
+        (lambda: nn.Conv2d(3, 4, 3, padding="same", stride=2), "Conv2d: padding='same' needs stride 1"),
+        (lambda: nn.Conv2d(3, 4, 3, groups=2), "Conv2d: 3 and 4 channels do not divide into 2 groups"),
+        (lambda: nn.Conv1d(3, 4, (3, 3)), "Conv1d kernel_size: needs one integer"),
+        (lambda: nn.ConvTranspose2d(3, 4, 3, padding="same"), "ConvTranspose2d: padding is a number"),
+        (lambda: nn.MaxPool2d(2, padding=2), "MaxPool2d: padding .* at most half"),
+        (lambda: nn.AvgPool2d(0), "AvgPool2d kernel_size: needs one integer >= 1"),
+        (lambda: nn.AdaptiveAvgPool2d(0), "AdaptiveAvgPool2d output_size"),
+        (lambda: nn.Dropout(NAN), "Dropout: .*not nan"),
+        (lambda: nn.LeakyReLU(NAN), "LeakyReLU: negative_slope is a finite number, not nan"),
+        (lambda: nn.ELU(NAN), "ELU: alpha is a finite number, not nan"),
+        (lambda: nn.GELU("fast"), "GELU: approximate is 'none' or 'tanh', not 'fast'"),
+        (lambda: nn.BatchNorm2d(0), "BatchNorm2d: num_features is an integer >= 1, not 0"),
+        (lambda: nn.BatchNorm2d(3, eps=NAN), "BatchNorm2d: eps is a finite number >= 0, not nan"),
+        (lambda: nn.BatchNorm2d(3, momentum=NAN), "BatchNorm2d: momentum is None or between 0 and 1, not nan"),
+        (lambda: nn.LayerNorm(0), "LayerNorm: normalized_shape"),
+        (lambda: nn.LayerNorm(3, eps=-1.0), "LayerNorm: eps is a finite number >= 0, not -1"),
+        (lambda: nn.GroupNorm(2, 3), "GroupNorm: 3 channels do not divide into 2 groups"),
+        (lambda: nn.GroupNorm(0, 3), "GroupNorm: 3 channels do not divide into 0 groups"),
+        (lambda: nn.Embedding(0, 3), "Embedding: num_embeddings is an integer >= 1"),
+        (lambda: nn.Sequential(mg.relu), "Sequential: layer 0 is a function, not a Module"),
+        (lambda: nn.Buffer(nn.Linear(2, 2).weight), "Buffer: .*history"),
+        (lambda: nn.Parameter(mg.tensor([1, 2])), "only floating dtypes have gradients, not int64"),
+    ],
+)  # fmt: skip
+def test_bad_settings_are_refused_when_the_layer_is_made(make, says):
+    with pytest.raises((ValueError, TypeError, RuntimeError), match=says):
+        make()
+
+
+@pytest.mark.parametrize(
+    "layer, x, says",
+    [
+        (nn.Linear(3, 2), mg.ones(4, 5), r"linear: the weight \[2, 3\] needs 3 features.*\[4, 5\]"),
+        (nn.Linear(3, 2), mg.ones(4, 3, dtype=mg.float64), r"different floating dtypes"),
+        (nn.Conv2d(3, 4, 3), mg.ones(2, 1, 5, 5), r"conv.*\[4, 3, 3, 3\].*\[2, 1, 5, 5\]"),
+        (nn.Conv2d(3, 4, 3), mg.ones(3, 5, 5), r"conv2d: needs 4 axes .*\[3, 5, 5\]"),
+        (nn.Conv2d(3, 4, 7), mg.ones(1, 3, 5, 5), r"window of \[7, 7\].*\[5, 5\]"),
+        (nn.BatchNorm2d(3), mg.ones(2, 4, 5, 5), r"needs 4 axes and 3 channels in axis 1.*\[2, 4, 5, 5\]"),
+        (nn.BatchNorm1d(3), mg.ones(2, 3, 5, 5), r"needs 2 or 3 axes"),
+        (nn.LayerNorm(4), mg.ones(2, 3), r"layer_norm: the last axes of \[2, 3\] are not \[4\]"),
+        (nn.GroupNorm(2, 4), mg.ones(2, 3, 5), r"needs 4 channels.*\[2, 3, 5\]"),
+        (nn.Embedding(3, 2), mg.tensor([3]), r"an index lies outside 0\.\.2"),
+        (nn.MaxPool2d(2), mg.ones(2, 2), r"max_pool2d: needs 4 axes"),
+        (nn.Softmax(2), mg.ones(2, 2), r"axis"),
+    ],
+)
+def test_bad_input_is_refused_with_the_path_of_the_layer(layer, x, says):
+    model = nn.Sequential(nn.Identity(), nn.Sequential(layer))
+    list(model.modules())
+    with pytest.raises(
+        (ValueError, TypeError, IndexError), match=f"(?s){says}.*in the layer '1.0': {type(layer).__name__}"
+    ):
+        model(x)
+
+
+def test_a_momentum_of_the_other_convention_is_pointed_out():
+    with pytest.warns(UserWarning, match=r"momentum=0.9 is the weight of the NEW value.*call this 0.1"):
+        nn.BatchNorm1d(3, momentum=0.9)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        nn.BatchNorm1d(3, momentum=1.0), nn.BatchNorm1d(3, momentum=0.5), nn.BatchNorm1d(3, momentum=None)
