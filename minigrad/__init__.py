@@ -3,6 +3,7 @@
 from minigrad import autodiff, creation, functional, init, nn, numpy_protocol, ops, random
 from minigrad.autodiff import *  # noqa: F403
 from minigrad.backend import current, use, using
+from minigrad.check import check_hand_gradient, gradcheck
 from minigrad.creation import *  # noqa: F403
 from minigrad.files import load, save
 from minigrad.functional import log_softmax, softmax
@@ -14,6 +15,6 @@ from minigrad.view import Tape
 
 __all__ = [
     *autodiff.__all__, *creation.__all__, *ops.__all__,
-    "Buffer", "Parameter", "Tape", "Tensor", "current", "functional", "init", "load", "log_softmax",
+    "Buffer", "Parameter", "Tape", "Tensor", "current", "functional", "gradcheck", "init", "load", "log_softmax",
     "nn", "numpy_protocol", "primitive", "random", "save", "softmax", "tensor", "trace", "use", "using",
 ]  # fmt: skip

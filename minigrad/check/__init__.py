@@ -6,7 +6,8 @@ have caught, `report` says it. `python -m minigrad.check` does it from the comma
 """
 
 from minigrad.check.forward import CannotRun
+from minigrad.check.gradcheck import gradcheck
 from minigrad.check.hand import check_hand_gradient
 from minigrad.check.report import Finding, Report
 
-__all__ = ["CannotRun", "Finding", "Report", "check_hand_gradient"]
+__all__ = ["CannotRun", "Finding", "Report", "check_hand_gradient", "gradcheck"]
