@@ -13,13 +13,14 @@ transpose: a pullback is linear in its cotangent, and the adjoint of that linear
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import functools
+from collections.abc import Callable, Sequence
 from sys import getrefcount
 from typing import Any
 
 from minigrad import ops, parallel
 from minigrad.backend import Array, is_array, xp
-from minigrad.primitive import ALL, OUTPUT, Primitive
+from minigrad.primitive import ALL, NUMBER, OUTPUT, Primitive
 from minigrad.tape import FREED, Node, enable_grad, history, leaf, no_grad, recording
 from minigrad.tensor import Tensor, differentiable
 
@@ -65,42 +66,40 @@ def reverse(
                 f"backward: the tape of {row.name!r} (line {node.serial}) was freed by an earlier backward pass; pass "
                 "retain_graph=True to that earlier backward() or grad() to keep it"
             )
-        if row.joint is not None:
-            contributions = _joint(row, node, g, create_graph, needed)
-            for source, c in zip(node.inputs, contributions, strict=True):
-                if source is not None and c is not None:
-                    _add(cotangents, source, c)
-        else:
-            if create_graph:
-                values = _lift(row, node, values)
-            i = -1
-            for source in node.inputs:
-                i += 1
-                if source is None or (needed is not None and source not in needed):
-                    continue
-                rule, places = row.pullbacks[i] if not row.variadic else row.pullbacks[0]  # type: ignore[misc]
-                if row.kind == "elementwise" and not create_graph and parallel.large(g):
+        joint = None if row.joint is None else _joint(row, node, g, create_graph, needed)
+        if create_graph and joint is None:
+            values = _lift(row, node, values)
+        i = -1
+        for source in node.inputs:
+            i += 1
+            if source is None or (needed is not None and source not in needed):
+                continue
+            if joint is not None:
+                c = joint[i]
+            else:
+                rule, places = row.pullbacks[0 if row.variadic else i]  # type: ignore[misc]
+                if row.kind == "elementwise" and not create_graph and g.size >= parallel.LARGE and parallel.large(g):
                     c = _in_blocks(rule, [g, *[values[place] for place in places]], source, cotangents)
-                    if c is None:
-                        continue
                 elif not places:
                     c = rule(g)
-                elif len(places) == 1 and places[0] >= 0:
+                elif len(places) == 1 and places[0] != NUMBER:
                     c = rule(g, values[places[0]])
                 else:
-                    c = rule(g, *[values[place] if place >= 0 else i for place in places])
-                if c.shape != source.shape:
-                    c = ops.sum_to(c, source.shape)
-                if c.dtype is not source.dtype and c.dtype != source.dtype:
-                    c = ops.astype(c, source.dtype)
-                held = cotangents.get(source)
-                if held is None:
-                    cotangents[source] = c
-                elif c.size >= IN_PLACE and _owned(held):
-                    held += c
-                else:
-                    cotangents[source] = held + c
-                held = c = None
+                    c = rule(g, *[i if place == NUMBER else values[place] for place in places])
+            if c is None:
+                continue
+            if c.shape != source.shape:
+                c = ops.sum_to(c, source.shape)
+            if c.dtype is not source.dtype and c.dtype != source.dtype:
+                c = ops.astype(c, source.dtype)
+            held = cotangents.get(source)
+            if held is None:
+                cotangents[source] = c
+            elif c.size >= IN_PLACE and _owned(held):
+                held += c
+            else:
+                cotangents[source] = held + c
+            held = c = None
         if not retain_graph:
             node.residuals = FREED
     return found
@@ -133,30 +132,35 @@ def _same(g: Any) -> Any:
     return g
 
 
-def _add(cotangents: dict[Node, Any], source: Node, c: Any) -> None:
-    """Adds one contribution to a cotangent."""
-    held = cotangents.get(source)
-    cotangents[source] = c if held is None else held + c
+def _references(array: Any) -> int:
+    return getrefcount(array)
+
+
+def _measured() -> int:
+    array = xp.empty(0)
+    return _references(array)
+
+
+ALONE = _measured()
+"""What `getrefcount` says of a parameter whose value one variable of the caller holds, and nothing else."""
 
 
 def _owned(array: Any) -> bool:
-    """Whether the reverse pass alone holds this array, so that it may be written to.
+    """Whether a dict of cotangents and one variable of the caller alone hold this array and its memory.
 
-    Three references: the dict of cotangents, the caller's variable, and this function's argument,
-    beside the one that counting takes. A view keeps its base alive and never owns its memory.
+    Then nothing else can see it, and it may be written to. A view keeps its base alive, which counts
+    as a reference to the base; the view itself never owns its memory.
     """
-    return getrefcount(array) <= 4 and array.__class__ is xp.ndarray and array.base is None
+    return getrefcount(array) <= ALONE + 1 and array.__class__ is xp.ndarray and array.base is None
 
 
-def _accumulate(node: Node, g: Any) -> None:
+def _accumulate(node: Node, g: Array) -> None:
     """Adds a complete cotangent to the node's `grad`, in memory that is the node's own."""
-    g = g.data if isinstance(g, Tensor) else g
     if node.grad is not None:
-        node.grad = node.grad + g
-    elif getrefcount(g) <= 4 and getattr(g, "base", None) is None:
-        node.grad = g
-    else:
-        node.grad = g.copy()
+        g = node.grad + g
+    elif getrefcount(g) > ALONE or getattr(g, "base", None) is not None:
+        g = g.copy()
+    node.grad = g if g.__class__ is xp.ndarray else xp.asarray(g)
 
 
 def _leading_to(targets: Sequence[Node], order: list[Node]) -> set[Node]:
@@ -165,7 +169,6 @@ def _leading_to(targets: Sequence[Node], order: list[Node]) -> set[Node]:
     for node in order:
         if node not in needed and not needed.isdisjoint(node.inputs):
             needed.add(node)
-    needed.discard(None)  # type: ignore[arg-type]
     return needed
 
 
@@ -197,7 +200,7 @@ def _joint(row: Primitive, node: Node, g: Any, create_graph: bool, wanted: set[N
     with enable_grad():
         composed = row.reference(*aliases, *node.params)
     sources = [a.node for a, need in zip(aliases, needed, strict=True) if need]
-    found = reverse({composed.node: g}, sources, create_graph=True, retain_graph=True)
+    found = {} if composed.node is None else reverse({composed.node: g}, sources, create_graph=True, retain_graph=True)
     return [found.get(a.node) if need else None for a, need in zip(aliases, needed, strict=True)]
 
 
@@ -217,13 +220,16 @@ def _seed(y: Tensor, cotangent: Any, op: str) -> Any:
                 "cotangent of that shape, or reduce the result first, e.g. y.sum()"
             )
         return xp.ones(y.shape, y.dtype)
-    shape = getattr(cotangent, "shape", None)
-    if shape is None:
-        cotangent = xp.asarray(cotangent, y.dtype)
-        shape = cotangent.shape
-    if shape != y.shape:
-        raise ValueError(f"{op}: the cotangent has shape {list(shape)}, the result {list(y.shape)}; they must agree")
-    return cotangent if cotangent.dtype == y.dtype else cotangent.astype(y.dtype)
+    return _like(cotangent, y, f"{op}: the cotangent", "the result")
+
+
+def _like(value: Any, x: Tensor, what: str, whose: str) -> Any:
+    """A cotangent or tangent (a Tensor, an array or numbers) in the dtype of x, whose shape it must have."""
+    if not hasattr(value, "shape"):
+        value = xp.asarray(value, x.dtype)
+    if value.shape != x.shape:
+        raise ValueError(f"{what} has shape {list(value.shape)}, {whose} {list(x.shape)}; they must agree")
+    return value if value.dtype == x.dtype else value.astype(x.dtype)
 
 
 def backward(y: Tensor, cotangent: Tensor | Array | None = None, retain_graph: bool = False) -> None:
@@ -235,7 +241,12 @@ def backward(y: Tensor, cotangent: Tensor | Array | None = None, retain_graph: b
     tape and for a tape that an earlier pass has freed.
     """
     g = _seed(y, cotangent, "backward")
-    reverse({y.node: g.data if isinstance(g, Tensor) else g}, None, False, retain_graph)  # type: ignore[dict-item]
+    reverse({_node(y): g.data if isinstance(g, Tensor) else g}, None, False, retain_graph)
+
+
+def _node(t: Tensor) -> Node:
+    assert t.node is not None
+    return t.node
 
 
 def grad(
@@ -251,43 +262,50 @@ def grad(
     (it implies retain_graph). An x that y does not depend on gets zeros. No `.grad` is touched.
     Raises as `backward` does, and ValueError for an x that is not on the tape.
     """
-    one = isinstance(xs, Tensor)
-    several: Sequence[Tensor] = [xs] if one else list(xs)  # type: ignore[list-item]
+    several = [xs] if isinstance(xs, Tensor) else list(xs)
     for number, x in enumerate(several):
         if not isinstance(x, Tensor) or x.node is None:
             what = f"a {x.dtype} {list(x.shape)} Tensor" if isinstance(x, Tensor) else f"a {type(x).__name__}"
             raise ValueError(
                 f"grad: input {number} is {what} that is not on the tape; create it with requires_grad=True"
             )
-    g = _seed(y, cotangent, "grad")
-    targets = [x.node for x in several]
+    seed = _seed(y, cotangent, "grad")
+    gradients = _pull({_node(y): seed}, [_node(x) for x in several], create_graph, retain_graph)
+    return gradients[0] if isinstance(xs, Tensor) else gradients
+
+
+def _pull(
+    results: dict[Node, Any], targets: Sequence[Node], create_graph: bool, retain_graph: bool
+) -> tuple[Tensor, ...]:
+    """The cotangents of the targets as Tensors: on the tape with `create_graph`; zeros where nothing leads there."""
     if create_graph:
         with enable_grad():
-            g = g if isinstance(g, Tensor) else Tensor(g)
-            found = reverse({y.node: g}, targets, True, True)  # type: ignore[dict-item,arg-type]
-        gradients = [found[t] if t in found else Tensor(xp.zeros(t.shape, t.dtype)) for t in targets]  # type: ignore
+            seeds = {node: g if isinstance(g, Tensor) else Tensor(g) for node, g in results.items()}
+            found = reverse(seeds, targets, True, True)
     else:
-        g = g.data if isinstance(g, Tensor) else g
-        found = reverse({y.node: g}, targets, False, retain_graph)  # type: ignore[dict-item,arg-type]
-        gradients = [Tensor(_own(found[t])) if t in found else Tensor(xp.zeros(t.shape, t.dtype)) for t in targets]  # type: ignore
-    return gradients[0] if one else tuple(gradients)
-
-
-def _own(array: Array) -> Array:
-    """The array, copied where it is a view (a broadcast cotangent cannot be written to)."""
-    return array if array.base is None else array.copy()
+        arrays = {node: g.data if isinstance(g, Tensor) else g for node, g in results.items()}
+        found = reverse(arrays, targets, False, retain_graph)
+    gradients = []
+    for target in targets:
+        g = found.get(target)
+        if g is None:
+            g = xp.zeros(target.shape, target.dtype)
+        elif not create_graph and not _owned(g):
+            g = xp.array(g)
+        gradients.append(g if isinstance(g, Tensor) else Tensor(g))
+    return tuple(gradients)
 
 
 def value_and_grad(f: Function) -> Function:
     """A function (*xs) -> (f(*xs), gradient): one Tensor for one x, a tuple for several. f returns one number."""
 
+    @functools.wraps(f)
     def both(*xs: Tensor) -> tuple[Tensor, Tensors]:
         leaves = _leaves(xs)
         y = _evaluate(f, leaves, "value_and_grad")
-        gradients = grad(y, leaves, create_graph=True)
-        outer = _outer(xs, [y, *gradients], leaves)
-        gradients = tuple(_settle(g, outer) for g in gradients)
-        return _settle(y, outer), gradients[0] if len(xs) == 1 else gradients
+        followed = _followed(xs, y, leaves)
+        gradients = _gradients(y, leaves, None, followed, False, "value_and_grad")
+        return _settle(y, followed), gradients[0] if len(xs) == 1 else gradients
 
     return both
 
@@ -296,18 +314,14 @@ def vjp(f: Function, *xs: Tensor) -> tuple[Tensor, Callable[[Tensor], Any]]:
     """f(*xs) and its pullback: a function from a cotangent of y to the cotangents of the xs."""
     leaves = _leaves(xs)
     y = _evaluate(f, leaves, "vjp")
+    followed = _followed(xs, y, leaves)
 
     def pullback(cotangent: Tensor | Array) -> Any:
-        if y.node is None:
-            gradients: tuple[Tensor, ...] = tuple(Tensor(xp.zeros(x.shape, x.dtype)) for x in leaves)
-        else:
-            gradients = grad(y, leaves, cotangent, create_graph=True)
-        constant = isinstance(cotangent, Tensor) and cotangent.node is not None
-        outer = constant or _outer(xs, [y, *gradients], leaves)
-        settled = tuple(_settle(g, outer) for g in gradients)
-        return settled[0] if len(xs) == 1 else settled
+        follow = followed or (recording.on and isinstance(cotangent, Tensor) and cotangent.node is not None)
+        gradients = _gradients(y, leaves, cotangent, follow, True, "vjp")
+        return gradients[0] if len(xs) == 1 else gradients
 
-    return _settle(y, _outer(xs, [y], leaves)), pullback
+    return _settle(y, followed), pullback
 
 
 def jvp(f: Function, xs: Tensors | Sequence[Tensor], tangents: Tensors | Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -315,67 +329,68 @@ def jvp(f: Function, xs: Tensors | Sequence[Tensor], tangents: Tensors | Sequenc
 
     The pullback g -> gᵀJ is linear in g; the pullback of that map takes the tangents t to J t.
     """
-    xs, tangents = _tuple(xs), _tuple(tangents)
-    if len(xs) != len(tangents):
-        raise ValueError(f"jvp: {len(xs)} inputs and {len(tangents)} tangents; there must be one tangent for each input")
-    for number, (x, t) in enumerate(zip(xs, tangents, strict=True)):
-        if x.shape != t.shape:
-            raise ValueError(f"jvp: tangent {number} has shape {list(t.shape)}, its input {list(x.shape)}")
+    xs, tangents = _tuple(xs), _tangents("jvp", _tuple(xs), tangents)
     leaves = _leaves(xs)
     y = _evaluate(f, leaves, "jvp")
-    if y.node is None:
-        return y, Tensor(xp.zeros(y.shape, y.dtype))
+    followed = _followed((*xs, *tangents), y, leaves)
     dummy = Tensor(xp.zeros(y.shape, y.dtype), leaf(y.shape, y.dtype))
-    pulled = grad(y, leaves, dummy, create_graph=True)
-    pairs = [(p, t) for p, t in zip(pulled, tangents, strict=True) if p.node is not None]
-    tangent = Tensor(xp.zeros(y.shape, y.dtype))
-    with enable_grad():
-        if pairs:
-            start = {}
-            for p, t in pairs:
-                t = t if isinstance(t, Tensor) else Tensor(xp.asarray(t))
-                start[p.node] = start[p.node] + t if p.node in start else t
-            tangent = reverse(start, [dummy.node], True, True).get(dummy.node, tangent)  # type: ignore[arg-type, list-item]
-    outer = any(isinstance(t, Tensor) and t.node is not None for t in tangents) or _outer(xs, [y, tangent], leaves)
-    return _settle(y, outer), _settle(tangent, outer)
+    pulled = _gradients(y, leaves, dummy, True, True, "jvp")
+    (tangent,) = _transposed(pulled, tangents, [dummy], followed)
+    return _settle(y, followed), tangent
 
 
 def hvp(f: Function, xs: Tensors | Sequence[Tensor], vs: Tensors | Sequence[Tensor]) -> Any:
     """The Hessian of a scalar function times a vector: one Tensor for one input, a tuple for several."""
-    one = isinstance(xs, Tensor)
-    xs, vs = _tuple(xs), _tuple(vs)
-    if len(xs) != len(vs):
-        raise ValueError(f"hvp: {len(xs)} inputs and {len(vs)} vectors; there must be one vector for each input")
-    leaves = _leaves(xs)
+    inputs, vs = _tuple(xs), _tangents("hvp", _tuple(xs), vs)
+    leaves = _leaves(inputs)
     y = _evaluate(f, leaves, "hvp")
-    gradients = grad(y, leaves, create_graph=True)
-    with enable_grad():
-        start: dict[Any, Any] = {}
-        for g, v in zip(gradients, vs, strict=True):
-            if g.shape != v.shape:
-                raise ValueError(f"hvp: a vector has shape {list(v.shape)}, its input {list(g.shape)}")
-            if g.node is not None:
-                start[g.node] = start[g.node] + v if g.node in start else v
-        found = reverse(start, [x.node for x in leaves], True, True) if start else {}  # type: ignore[misc]
-    products = [found.get(x.node, Tensor(xp.zeros(x.shape, x.dtype))) for x in leaves]  # type: ignore[arg-type]
-    outer = any(v.node is not None for v in vs) or _outer(xs, products, leaves)
-    settled = tuple(_settle(p, outer) for p in products)
-    return settled[0] if one else settled
+    followed = _followed((*inputs, *vs), y, leaves)
+    gradients = _gradients(y, leaves, None, True, True, "hvp")
+    products = _transposed(gradients, vs, leaves, followed)
+    return products[0] if isinstance(xs, Tensor) else products
+
+
+def _gradients(
+    y: Tensor, leaves: Sequence[Tensor], cotangent: Any, create_graph: bool, retain_graph: bool, op: str
+) -> tuple[Tensor, ...]:
+    """The gradients of y by the leaves; zeros of a y that depends on nothing."""
+    if y.node is None:
+        y = Tensor(y.data, leaf(y.shape, y.dtype))
+    return _pull({_node(y): _seed(y, cotangent, op)}, [_node(x) for x in leaves], create_graph, retain_graph)
+
+
+def _transposed(
+    pulled: Sequence[Tensor], vectors: Sequence[Any], to: Sequence[Tensor], create_graph: bool
+) -> tuple[Tensor, ...]:
+    """The adjoint, applied to vectors, of the linear map that `pulled` is of `to`."""
+    seeds: dict[Node, Any] = {}
+    for p, v in zip(pulled, vectors, strict=True):
+        if p.node is not None:
+            seeds[p.node] = seeds[p.node] + v if p.node in seeds else v
+    return _pull(seeds, [_node(t) for t in to], create_graph, True)
+
+
+def _tangents(op: str, xs: Sequence[Any], tangents: Any) -> tuple[Any, ...]:
+    """One tangent for each input, in its shape and dtype."""
+    tangents = _tuple(tangents)
+    if len(xs) != len(tangents):
+        raise ValueError(f"{op}: {len(xs)} inputs and {len(tangents)} tangents; each input needs one tangent")
+    pairs = zip(xs, tangents, strict=True)
+    return tuple(_like(t, x, f"{op}: tangent {number}", "its input") for number, (x, t) in enumerate(pairs))
 
 
 def jacobian(f: Function, xs: Tensors | Sequence[Tensor]) -> Any:
     """All derivatives of f(*xs): for each x a Tensor of shape y.shape + x.shape (one Tensor for one x)."""
-    one = isinstance(xs, Tensor)
-    xs = _tuple(xs)
-    y, pullback = vjp(f, *xs)
+    inputs = _tuple(xs)
+    y, pullback = vjp(f, *inputs)
     basis = xp.eye(y.size, dtype=y.dtype).reshape((y.size, *y.shape))
     rows = [_tuple(pullback(Tensor(basis[i]))) for i in range(y.size)]
     blocks = []
-    for number, x in enumerate(xs):
+    for number, x in enumerate(inputs):
         shape = y.shape + x.shape
         column = [row[number] for row in rows]
         blocks.append(ops.reshape(ops.stack(column), shape) if column else Tensor(xp.zeros(shape, x.dtype)))
-    return blocks[0] if one else tuple(blocks)
+    return blocks[0] if isinstance(xs, Tensor) else tuple(blocks)
 
 
 def hessian(f: Function, x: Tensor) -> Tensor:
@@ -412,20 +427,19 @@ def _evaluate(f: Function, leaves: Sequence[Tensor], op: str) -> Tensor:
     return y
 
 
-def _outer(xs: Iterable[Any], results: Sequence[Tensor], leaves: Sequence[Tensor]) -> bool:
-    """Whether a derivative outside this one may follow the results: they depend on more than the leaves."""
+def _followed(inputs: Sequence[Any], y: Tensor, leaves: Sequence[Tensor]) -> bool:
+    """Whether a derivative outside this one may follow its results: they depend on more than the leaves."""
     if not recording.on:
         return False
-    if any(isinstance(x, Tensor) and x.node is not None for x in xs):
+    if any(isinstance(x, Tensor) and x.node is not None for x in inputs):
         return True
     own = {x.node for x in leaves}
-    nodes = [r.node for r in results if r.node is not None]
-    return any(node.primitive is None and node not in own for node in history(*nodes))
+    return y.node is not None and any(node.primitive is None and node not in own for node in history(y.node))
 
 
-def _settle(result: Tensor, outer: bool) -> Tensor:
-    """The result with its history where something outside can follow it, else a constant."""
-    return result if outer else Tensor(result.data)
+def _settle(result: Tensor, followed: bool) -> Tensor:
+    """The result with its history where something outside may follow it, else a constant."""
+    return result if followed else Tensor(result.data)
 
 
 def label(t: Tensor, name: str) -> Tensor:

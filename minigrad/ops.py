@@ -10,6 +10,7 @@ derivative of their own, then Python's operators and the methods of Tensor.
 from __future__ import annotations
 
 import builtins
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from operator import index as index_of
@@ -350,8 +351,7 @@ def prod(x: Any, axis: int | None = None, keepdims: bool = False) -> Any:
         pairs = take(x, (*head, slice_(0, half))) * take(x, (*head, slice_(half, 2 * half)))
         x = concatenate((pairs, take(x, (*head, slice_(2 * half, n)))), axis) if n % 2 else pairs
     if n == 0:
-        ones = xp.ones((*x.shape[:axis], 1, *x.shape[axis + 1 :]), x.dtype)
-        x = Tensor(ones) if isinstance(x, Tensor) else ones
+        x = sum(x, axis, True) + 1  # the empty product is 1, and the empty sum 0
     return x if keepdims else take(x, (*head, 0))
 
 
@@ -478,7 +478,7 @@ def split(x: Any, sections: int | Sequence[int], axis: int = 0) -> tuple[Any, ..
     else:
         cuts = [0, *sections, n]
     head = (slice_(None),) * axis
-    return tuple(take(x, (*head, slice_(a, b))) for a, b in zip(cuts[:-1], cuts[1:], strict=True))
+    return tuple(take(x, (*head, slice_(a, b))) for a, b in itertools.pairwise(cuts))
 
 
 def pad(x: Any, width: Any, value: float = 0) -> Any:

@@ -254,9 +254,9 @@ def _source(row: Primitive, statics: dict[str, Any]) -> str:
         align = ALIGN_VARIADIC.format(x=names[0])
     else:
         constant = " and ".join(f"{name}_node is None" for name in learnt) or "True"
-        if row.kind in ("elementwise", "bilinear", "discrete") and len(aligned) == 2:
+        if row.kind in ("elementwise", "bilinear", "discrete") and len(aligned) == len(names) == 2:
             align = ALIGN_TWO.format(a=aligned[0], b=aligned[1])
-        elif row.kind in ("elementwise", "bilinear") and len(aligned) > 2:
+        elif row.kind in ("elementwise", "bilinear") and len(aligned) > 1:
             align = f"        {', '.join(aligned)} = align(primitive, ({', '.join(aligned)}))\n"
     # A constant that no pullback asks for (the eps of var + eps) lets a view run the line again; full-size ones
     # would cost memory and are let go.

@@ -89,7 +89,7 @@ for name, f in {
 for name, f in {"divide": np.divide, "power_": np.power, "power": np.power}.items():
     sample(name, (positive(3, 4), positive(3, 4)), f)
     sample(name, (positive(2, 3, 4), positive(3, 1)), f)
-sample("divide", (normal(4), normal(3, 1)), np.divide)
+sample("divide", (normal(4), -positive(3, 1)), np.divide)
 sample("arctan2", (normal(3, 4), normal(4)), np.arctan2)
 sample("remainder", (normal(3, 4), positive(4)), np.remainder)
 for n in (3, 2, 1, 0, -1):
