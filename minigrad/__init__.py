@@ -15,6 +15,6 @@ from minigrad.view import Tape
 
 __all__ = [
     *autodiff.__all__, *creation.__all__, *ops.__all__,
-    "Buffer", "Parameter", "Tape", "Tensor", "current", "functional", "gradcheck", "init", "load", "log_softmax",
+    "Buffer", "Parameter", "Tape", "Tensor", "check_hand_gradient", "current", "functional", "gradcheck", "init", "load", "log_softmax",
     "nn", "numpy_protocol", "primitive", "random", "save", "softmax", "tensor", "trace", "use", "using",
 ]  # fmt: skip

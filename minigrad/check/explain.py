@@ -131,9 +131,10 @@ class Explainer:
 
     def scalars(self) -> list[Factor]:
         """Numbers by which terms are off: counts, 2, and constants of the forward."""
+        plain: list[Factor] = []
         factors: list[Factor] = []
         for n, words in sorted(self.counts.items()):
-            factors += [Factor(words, float(n)), Factor(words, 1 / n, True)]
+            plain += [Factor(words, float(n)), Factor(words, 1 / n, True)]
             if n > 1:
                 m = words.split(" (")[0]
                 m = m if "=" in m else f"m = {m}"
@@ -152,7 +153,7 @@ class Explainer:
                 if isinstance(value, (int, float)) and not isinstance(value, bool) and value not in (0, 1, -1, 2, 0.5):
                     text = f"{value:.6g} of {self.run.describe(node)}{self.run.where(node) if node in self.run.names else ''}"
                     constants += [Factor(text, float(value)), Factor(text, 1 / value, True)]
-        return [*two, *factors, *constants, Factor("4", 4.0), Factor("4", 0.25, True), Factor("3", 3.0)]
+        return [*two, *plain, *constants, *factors, Factor("4", 4.0), Factor("4", 0.25, True), Factor("3", 3.0)]
 
     def name_weight(self, w: float) -> Factor | None:
         """The first known number that a weight equals, up to sign."""
@@ -181,11 +182,12 @@ class Explainer:
                 if not v.ndim and text != "the upstream gradient" and v.size == 1 and float(v) in (0.0, 1.0, -1.0):
                     continue
                 with host.errstate(all="ignore"):
-                    powers = [(text, v), (f"{text}²", v * v), (f"(1 - {text})", 1 - v), (f"(1 - {text}²)", 1 - v * v)]
-                    powers.append((f"{text}(1 - {text})", v * (1 - v)))
-                    powers.append((f"{text}³", v**3))
-                    if (v > 0).all():
-                        powers.append((f"sqrt({text})", host.sqrt(v)))
+                    powers = [(text, v), (f"{text}²", v * v)]
+                    if text.startswith("`"):
+                        powers += [(f"(1 - {text})", 1 - v), (f"(1 - {text}²)", 1 - v * v), (f"(1 + {text})", 1 + v)]
+                        powers += [(f"{text}(1 - {text})", v * (1 - v)), (f"{text}³", v**3)]
+                        if (v > 0).all():
+                            powers.append((f"sqrt({text})", host.sqrt(v)))
                     for words, value in powers:
                         if host.isfinite(value).all() and host.ptp(value) + abs(float(value.flat[0]) - 1) > 1e-12:
                             self._forms.append((Factor(words, value), value))
@@ -235,7 +237,28 @@ class Explainer:
                 break
             with host.errstate(all="ignore"):
                 found += search()
+        if not found and (pruned := self.without_zeros()) is not None:
+            return pruned.explain(k)
         return sorted(found, key=lambda e: e.rank)
+
+    def without_zeros(self) -> Explainer | None:
+        """The same search with what contributes nothing in all taken as constant, as hands rightly do.
+
+        The maximum that a softmax subtracts has a zero cotangent only because its paths cancel. Who
+        leaves it out is right, and one who then cuts another path has not cut what a cut tape has.
+        """
+        if self.sweep.constants:
+            return None
+        zeros = set()
+        for node, edges in self.consumers.items():
+            if node in self.leaf_nodes or len(edges) + len(self.sweep.edges[edges[0]].shape) < 1:
+                continue
+            terms = max(float(host.abs(self.sweep.cotangents[n]).max(initial=0.0)) for n, _ in edges)
+            if terms > 0 and float(host.abs(self.sweep.cotangents[node]).max(initial=0.0)) <= 1e-12 * terms:
+                zeros.add(node)
+        if not zeros:
+            return None
+        return Explainer(Sweep(self.run, self.sweep.seeds, frozenset(zeros)), self.hand, self.tolerances)
 
     def whole(self) -> Iterator[Explanation]:
         """The gradient as a whole: zero, the other sign, scaled, rearranged, another argument's."""
@@ -285,6 +308,13 @@ class Explainer:
             if self.fits(predicted):
                 yield Explanation(("upstream", name), SIMPLE, f"upstream {name}", words[name])
 
+        if len(self.sweep.seeds) > 1:
+            for node in self.sweep.seeds:
+                left = {other: g for other, g in self.sweep.seeds.items() if other is not node}
+                if self.fits(self.sweep.at_leaf(self.sweep.down(left), self.k)):
+                    message = "{d} {ignores} the upstream gradient of the output " + self.run.describe(node)
+                    yield Explanation(("output", node), SIMPLE, "missing path", message, self.names_of(node))
+
     def _sites(self) -> list[Node | Edge]:
         """The places where something can go wrong on the way to this leaf, without those that come to the same."""
         x = self.run.leaves[self.k].node
@@ -315,7 +345,7 @@ class Explainer:
         if not isinstance(site, Node):
             named = sum(node in self.run.names for node in (site[0], site[0].inputs[site[1]]))
             return 0.6 - 0.1 * named
-        rank = 0.0 if site in self.run.names else 0.5
+        rank = 0.5 if site not in self.run.names else 0.3 if "." in self.run.names[site] else 0.0
         assert site.primitive is not None
         rank -= 0.1 if site.primitive.name in STATISTICS else 0.0
         return rank + 1e-4 * self.run.order.index(site) / len(self.run.order)
@@ -532,7 +562,7 @@ class Explainer:
                         if c.shape == right.shape and self.confirmed(target, c - right):
                             at = self.run.describe(node)
                             message = "{d} {uses} " + f"{text} where {meant} is meant, in the derivative of {at}{self.run.where(node)}"
-                            rank = LOCAL + 0.1 + (0.0 if "`" in text[:1] or "of `" in text else 0.4)
+                            rank = LOCAL + 0.1 + (0.0 if "`" in text[:1] or "of `" in text else 0.4) + (0.0 if meant[:1] == "`" else 0.3)
                             names = tuple(w.strip("`") for w in (text, meant))
                             yield Explanation(("mistaken", node, place, text), rank, "mistaken value", message, names, None, self._where(node))
 
@@ -567,6 +597,13 @@ class Explainer:
     def overwritten(self) -> Iterator[Explanation]:
         """Contributions that were assigned where they should have been added up."""
         for source, edges in self.consumers.items():
+            if len(edges) > 2:
+                for edge in edges:
+                    if self.confirmed(source, self.sweep.edges[edge] - self.sweep.cotangents[source]):
+                        at = self.run.describe(source)
+                        message = f"of the {len(edges)} contributions to {at} " + "only one is left in {d}, the one from "
+                        message += f"{self.run.describe(edge[0])}: the others are overwritten instead of added up"
+                        yield Explanation(("only", source), LOCAL, "overwritten", message, self.names_of(source))
             takes = [node for node, _ in edges if node.primitive is not None and node.primitive.name == "take"]
             if not takes or source not in self.sweep.cotangents or len(takes) != len(edges):
                 continue

@@ -218,20 +218,24 @@ def _watched(run: Forward) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _named(run: Forward) -> Iterator[None]:
-    """Names nodes after the local variables that held them."""
+    """Names nodes after the local variables that held them, f's own before those of functions it calls."""
+
+    own = getattr(run.f, "__code__", None)
 
     def look(frame: Any) -> None:
+        inside = "" if frame.f_code is own or own is None else f"{frame.f_code.co_name}."
         for name, value in frame.f_locals.items():
             if isinstance(value, Tensor):
-                note(name, value)
+                note(inside + name, value)
             elif isinstance(value, dict):
                 for key, part in value.items():
                     if isinstance(key, str) and isinstance(part, Tensor):
                         note(key, part)
 
     def note(name: str, t: Tensor) -> None:
-        if t.node is not None and t.node not in run.names and t.node in run.values:
-            run.names[t.node] = name
+        known = run.names.get(t.node, ".") if t.node in run.values else ""  # type: ignore[arg-type]
+        if known == "." or ("." in known and "." not in name):
+            run.names[t.node] = name  # type: ignore[index]
 
     def local(frame: Any, event: str, argument: Any) -> Any:
         if event in ("line", "return"):

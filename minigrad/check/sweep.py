@@ -34,15 +34,16 @@ class Sweep:
     """The reverse pass of a recorded run, for given cotangents of its outputs.
 
     cotangents: of every node.  edges: for every edge what it contributes to its source.
-    gradients:  of the leaves, in their order.
+    gradients:  of the leaves, in their order.  constants: nodes that nothing is passed to.
     """
 
-    def __init__(self, run: Forward, seeds: Mapping[Node, Array]) -> None:
+    def __init__(self, run: Forward, seeds: Mapping[Node, Array], constants: frozenset[Node] = frozenset()) -> None:
         self.run = run
         self.seeds = dict(seeds)
+        self.constants = constants
         leading: set[Node] = {x.node for x in run.leaves}  # type: ignore[misc]
         for node in run.order:
-            if node not in leading and not leading.isdisjoint(node.inputs):
+            if node not in leading and node not in constants and not leading.isdisjoint(node.inputs):
                 leading.add(node)
         leading.discard(None)  # type: ignore[arg-type]
         self.needed = leading
@@ -121,7 +122,7 @@ class Sweep:
         """Forward mode along the recorded tape, several tangents at a time."""
         tangents = dict(start)
         for node in self.run.order:
-            if node.primitive is None or not any(source in tangents for source in node.inputs):
+            if node.primitive is None or node not in self.needed or not any(s in tangents for s in node.inputs):
                 continue
             total = host.zeros((DIRECTIONS, *node.shape))
             with enable_grad():

@@ -1,0 +1,109 @@
+"""Softmax with cross entropy, sigmoid cross entropy, cosine similarity, L2 normalisation, hinge."""
+
+import numpy as np
+
+from tests.gallery import Exhibit
+
+
+def softmax_loss(x, y):
+    shifted = x - np.max(x, axis=1, keepdims=True)
+    e = np.exp(shifted)
+    Z = e.sum(axis=1, keepdims=True)
+    logp = shifted - np.log(Z)
+    N = x.shape[0]
+    return -np.sum(logp[np.arange(N), y]) / N
+
+
+cross_entropy = Exhibit(
+    "softmax cross entropy", softmax_loss, lambda rng: (rng.normal(size=(5, 4)), rng.integers(0, 4, 5)),
+    """
+    def backward(g, x, y):
+        e = np.exp(x - x.max(axis=1, keepdims=True))
+        p = e / e.sum(axis=1, keepdims=True)
+        N = x.shape[0]
+        d = p.copy()
+        d[np.arange(N), y] -= 1
+        return g * d / N
+    """,
+)  # fmt: skip
+cross_entropy.mistake("not divided by N", ("return g * d / N", "return g * d"), of="x", kind="factor", words="dx has a factor .*5")
+cross_entropy.mistake("targets not subtracted", ("    d[np.arange(N), y] -= 1\n", ""), of="x", kind="missing path", words="the path .* cut")
+cross_entropy.mistake("softmax's own path", ("d = p.copy()", "d = np.zeros_like(p)"), of="x", kind="missing path", words="path through `(Z|e)` cut")
+cross_entropy.mistake("sign", ("return g * d / N", "return -g * d / N"), of="x", kind="wrong sign", words="dx has the wrong sign")
+cross_entropy.mistake("plus one", ("-= 1", "+= 1"), of="x", kind="wrong sign|factor|combination", words="wrong sign")
+cross_entropy.mistake("upstream ignored", ("return g * d / N", "return d / N"), of="x", kind="upstream ignored", words="dx ignores the upstream")
+cross_entropy.mistake("returns None", ("return g * d / N", "g * d / N"), of="", kind="nothing returned", words="returned None")
+cross_entropy.mistake("normalised over the batch", ("e / e.sum(axis=1, keepdims=True)", "e / e.sum(axis=0, keepdims=True)"), of="x", kind="unexplained", words="none of the mistakes")
+
+
+def sigmoid_loss(scores, targets):
+    p = 1 / (1 + np.exp(-scores))
+    losses = -(targets * np.log(p) + (1 - targets) * np.log(1 - p))
+    return np.mean(losses)
+
+
+binary = Exhibit(
+    "sigmoid cross entropy", sigmoid_loss, lambda rng: (rng.normal(size=6), rng.integers(0, 2, 6)),
+    """
+    def backward(g, scores, targets):
+        p = 1 / (1 + np.exp(-scores))
+        d = p - targets
+        return g * d / d.size
+    """,
+)  # fmt: skip
+binary.mistake("summed, not averaged", ("d / d.size", "d"), of="scores", kind="factor", words="has a factor m = 6")
+binary.mistake("derivative of sigmoid too", ("d = p - targets", "d = (p - targets) * p * (1 - p)"), of="scores", kind="factor", words=r"has a factor `p`\(1 - `p`\) too many")
+binary.mistake("targets forgotten", ("d = p - targets", "d = p"), of="scores", kind="unexplained", words="none of the mistakes")
+
+
+def cosine_forward(a, b):
+    na = np.sqrt(np.sum(a * a, axis=1))
+    nb = np.sqrt(np.sum(b * b, axis=1))
+    dot = np.sum(a * b, axis=1)
+    cos = dot / (na * nb)
+    return cos, (na, nb, dot, cos)
+
+
+cosine = Exhibit(
+    "cosine similarity", cosine_forward, lambda rng: (rng.normal(size=(4, 5)), rng.normal(size=(4, 5))),
+    """
+    def backward(g, a, b):
+        na = np.sqrt((a * a).sum(1, keepdims=True))
+        nb = np.sqrt((b * b).sum(1, keepdims=True))
+        cos = (a * b).sum(1, keepdims=True) / (na * nb)
+        g = g[:, None]
+        da = g * (b / (na * nb) - cos * a / na**2)
+        db = g * (a / (na * nb) - cos * b / nb**2)
+        return da, db
+    """,
+)  # fmt: skip
+cosine.mistake("norm of a as a constant", (" - cos * a / na**2", ""), of="a", kind="missing path", words="path through `na` cut")
+cosine.mistake("norm of b as a constant", (" - cos * b / nb**2", ""), of="b", kind="missing path", words="path through `nb` cut")
+cosine.mistake("sign of the norm's path", ("- cos * a", "+ cos * a"), of="a", kind="wrong sign", words="path through `na` has the wrong sign")
+cosine.mistake("norm not squared", ("cos * a / na**2", "cos * a / na"), of="a", kind="factor", words="path through `na` has a factor `na` too many")
+cosine.mistake("da and db swapped", ("return da, db", "return db, da"), of="a", kind="swapped", words="da holds autodiff's db")
+cosine.mistake("dot's path forgotten", ("b / (na * nb) - cos", "-cos"), of="a", kind="missing path", words="path through `dot` cut")
+
+
+def unit_forward(w, scale):
+    length = np.linalg.norm(w, axis=1, keepdims=True)
+    direction = w / length
+    return scale * direction
+
+
+weight_norm = Exhibit(
+    "weight normalisation", unit_forward, lambda rng: (rng.normal(size=(3, 4)), rng.normal(size=(3, 1))),
+    """
+    def backward(g, w, scale):
+        length = np.sqrt((w * w).sum(1, keepdims=True))
+        d = w / length
+        dw = scale / length * (g - d * (g * d).sum(1, keepdims=True))
+        return dw, (g * d).sum(1, keepdims=True)
+    """,
+)  # fmt: skip
+weight_norm.mistake("length as a constant", (" - d * (g * d).sum(1, keepdims=True)", ""), of="w", kind="missing path", words="path through `length` cut")
+weight_norm.mistake("scale forgotten", ("dw = scale / length", "dw = 1 / length"), of="w", kind="factor", words="dw lacks a factor `scale`")
+weight_norm.mistake("length forgotten", ("dw = scale / length", "dw = scale"), of="w", kind="factor", words="dw has a factor `length` too many")
+weight_norm.mistake("w for its direction", ("return dw, (g * d)", "return dw, (g * w)"), of="scale", kind="factor|mistaken value", words="`length`|`w`")
+
+EXHIBITS = [cross_entropy, binary, cosine, weight_norm]

@@ -1,0 +1,87 @@
+"""An LSTM cell and a plain recurrent cell over several steps."""
+
+import numpy as np
+
+from tests.gallery import Exhibit
+
+
+def sigmoid(a):
+    return 1 / (1 + np.exp(-a))
+
+
+def lstm_forward(x, h, c, Wx, Wh, b):
+    H = h.shape[1]
+    a = x @ Wx + h @ Wh + b
+    i = sigmoid(a[:, :H])
+    f = sigmoid(a[:, H : 2 * H])
+    o = sigmoid(a[:, 2 * H : 3 * H])
+    n = np.tanh(a[:, 3 * H :])
+    c_next = f * c + i * n
+    t = np.tanh(c_next)
+    h_next = o * t
+    return h_next, c_next, (x, h, c, Wx, Wh, i, f, o, n, t)
+
+
+lstm = Exhibit(
+    "lstm cell", lstm_forward,
+    lambda rng: tuple(rng.normal(size=s) for s in ((3, 2), (3, 4), (3, 4), (2, 16), (4, 16), (16,))),
+    """
+    def backward(dh, dc, cache):
+        x, h, c, Wx, Wh, i, f, o, n, t = cache
+        do = dh * t
+        dt = dh * o
+        dc = dc + dt * (1 - t**2)
+        df, di, dn = dc * c, dc * n, dc * i
+        da = np.concatenate([di * i * (1 - i), df * f * (1 - f), do * o * (1 - o), dn * (1 - n**2)], axis=1)
+        return da @ Wx.T, da @ Wh.T, dc * f, x.T @ da, h.T @ da, da.sum(axis=0)
+    """,
+    outputs=2,
+)  # fmt: skip
+lstm.mistake("tanh of the cell", ("dt * (1 - t**2)", "dt"), of="x", kind="derivative left out", words="lack the derivative of tanh at `t`")
+lstm.mistake("cell's own upstream", ("dc = dc + dt * (1 - t**2)", "dc = dt * (1 - t**2)"), of="x", kind="missing path", words="upstream gradient of output 1|`c_next`")
+lstm.mistake("forget gate's derivative", ("df * f * (1 - f)", "df * f"), of="x", kind="factor", words=r"path through `f` lacks a factor \(1 - `f`\)")
+lstm.mistake("input and candidate exchanged", ("di, dn = dc * c, dc * n, dc * i", "di, dn = dc * c, dc * i, dc * n"), of="x", kind="combination|unexplained", words="d")
+lstm.mistake("candidate not squared", ("dn * (1 - n**2)", "dn * (1 - n)"), of="x", kind="factor", words="path through `n`")
+lstm.mistake("cell without the forget gate", ("dc * f, x.T", "dc, x.T"), of="c", kind="factor", words="dc lacks a factor `f`")
+lstm.mistake("gates in another order", ("[di * i * (1 - i), df * f * (1 - f),", "[df * f * (1 - f), di * i * (1 - i),"), of="b", kind="unexplained|combination", words="db")
+lstm.mistake("output gate forgotten", ("do = dh * t", "do = 0 * dh"), of="x", kind="missing path", words="path through `o` cut")
+lstm.mistake("do without tanh", ("do = dh * t", "do = dh"), of="x", kind="derivative left out|factor", words="factor `t`")
+
+
+def rnn_forward(x, h0, Wx, Wh):
+    h = h0
+    states = []
+    for step in range(3):
+        h = np.tanh(x[step] @ Wx + h @ Wh)
+        states.append(h)
+    return np.stack(states), states
+
+
+rnn = Exhibit(
+    "recurrent net", rnn_forward, lambda rng: tuple(rng.normal(size=s) for s in ((3, 2, 2), (2, 3), (2, 3), (3, 3))),
+    """
+    def backward(g, states, *rest):
+        raise NotImplementedError
+    """,
+)  # fmt: skip
+rnn.backward = """
+    def backward(g, x, h0, Wx, Wh):
+        hs = [h0]
+        for step in range(3):
+            hs.append(np.tanh(x[step] @ Wx + hs[-1] @ Wh))
+        dx, dWx, dWh, dh = np.zeros_like(x), 0, 0, 0
+        for step in reversed(range(3)):
+            da = (g[step] + dh) * (1 - hs[step + 1] ** 2)
+            dx[step] = da @ Wx.T
+            dWx = dWx + x[step].T @ da
+            dWh = dWh + hs[step].T @ da
+            dh = da @ Wh.T
+        return dx, dh, dWx, dWh
+    """
+rnn.mistake("no gradient through time", ("(g[step] + dh)", "g[step]"), of="x", kind="missing path|unexplained", words="d")
+rnn.mistake("weights of the last step only", ("dWh = dWh + ", "dWh = "), of="Wh", kind="missing path|overwritten|combination", words="dWh")
+rnn.mistake("tanh's derivative", (" * (1 - hs[step + 1] ** 2)", ""), of="x", kind="unexplained|derivative left out", words="d")
+rnn.mistake("h0 not reached", ("return dx, dh,", "return dx, 0 * dh,"), of="h0", kind="zero", words="dh0 is zero everywhere")
+rnn.mistake("Wh not transposed", ("dh = da @ Wh.T", "dh = da @ Wh"), of="x", kind="unexplained|mistaken value", words="d")
+
+EXHIBITS = [lstm, rnn]
