@@ -7,14 +7,14 @@ either the old file or the new one.
 from __future__ import annotations
 
 import os
-import tempfile
+import secrets
 from pathlib import Path
 from typing import Any
 
 import safetensors
 import safetensors.numpy
 
-from minigrad.backend import from_numpy, to_numpy
+from minigrad.backend import from_numpy, is_array, to_numpy
 from minigrad.nn.module import Module
 from minigrad.tensor import Tensor
 
@@ -28,24 +28,29 @@ def save(source: Module | dict[str, Any], path: str | Path, metadata: dict[str, 
     state = source.state_dict() if isinstance(source, Module) else source
     arrays = {}
     for name, value in state.items():
-        array = to_numpy(value.data if isinstance(value, Tensor) else value)
-        if not hasattr(array, "dtype") or array.dtype.kind not in "biuf":
+        array = value.data if isinstance(value, Tensor) else value
+        if not is_array(array) or array.dtype.kind not in "biuf":
             raise TypeError(f"save: {name!r} is a {type(value).__name__}, not an array of numbers")
-        arrays[name] = array.copy(order="C")
+        arrays[name] = to_numpy(array).copy(order="C")
     write_atomically(Path(path), safetensors.numpy.save(arrays, metadata))
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Writes beside `path`, syncs, and renames: a crash leaves the old file or the new one, never half of one."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    """Writes beside `path`, syncs, and renames: a crash leaves the old file or the new one, never half of one.
+
+    A process killed while it writes leaves, at worst, a file `.name.*.part` that nothing reads.
+    """
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"save: there is no folder {path.parent} to write {path.name} into")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open(temporary, "xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     if hasattr(os, "O_DIRECTORY"):
         directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
@@ -55,10 +60,15 @@ def write_atomically(path: Path, content: bytes) -> None:
             os.close(directory)
 
 
+DTYPES = frozenset(("BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64", "F16", "F32", "F64", "C64"))
+"""What the format calls the dtypes that NumPy has too; bfloat16 and the 8-bit floats are not among them."""
+
+
 def load(path: str | Path) -> dict[str, Tensor]:
     """The arrays of a safetensors file by name, as constant Tensors of the current backend.
 
-    Raises FileNotFoundError, or ValueError for a file that is damaged or of another format.
+    Raises FileNotFoundError, or ValueError for a file that is damaged or of another format, before
+    anything of the size that the file claims is allocated.
     """
     return read(path)[0]
 
@@ -70,7 +80,15 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise FileNotFoundError(f"load: there is no file {path}")
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
-            arrays = {name: Tensor(from_numpy(file.get_tensor(name))) for name in file.keys()}  # noqa: SIM118
-            return arrays, dict(file.metadata() or {})
+            names = list(file.keys())
+            foreign = [(name, dtype) for name in names if (dtype := file.get_slice(name).get_dtype()) not in DTYPES]
+            arrays = {} if foreign else {name: Tensor(from_numpy(file.get_tensor(name))) for name in names}
+            metadata = dict(file.metadata() or {})
     except (safetensors.SafetensorError, ValueError, TypeError, KeyError, OSError) as error:
         raise ValueError(f"load: {path} is damaged or not a safetensors file: {error}") from error
+    if foreign:
+        name, dtype = foreign[0]
+        raise ValueError(
+            f"load: {path}: {name!r} is of dtype {dtype}, which NumPy lacks; save it as float32 where it was made"
+        )
+    return arrays, metadata
