@@ -1,0 +1,302 @@
+"""`python -m examples.mnist`: the command, its flags, and what it prints."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import importlib
+import importlib.util
+import json
+import math
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import minigrad as mg
+from examples.mnist import pictures, training
+from minigrad import checkpoint, data
+from models import MODELS
+
+INSTALL = "pip install -e '.[examples]'"
+
+SHAPING = {
+    "model": "cnn",
+    "epochs": 10,
+    "batch_size": 128,
+    "optimizer": "adamw",
+    "lr": None,
+    "augment": True,
+    "seed": 0,
+    "dataset": "auto",
+    "limit_train": None,
+    "limit_test": None,
+    "held_out": 0,
+    "save_every": 200,
+}
+"""The arguments that decide what is computed, and their defaults. Checkpoints hold them; resumed runs keep them."""
+
+
+def whole(text: str, least: int = 1) -> int:
+    """A flag's whole number, at least 1."""
+    try:
+        number = int(text)
+    except ValueError:
+        number = least - 1
+    if number < least:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} on")
+    return number
+
+
+def from_zero(text: str) -> int:
+    """A flag's whole number, at least 0."""
+    return whole(text, 0)
+
+
+def positive(text: str) -> float:
+    """A flag's positive number."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+    return number
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """The flags. Those that were not given are None."""
+    parser = argparse.ArgumentParser(
+        prog="python -m examples.mnist",
+        description="Train a small network to read handwritten digits, and draw what it learnt.",
+    )
+    add = parser.add_argument
+    add("--model", choices=MODELS, help="what to train (default cnn)")
+    add("--epochs", type=whole, help="passes over the training images (default 10)")
+    add("--batch-size", type=whole, metavar="N", help="images a step (default 128)")
+    add("--optimizer", choices=training.OPTIMIZERS, help="default adamw")
+    add("--lr", type=positive, help="highest learning rate (default: what suits the optimizer)")
+    add("--augment", action=argparse.BooleanOptionalAction, help="shift, turn, scale the images a little (default yes)")
+    add("--seed", type=from_zero, help="of weights, order and distortions (default 0)")
+    add("--backend", choices=("numpy", "cupy"), help="default numpy, or MINIGRAD_BACKEND")
+    add("--data", type=Path, metavar="DIR", help="where the data lie (default: MINIGRAD_DATA, a cache, a download)")
+    add("--dataset", choices=("auto", "mnist", "fashion", "digits"), help="default auto: mnist, or else digits")
+    add("--checkpoint", type=Path, metavar="FILE", help="where to save the run (default OUT/checkpoint.safetensors)")
+    add("--save-every", type=whole, metavar="STEPS", help="how often to save, besides after each epoch (default 200)")
+    add("--resume", action="store_true", help="go on from the checkpoint, with the arguments of then")
+    add("--out", type=Path, metavar="DIR", default=Path("runs/mnist"), help="for results (default runs/mnist)")
+    add("--limit-train", type=whole, metavar="N", help="train on the first N images only")
+    add("--limit-test", type=whole, metavar="N", help="test on the first N images only")
+    add("--held-out", type=from_zero, metavar="N", help="test on N training images, held out: to choose settings by")
+    return parser.parse_args(arguments)
+
+
+def settle(flags: argparse.Namespace) -> dict[str, Any]:
+    """The arguments of the run: the checkpoint's where it is resumed, else the flags' and the defaults."""
+    given = {name: getattr(flags, name) for name in SHAPING if getattr(flags, name) is not None}
+    if flags.resume:
+        arguments = checkpoint.arguments(flags.checkpoint)
+        changed = {name: value for name, value in given.items() if value != arguments.get(name)}
+        if changed:
+            listed = ", ".join(f"{flag(name)} {new} (it has {arguments.get(name)})" for name, new in changed.items())
+            raise ValueError(
+                f"the run in {flags.checkpoint} was begun with other arguments than {listed}. Leave them out to "
+                "go on with it, or leave --resume out to begin a new run"
+            )
+        return arguments
+    arguments = {**SHAPING, **given}
+    if arguments["lr"] is None:
+        arguments["lr"] = training.OPTIMIZERS[arguments["optimizer"]][1]["lr"]
+    return arguments
+
+
+def flag(name: str) -> str:
+    """The flag that sets an argument."""
+    return "--" + name.replace("_", "-")
+
+
+def load(arguments: dict[str, Any], folder: Path | None) -> data.Dataset:
+    """The images to train and to test on."""
+    dataset = data.load(arguments["dataset"], folder)
+    if arguments["held_out"]:
+        dataset = data.split(dataset, arguments["held_out"])
+    train, test = arguments["limit_train"], arguments["limit_test"]
+    return dataclasses.replace(
+        dataset,
+        train_images=dataset.train_images[:train],
+        train_labels=dataset.train_labels[:train],
+        test_images=dataset.test_images[:test],
+        test_labels=dataset.test_labels[:test],
+    )
+
+
+class Bar:
+    """Progress in a terminal: one bar an epoch."""
+
+    def __init__(self, epochs: int) -> None:
+        self.epochs = epochs
+        self.bar: Any = None
+
+    def step(self, epoch: int, seen: int, total: int, loss: float, accuracy: float) -> None:
+        """Moves the bar."""
+        if self.bar is None:
+            tqdm = importlib.import_module("tqdm").tqdm
+            self.bar = tqdm(
+                desc=f"epoch {epoch + 1:2}/{self.epochs}", total=total, initial=seen, unit=" images", unit_scale=True,
+                file=sys.stdout, dynamic_ncols=True,
+            )  # fmt: skip
+        self.bar.set_postfix_str(f"loss {loss:.4f}, accuracy {100 * accuracy:5.2f} %", refresh=False)
+        self.bar.update(seen - self.bar.n)
+
+    def tested(self, line: dict[str, Any]) -> None:
+        """Ends the bar with the test."""
+        self.close()
+        print(f"          test loss {line['test_loss']:.4f}, accuracy {line['test_accuracy']:.2f} %")
+
+    def close(self) -> None:
+        """Leaves the bar as it stands."""
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
+
+
+class Lines:
+    """Progress where there is no terminal: a line now and then, and one after each epoch."""
+
+    every = 10.0  # seconds
+
+    def __init__(self, epochs: int) -> None:
+        self.epochs = epochs
+        self.last = time.perf_counter()
+
+    def step(self, epoch: int, seen: int, total: int, loss: float, accuracy: float) -> None:
+        """Prints a line where the last one is some time ago."""
+        if time.perf_counter() - self.last > self.every:
+            self.last = time.perf_counter()
+            print(
+                f"epoch {epoch + 1:2}/{self.epochs}  {100 * seen / total:3.0f} %  loss {loss:.4f}, "
+                f"accuracy {100 * accuracy:.2f} %",
+                flush=True,
+            )
+
+    def tested(self, line: dict[str, Any]) -> None:
+        """Prints the line of an epoch."""
+        self.last = time.perf_counter()
+        print(
+            f"epoch {line['epoch']:2}/{self.epochs}  done   loss {line['train_loss']:.4f}, "
+            f"accuracy {line['train_accuracy']:.2f} %, {line['images_per_second']:,.0f} images/s;  "
+            f"test loss {line['test_loss']:.4f}, accuracy {line['test_accuracy']:.2f} %",
+            flush=True,
+        )
+
+    def close(self) -> None:
+        """Nothing is left open."""
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[Callable[[], bool]]:
+    """Within, Ctrl-C (or SIGTERM) tears no step: it makes the yielded function true. A second one stops at once."""
+    asked: list[int] = []
+
+    def ask(number: int, frame: Any) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Trains, tests and draws; returns the exit status."""
+    flags = parse(argv)
+    if flags.checkpoint is None:
+        flags.checkpoint = flags.out / "checkpoint.safetensors"
+    missing = [name for name in ("matplotlib", "tqdm") if importlib.util.find_spec(name) is None]
+    if missing:
+        without = {"matplotlib": "there will be no pictures", "tqdm": "there will be no progress bar"}
+        wanting = " and ".join(without[name] for name in missing)
+        print(f"{' and '.join(missing)} not installed: {wanting}. To have them: {INSTALL}", file=sys.stderr)
+    try:
+        if flags.backend:
+            mg.use(flags.backend)
+        arguments = settle(flags)
+        for folder in (flags.out, flags.checkpoint.parent):
+            folder.mkdir(parents=True, exist_ok=True)
+        dataset = load(arguments, flags.data)
+        run = training.make_run(arguments, dataset)
+        if flags.resume:
+            checkpoint.load(run, flags.checkpoint)
+        else:
+            checkpoint.save(run, flags.checkpoint, first=True)
+    except (ValueError, ImportError, RuntimeError, OSError) as error:
+        print(f"examples.mnist: {error}", file=sys.stderr)
+        return 1
+    print(dataset)
+    size = sum(p.size for p in run.model.parameters())
+    print(f"{arguments['model']} of {size:,} parameters, {mg.current()}, seed {arguments['seed']}", flush=True)
+    return finish(run, dataset, flags, with_bar="tqdm" not in missing, with_pictures="matplotlib" not in missing)
+
+
+def finish(
+    run: checkpoint.Run, dataset: data.Dataset, flags: argparse.Namespace, with_bar: bool, with_pictures: bool
+) -> int:
+    """Trains what is left of the run and writes the results; returns the exit status."""
+    assert run.batches is not None
+    tests = data.Batches(
+        dataset.test_images, dataset.test_labels, 500, shuffle=False, normalise=run.batches.normalise
+    )
+    epochs = run.arguments["epochs"]
+    display = Bar(epochs) if sys.stdout.isatty() and with_bar else Lines(epochs)
+
+    def save() -> None:
+        try:
+            checkpoint.save(run, flags.checkpoint)
+            lines = "".join(json.dumps(line) + "\n" for line in run.progress["history"])
+            (flags.out / "metrics.jsonl").write_text(lines)
+        except OSError as error:  # a full disk must not end the training
+            print(f"\nexamples.mnist: not saved, training goes on: {error}", file=sys.stderr)
+
+    again = ["python", "-m", "examples.mnist", "--resume"]
+    for name, usual in (
+        ("out", Path("runs/mnist")),
+        ("checkpoint", flags.out / "checkpoint.safetensors"),
+        ("data", None),
+        ("backend", None),
+    ):
+        if getattr(flags, name) != usual:
+            again += [flag(name), str(getattr(flags, name))]
+    try:
+        with interruptible() as stop:
+            done = training.train(run, tests, display, save, stop)
+    except training.Diverged as error:
+        print(f"\nexamples.mnist: {error}", file=sys.stderr)
+        return 1
+    finally:
+        display.close()
+    if not done:
+        print(f"\nStopped; saved in {flags.checkpoint}. To go on:\n  {shlex.join(again)}", flush=True)
+        return 130
+    probabilities = training.predict(run.model, tests)
+    mg.save(run.model, flags.out / "weights.safetensors", {"model": run.arguments["model"]})
+    if with_pictures:
+        pictures.draw(run, dataset, probabilities, flags.out)
+    print(f"{'pictures, ' if with_pictures else ''}metrics and weights are in {flags.out}/")
+    print(f"test accuracy: {training.accuracy(probabilities, dataset.test_labels):.2f} %", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        print("\nStopped.", file=sys.stderr)
+        sys.exit(130)
