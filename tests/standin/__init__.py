@@ -2,15 +2,21 @@
 
 The backend "standin" proves on any machine that the framework never leaves the device unasked. Its
 arrays do not become NumPy arrays by themselves, do not mix with NumPy arrays or NumPy scalars, and
-0-d results stay arrays; its namespace has the names, and takes the keywords, that CuPy really has
-(`cupy_names.json`, written from an installed CuPy by `python -m tests.standin`). Every crossing to the
-host is counted: `transfers.count`.
+0-d results stay arrays; its namespace has the names, and takes the parameters, that CuPy really has
+(`cupy_names.json`, written from an installed CuPy by `python tests/standin/__main__.py`). Where CuPy
+computes something else than NumPy, so does the stand-in: an index out of range wraps around, a strided
+view owns its memory, `add.at` knows few dtypes. Where CuPy is lenient to its cost (it uploads an array
+of NumPy's that stands in an index, and calls itself for `numpy.exp(x)`) the stand-in refuses.
+
+Every time that the host must wait for a value is counted, in `transfers`.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 import types
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +26,37 @@ from minigrad import backend
 
 NAMES = json.loads((Path(__file__).parent / "cupy_names.json").read_text())
 
+NUMBERS = (bool, int, float, complex)
+
+OF_ARRAYS = frozenset(("a", "x", "m", "array", "ar", "arr", "b", "a1", "a2", "x1", "x2", "dst", "condition", "prototype"))
+"""What a function calls its parameters that are arrays and cannot be lists or numbers."""
+
+LENIENT = frozenset("array asarray asanyarray ascontiguousarray asfortranarray shape ndim size isscalar where clip".split())
+"""Functions of which a parameter in `OF_ARRAYS` may be something else."""
+
+WAIT = frozenset("nonzero argwhere flatnonzero unique bincount compress extract".split())
+"""Functions whose result has a shape that depends on values: CuPy waits for them."""
+
+TRUTHS = frozenset(("array_equal", "array_equiv", "allclose"))
+"""Functions that return a truth value in NumPy and a 0-d array in CuPy."""
+
+ATOMIC = frozenset(map(np.dtype, ("int32", "uint32", "uint64", "float16", "float32", "float64")))
+"""The dtypes that `scatter_add`, and with it `add.at`, can add up."""
+
 
 class transfers:
-    """How often an array was brought to the host, and by what."""
+    """How often a value was brought to the host, and by what."""
 
     count = 0
     log: list[str] = []  # noqa: RUF012
 
     @classmethod
     def note(cls, what: str) -> None:
+        frame: Any = sys._getframe(1)
+        while frame.f_code.co_filename == __file__:
+            frame = frame.f_back
         cls.count += 1
-        cls.log.append(what)
+        cls.log.append(f"{what} in {frame.f_code.co_name}, {Path(frame.f_code.co_filename).name}:{frame.f_lineno}")
 
     @classmethod
     def reset(cls) -> None:
@@ -53,9 +79,7 @@ def _host(value: Any, where: str) -> Any:
     if isinstance(value, tuple):
         return tuple(_host(v, where) for v in value)
     if isinstance(value, list):
-        if any(isinstance(v, DeviceArray) for v in value):
-            return [_host(v, where) for v in value]
-        return value
+        return [_host(v, where) for v in value]
     if isinstance(value, dict):
         return {k: _host(v, where) for k, v in value.items()}
     return value
@@ -66,7 +90,7 @@ def _device(value: Any, sources: tuple[Any, ...] = ()) -> Any:
     if isinstance(value, (np.ndarray, np.generic)):
         array = np.asarray(value)
         if array.dtype.kind not in "biufc":
-            raise TypeError(f"Unsupported dtype {array.dtype}")
+            raise ValueError(f"Unsupported dtype {array.dtype}")
         base = None
         for source in sources:
             if isinstance(source, DeviceArray):
@@ -78,6 +102,19 @@ def _device(value: Any, sources: tuple[Any, ...] = ()) -> Any:
     if isinstance(value, (tuple, list)):
         return type(value)(_device(v, sources) for v in value)
     return value
+
+
+def _fits(name: str, parameters: list[str] | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Raises where a call has more or other arguments than CuPy's function takes."""
+    if parameters is None:
+        return
+    if "kwargs" not in parameters:
+        for keyword in kwargs:
+            if keyword not in parameters:
+                raise TypeError(f"cupy.{name}() got an unexpected keyword argument {keyword!r}")
+    if not any(p.startswith("*") or p in ("args", "operands") or p.endswith("dtypes") for p in parameters):
+        if len(args) > len(parameters):
+            raise TypeError(f"cupy.{name}() takes {len(parameters)} positional arguments but {len(args)} were given")
 
 
 class DeviceArray:
@@ -105,9 +142,18 @@ class DeviceArray:
         value = getattr(self._host, name)
         if not callable(value):
             return _device(value, (self,))
+        parameters = NAMES["methods"].get(name)
 
         def method(*args: Any, **kwargs: Any) -> Any:
-            return _device(value(*_host(args, name), **_host(kwargs, name)), (self,))
+            _fits(f"ndarray.{name}", parameters, args, kwargs)
+            if name in WAIT:
+                transfers.note(name)
+            if name in ("sort", "argsort"):
+                _stable(name, args[1] if len(args) > 1 else kwargs.get("kind"))
+            if name == "take":
+                kwargs["mode"] = "wrap"
+            result = value(*_host(args, name), **_host(kwargs, name))
+            return kwargs["out"] if isinstance(kwargs.get("out"), DeviceArray) else _device(result, (self,))
 
         return method
 
@@ -119,13 +165,13 @@ class DeviceArray:
     def dtype(self) -> Any:
         return self._host.dtype
 
-    def get(self) -> np.ndarray:
+    def get(self, stream: Any = None, order: str = "C", out: Any = None, blocking: bool = True) -> np.ndarray:
         transfers.note("get")
-        return self._host.copy()
+        return self._host.copy(order)
 
-    def item(self, *args: Any) -> Any:
+    def item(self) -> Any:
         transfers.note("item")
-        return self._host.item(*args)
+        return self._host.item()
 
     def tolist(self) -> Any:
         transfers.note("tolist")
@@ -143,38 +189,88 @@ class DeviceArray:
         transfers.note("int")
         return int(self._host)
 
-    def __index__(self) -> int:
-        raise TypeError("only integer scalar arrays on the host can be converted to an index")
+    def __complex__(self) -> complex:
+        transfers.note("complex")
+        return complex(self._host)
 
     def __len__(self) -> int:
         return len(self._host)
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[DeviceArray]:
+        if not self._host.ndim:
+            raise TypeError("iteration over a 0-d array")
         return (self[i] for i in range(len(self)))
 
     def __getitem__(self, index: Any) -> DeviceArray:
-        return _device(self._host[self._checked(index)], (self,))
+        return _device(self._host[self._index(index)], (self,))
 
     def __setitem__(self, index: Any, value: Any) -> None:
-        self._host[self._checked(index)] = _host(value, "setitem")
+        if not isinstance(value, (DeviceArray, *NUMBERS)):
+            _refuse(value, "setitem")
+            raise TypeError(f"setitem: Unsupported type {type(value)}")
+        self._host[self._index(index)] = _host(value, "setitem")
 
-    def _checked(self, index: Any) -> Any:
-        if any(isinstance(part, list) for part in (index if isinstance(index, tuple) else (index,))):
-            raise IndexError("lists are not indices of device arrays")
-        return _host(index, "index")
+    def _index(self, index: Any) -> Any:
+        """The index for NumPy: integers in arrays wrap around, and a mask makes the host wait for its count."""
+        parts = index if isinstance(index, tuple) else (index,)
+        for part in parts:
+            _refuse(part, "index")
+            if not (part is None or part is Ellipsis or isinstance(part, (int, slice, DeviceArray))):
+                raise IndexError(f"a {type(part).__name__} in an index would be uploaded at every call")
+        taken = [_axes(part) for part in parts]
+        wrapped, axis = [], 0
+        for part, count in zip(parts, taken, strict=True):
+            if part is Ellipsis:
+                axis += self._host.ndim - sum(taken)
+            if isinstance(part, DeviceArray):
+                if part.dtype.kind == "b":
+                    transfers.note("index by a mask")
+                    part = part._host
+                elif part.dtype.kind in "iu" and axis < self._host.ndim:
+                    part = np.asarray(part._host % (self._host.shape[axis] or 1))
+                else:
+                    part = part._host
+            wrapped.append(part)
+            axis += count
+        return tuple(wrapped) if isinstance(index, tuple) else wrapped[0]
 
     def __repr__(self) -> str:
         transfers.note("repr")
-        return f"device({self._host!r})"
+        return repr(self._host)
+
+    def __format__(self, form: str) -> str:
+        transfers.note("format")
+        return format(self._host.item() if not self._host.ndim else self._host, form)
+
+    def __copy__(self) -> DeviceArray:
+        return self.copy()
+
+    def __deepcopy__(self, memo: Any) -> DeviceArray:
+        return self.copy()
+
+    def __reduce__(self) -> Any:
+        return _asarray, (self.get(),)
 
     __hash__ = None  # type: ignore[assignment]
+
+
+def _axes(part: Any) -> int:
+    """How many axes a part of an index takes up."""
+    if part is None or part is Ellipsis:
+        return 0
+    return part._host.ndim if isinstance(part, DeviceArray) and part.dtype.kind == "b" else 1
+
+
+def _stable(name: str, kind: Any) -> None:
+    if kind not in (None, "stable"):
+        raise ValueError(f"cupy.{name}: kind can only be None or 'stable', not {kind!r}")
 
 
 def _operator(name: str) -> Any:
     def operate(self: DeviceArray, *others: Any) -> Any:
         for other in others:
             _refuse(other, name)
-            if not isinstance(other, (DeviceArray, bool, int, float, complex, type(None))):
+            if not isinstance(other, (DeviceArray, *NUMBERS, type(None))):
                 return NotImplemented
         result = getattr(self._host, name)(*_host(others, name))
         return result if result is NotImplemented else _device(result, (self,))
@@ -185,54 +281,132 @@ def _operator(name: str) -> Any:
 for _name in (
     "add sub mul truediv floordiv mod pow matmul and or xor lshift rshift lt le gt ge eq ne neg pos abs invert"
 ).split():
-    setattr(DeviceArray, f"__{_name}__", _operator(f"__{_name}__"))
-    if _name not in ("lt", "le", "gt", "ge", "eq", "ne", "neg", "pos", "abs", "invert"):
-        setattr(DeviceArray, f"__r{_name}__", _operator(f"__r{_name}__"))
-        setattr(DeviceArray, f"__i{_name}__", _operator(f"__i{_name}__"))
+    for _form in (f"__{_name}__", f"__r{_name}__", f"__i{_name}__"):
+        if _form in NAMES["operators"]:
+            setattr(DeviceArray, _form, _operator(_form))
 
 
-def _function(name: str, function: Any, allowed: list[str] | None) -> Any:
+def _function(name: str, function: Callable[..., Any], parameters: list[str] | None) -> Any:
+    strict = [i for i, p in enumerate(parameters or []) if p in OF_ARRAYS and name not in LENIENT]
+
     def call(*args: Any, **kwargs: Any) -> Any:
-        if allowed is not None and "kwargs" not in allowed:
-            if unknown := [k for k in kwargs if k not in allowed]:
-                raise TypeError(f"cupy.{name}() got an unexpected keyword argument {unknown[0]!r}")
-            if "args" not in allowed and "operands" not in allowed and len(args) > len(allowed):
-                raise TypeError(f"cupy.{name}() takes {len(allowed)} positional arguments but {len(args)} were given")
+        _fits(name, parameters, args, kwargs)
+        for i in strict:
+            value = args[i] if i < len(args) else kwargs.get(parameters[i])  # type: ignore[index]
+            if not isinstance(value, (DeviceArray, type(None))) and not (i and isinstance(value, NUMBERS)):
+                _refuse(value, name)
+                raise TypeError(f"cupy.{name}: Unsupported type {type(value)}")
+        if name in WAIT or (name == "where" and len(args) == 1):
+            transfers.note(name)
+        if name in ("sort", "argsort"):
+            _stable(name, args[2] if len(args) > 2 else kwargs.get("kind"))
         out = kwargs.get("out")
+        if not isinstance(out, (DeviceArray, type(None))):
+            raise TypeError(f"cupy.{name}: Output arguments must be cupy.ndarray, not {type(out)}")
         result = function(*_host(args, name), **_host(kwargs, name))
-        if isinstance(out, DeviceArray):
+        if out is not None:
             return out
-        flat = [a for arg in args for a in (arg if isinstance(arg, (tuple, list)) else (arg,))]
-        return _device(result, tuple(flat))
+        if name in TRUTHS:
+            return DeviceArray(np.asarray(result))
+        return _device(result, tuple(a for arg in args for a in (arg if isinstance(arg, (tuple, list)) else (arg,))))
 
     call.__name__ = name
     return call
 
 
 class _Ufunc:
-    """A ufunc with the methods that CuPy's have."""
+    """A ufunc with the parameters and the methods that CuPy's have."""
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self._call = _function(name, getattr(np, name), None)
+        self.function = getattr(np, name)
+        self._call = _function(name, self.function, None)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if unknown := [k for k in kwargs if k not in ("out", "dtype", "casting")]:
-            raise TypeError(f"cupy.{self.name}: Wrong arguments {{{unknown[0]!r}}}")
+        for keyword in kwargs:
+            if keyword not in ("out", "dtype", "casting"):
+                raise TypeError(f"cupy.{self.name}: Wrong arguments {{{keyword!r}}}")
+        for value in args:
+            if not isinstance(value, (DeviceArray, *NUMBERS)):
+                _refuse(value, self.name)
+                raise TypeError(f"cupy.{self.name}: Unsupported type {type(value)}")
+        if len(args) > self.function.nin:  # the last ones are outputs
+            self.function(*_host(args, self.name), **_host(kwargs, self.name))
+            return args[self.function.nin]
         return self._call(*args, **kwargs)
 
-    def at(self, array: DeviceArray, index: Any, values: Any) -> None:
-        if array.dtype.kind == "i" and array.dtype.itemsize < 4:
-            raise TypeError(f"cupy.{self.name}.at does not support {array.dtype}")
-        getattr(np, self.name).at(array._host, _host(index, "at"), _host(values, "at"))
+    def at(self, array: DeviceArray, index: Any, values: Any = None) -> None:
+        if self.name not in ("add", "maximum", "minimum"):
+            raise NotImplementedError(f"`{self.name}.at` is not supported yet")
+        parts = index if isinstance(index, tuple) else (index,)
+        arrays = [part for part in parts if isinstance(part, DeviceArray)]
+        if any(part.dtype.kind in "iu" for part in arrays) and array.dtype not in ATOMIC:
+            raise TypeError(
+                "scatter_add only supports int32, float16, float32, float64, uint32, uint64, as data type, "
+                f"not {array.dtype}"
+            )
+        values = _host(values, "at")
+        if isinstance(values, np.ndarray):
+            values = values.astype(array.dtype, copy=False)
+        self.function.at(array._host, array._index(index), values)
+
+
+def _where(condition: Any, x: Any = None, y: Any = None) -> Any:
+    if not isinstance(condition, DeviceArray):
+        raise AttributeError(f"{type(condition).__name__!r} object has no attribute 'astype'")
+    if x is None:
+        return condition.nonzero()
+    return _function("where", np.where, None)(condition.astype(bool), x, y)
+
+
+def _matmul(a: Any, b: Any, out: Any = None) -> DeviceArray:
+    if not isinstance(a, DeviceArray) or not isinstance(b, DeviceArray):
+        _refuse(a, "matmul")
+        _refuse(b, "matmul")
+        raise TypeError("matmul: operands must be arrays of the device")
+    return _function("matmul", np.matmul, None)(a, b, **({} if out is None else {"out": out}))
+
+
+def _einsum(equation: str, *operands: Any, dtype: Any = None, optimize: Any = False) -> DeviceArray:
+    """CuPy takes `dtype` and `optimize` alone, and arrays of the device alone."""
+    _function("einsum", lambda *xs: None, ["args"])(*operands)
+    return _device(np.einsum(equation, *_host(operands, "einsum"), dtype=dtype, optimize=optimize), operands)
+
+
+def _as_strided(x: DeviceArray, shape: Any = None, strides: Any = None) -> DeviceArray:
+    """CuPy makes a new array on the old memory: its `base` is None, though it owns nothing."""
+    return DeviceArray(np.lib.stride_tricks.as_strided(x._host, shape, strides))
+
+
+def _take_along_axis(a: DeviceArray, indices: DeviceArray, axis: int) -> DeviceArray:
+    n = a.shape[axis] or 1
+    return DeviceArray(np.take_along_axis(_host(a, "take"), _host(indices, "take") % n, axis))
+
+
+def _asarray(a: Any, dtype: Any = None, order: Any = None, *, copy: Any = None, blocking: bool = False) -> DeviceArray:
+    """The one door from the host: NumPy arrays and numbers come in, by explicit request."""
+    if isinstance(a, DeviceArray):
+        same = dtype is None or a.dtype == dtype
+        return (a.copy() if copy else a) if same else a.astype(dtype)
+    if isinstance(a, (list, tuple)) and any(isinstance(v, DeviceArray) for v in a):
+        raise TypeError("asarray: a list of device arrays; use stack")
+    array = np.array(a, dtype=dtype, order=order)
+    if array.dtype.kind not in "biufc":
+        raise ValueError(f"Unsupported dtype {array.dtype}")
+    return DeviceArray(array)
+
+
+def _array(obj: Any, dtype: Any = None, copy: bool = True, order: str = "K") -> DeviceArray:
+    array = _asarray(obj, dtype)
+    return array.copy() if copy and array is obj else array
 
 
 def namespace() -> types.SimpleNamespace:
     """What `cupy` offers, as far as NumPy can compute it."""
     space = types.SimpleNamespace()
-    for name, allowed in NAMES["functions"].items():
+    for name, parameters in NAMES["functions"].items():
         if hasattr(np, name):
-            setattr(space, name, _function(name, getattr(np, name), allowed))
+            setattr(space, name, _function(name, getattr(np, name), parameters))
     for name in NAMES["ufuncs"]:
         if isinstance(getattr(np, name, None), np.ufunc):
             setattr(space, name, _Ufunc(name))
@@ -240,23 +414,13 @@ def namespace() -> types.SimpleNamespace:
         if hasattr(np, name):
             setattr(space, name, getattr(np, name))
     space.ndarray = DeviceArray
-    space.asarray = _asarray
-    space.array = lambda value, dtype=None, copy=True: _asarray(value, dtype).copy()
+    space.asarray, space.array = _asarray, _array
+    space.where, space.matmul, space.einsum, space.take_along_axis = _where, _matmul, _einsum, _take_along_axis
     space.array2string = lambda value, **options: np.array2string(value.get(), **options)
-    tricks = types.SimpleNamespace(
-        **{n: _function(n, getattr(np.lib.stride_tricks, n), None) for n in NAMES["stride_tricks"]}
-    )
-    space.lib = types.SimpleNamespace(stride_tricks=tricks)
+    space.take = lambda a, indices, axis=None, out=None: a.take(indices, axis, **({} if out is None else {"out": out}))
+    view = _function("sliding_window_view", np.lib.stride_tricks.sliding_window_view, NAMES["stride_tricks"]["sliding_window_view"])
+    space.lib = types.SimpleNamespace(stride_tricks=types.SimpleNamespace(as_strided=_as_strided, sliding_window_view=view))
     return space
-
-
-def _asarray(value: Any, dtype: Any = None, **options: Any) -> DeviceArray:
-    """The one door from the host: NumPy arrays and numbers come in, by explicit request."""
-    if isinstance(value, DeviceArray):
-        return value if dtype is None or value.dtype == dtype else value.astype(dtype)
-    if isinstance(value, (list, tuple)) and any(isinstance(v, DeviceArray) for v in value):
-        raise TypeError("asarray: a list of device arrays; use stack")
-    return DeviceArray(np.array(value, dtype=dtype))
 
 
 def _get(array: Any) -> np.ndarray:

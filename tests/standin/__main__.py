@@ -1,7 +1,8 @@
-"""Writes `cupy_names.json` from the CuPy that is installed: `python -m tests.standin` (needs no GPU)."""
+"""Writes `cupy_names.json` from the CuPy that is installed: `python tests/standin/__main__.py` (needs no GPU)."""
 
 import inspect
 import json
+import re
 from pathlib import Path
 
 import cupy
@@ -15,16 +16,30 @@ def signature(function: object) -> list[str] | None:
         return None
 
 
+def method(name: str) -> list[str] | None:
+    """The parameters of a compiled method, which its docstring opens with: `_ndarray_base.max(self, axis=None)`."""
+    opening = re.match(rf"_ndarray_base\.{name}\((.*?)\)(?: ->.*)?$", (getattr(cupy.ndarray, name).__doc__ or "").split("\n")[0])
+    if opening is None:
+        return None
+    parts = [part.split("=")[0].split()[-1] for part in opening[1].split(",") if part.strip()]
+    return [part for part in parts if part != "self"]
+
+
 public = {name: getattr(cupy, name) for name in sorted(dir(cupy)) if not name.startswith("_")}
 public = {name: value for name, value in public.items() if not inspect.ismodule(value)}
 ufuncs = [name for name, value in public.items() if isinstance(value, cupy.ufunc)]
 types = [name for name, value in public.items() if isinstance(value, type)]
 functions = {n: signature(v) for n, v in public.items() if callable(v) and n not in ufuncs and n not in types}
+methods = {name: method(name) for name in dir(cupy.ndarray) if not name.startswith("_")}
 names = {
     "version": cupy.__version__,
     "ndarray": [name for name in dir(cupy.ndarray) if not name.startswith("_")],
+    "methods": {name: parameters for name, parameters in methods.items() if parameters is not None},
+    "operators": [name for name in dir(cupy.ndarray) if name.startswith("__") and callable(getattr(cupy.ndarray, name))],
     "ufunc": [name for name in dir(cupy.add) if not name.startswith("_")],
-    "stride_tricks": ["as_strided", "sliding_window_view"],
+    "stride_tricks": {
+        name: signature(getattr(cupy.lib.stride_tricks, name)) for name in ("as_strided", "sliding_window_view")
+    },
     "linalg": [name for name in dir(cupy.linalg) if not name.startswith("_")],
     "functions": {name: parameters for name, parameters in functions.items() if parameters is not None},
     "ufuncs": ufuncs,
