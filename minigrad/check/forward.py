@@ -151,6 +151,9 @@ def record(f: Callable[..., Any], inputs: Sequence[Any], outputs: int = 1) -> Fo
     for node in run.order:
         if node.label and node not in leaves:
             run.names[node] = node.label
+    for y in run.outputs:
+        if y.node is not None and y.node not in leaves:
+            run.names.setdefault(y.node, "output")
     _keep_apart(run)
     return run
 

@@ -32,7 +32,7 @@ RTOL = {"float64": 1e-7, "float32": 2e-3, "float16": 5e-2}
 """Relative tolerances, by the dtype of the computation; the oracle's own error is added."""
 
 KINKED = frozenset(
-    ("abs", "amax", "argmax", "clip_", "elu", "leaky_relu", "maximum", "max_pool", "minimum", "relu", "take", "where_")
+    ("abs", "amax", "argmax", "clip", "elu", "leaky_relu", "maximum", "max_pool", "minimum", "relu", "take", "where")
 )
 
 
@@ -298,13 +298,13 @@ def _switches(run: Forward) -> list[tuple[str, Array]]:
         if name in ("maximum", "minimum"):
             a, b = run.arguments[node]
             state = host.sign(host.asarray(a) - host.asarray(b))
-        elif name == "clip_":
+        elif name == "clip":
             low, high = node.params
             x = arrays[0]
             state = host.where(x < (-host.inf if low is None else low), -1, 0) + host.where(x > (host.inf if high is None else high), 1, 0)
         elif name in ("amax", "max_pool"):
             state = arrays[0] == _spread(run.values[node], arrays[0])
-        elif name == "where_":
+        elif name == "where":
             state = arrays[0]
         elif name == "take":
             index = node.params[0]

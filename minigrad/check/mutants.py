@@ -121,7 +121,7 @@ def _mutants(run: Forward, sweep: Sweep, number: Mapping[Node, int]) -> list[Mut
     for node in run.order:
         if node not in sweep.cotangents or node.primitive is None or node not in sweep.needed:
             continue
-        if node in run.names or node.primitive.name in ("mean", "sum", "amax", "logsumexp", "norm_"):
+        if node in run.names or node.primitive.name in ("mean", "sum", "amax", "logsumexp", "norm"):
             mutants.append(Mutant((number[node], None), "cut", f"the path through {run.describe(node)} cut"))
         inputs = [i for i, source in enumerate(node.inputs) if (node, i) in sweep.edges]
         for i in inputs:

@@ -60,11 +60,13 @@ class Sweep:
         residuals: Mapping[Node, Any] | None = None,
         note: dict[Edge, Array] | None = None,
         given: Mapping[Node, Array] | None = None,
+        edit: Mapping[Edge, Callable[[Array, Array], Array]] | None = None,
     ) -> dict[Node, Array]:
         """Cotangents carried down from `seeds`.
 
         drop: nodes that pass nothing on.  residuals: stand in for nodes' own.  note: receives what each
         edge contributed.  given: cotangents that replace the complete ones, once they are complete.
+        edit: changes what edges contribute, a function of the cotangent above and the contribution.
         """
         held = dict(seeds)
         heap = [(-node.serial, node) for node in held]
@@ -78,6 +80,8 @@ class Sweep:
             if given is not None and node in given:
                 g = given[node]
             for i, source, c in pull(node, g, False, self.needed, residuals.get(node)):
+                if edit is not None and (node, i) in edit:
+                    c = edit[node, i](g, c)
                 if note is not None:
                     note[node, i] = c
                 if source in held:
@@ -143,12 +147,14 @@ class Sweep:
             return host.zeros(DIRECTIONS)
         return tangents.reshape(DIRECTIONS, -1) @ host.broadcast_to(delta, node.shape).reshape(-1)
 
-    def replayed(self, changed: Mapping[Node, Array]) -> dict[Node, tuple[Array, Any]]:
-        """New values and residuals of the nodes below changed ones, which hold the values given."""
+    def replayed(self, changed: Mapping[Node, Array], only: set[Node] | None = None) -> dict[Node, tuple[Array, Any]]:
+        """New values and residuals of the nodes (or of some only) that depend on changed ones, which hold those given."""
         fresh: dict[Node, tuple[Array, Any]] = {node: (value, node.residuals) for node, value in changed.items()}
         for node in self.run.order:
             row = node.primitive
             if row is None or (node not in changed and not any(source in fresh for source in node.inputs)):
+                continue
+            if only is not None and node not in only:
                 continue
             arguments = [
                 fresh[source][0] if source in fresh else argument
@@ -163,6 +169,3 @@ class Sweep:
             again = row.call(*tensors, **dict(zip(row.statics, node.params, strict=True)))
             fresh[node] = (again.data, again.node.residuals if again.node is not None else node.residuals)
         return fresh
-
-
-Change = Callable[[Array], Array]

@@ -28,7 +28,7 @@ cross_entropy = Exhibit(
 )  # fmt: skip
 cross_entropy.mistake("not divided by N", ("return g * d / N", "return g * d"), of="x", kind="factor", words="dx has a factor .*5")
 cross_entropy.mistake("targets not subtracted", ("    d[np.arange(N), y] -= 1\n", ""), of="x", kind="missing path", words="the path .* cut")
-cross_entropy.mistake("softmax's own path", ("d = p.copy()", "d = np.zeros_like(p)"), of="x", kind="missing path", words="path through `(Z|e)` cut")
+cross_entropy.mistake("softmax's own path", ("d = p.copy()", "d = np.zeros_like(p)"), of="x", kind="missing path|derivative left out", words="path through `(Z|e)` cut|from `x` to `logp`")
 cross_entropy.mistake("sign", ("return g * d / N", "return -g * d / N"), of="x", kind="wrong sign", words="dx has the wrong sign")
 cross_entropy.mistake("plus one", ("-= 1", "+= 1"), of="x", kind="wrong sign|factor|combination", words="wrong sign")
 cross_entropy.mistake("upstream ignored", ("return g * d / N", "return d / N"), of="x", kind="upstream ignored", words="dx ignores the upstream")

@@ -117,7 +117,7 @@ layernorm = Exhibit(
 layernorm.mistake("variance path", (" - normed * (dn * normed).mean(-1, keepdims=True)", ""), of="x", kind="missing path", words="path through `var` cut")
 layernorm.mistake("mean path", (" - dn.mean(-1, keepdims=True)", ""), of="x", kind="missing path", words="path through `mean` cut")
 layernorm.mistake("gamma forgotten", ("dn = g * cache[\"gamma\"]", "dn = g"), of="x", kind="derivative left out", words="factor `gamma`")
-layernorm.mistake("gamma afterwards", ("dn = g * cache[\"gamma\"]", "dn = g"), ("dx = rstd", "dx = cache['gamma'] * rstd"), of="x", kind="unexplained", words="none of the mistakes known here")
+layernorm.mistake("gamma afterwards", ("dn = g * cache[\"gamma\"]", "dn = g"), ("dx = rstd", "dx = cache['gamma'] * rstd"), of="x", kind="factor too late", words="factor `gamma` applied too late")
 layernorm.mistake("rstd forgotten", ("dx = rstd * (", "dx = ("), of="x", kind="factor", words="dx lacks a factor `rstd`")
 layernorm.mistake("dgamma over one axis", ("(g * normed).sum(axis=(0, 1))", "(g * normed).sum(axis=0)"), of="gamma", kind="broadcast not summed", words=r"sum it over axes \[0\]")
 layernorm.mistake("sums for means", ("dn.mean(", "dn.sum("), ("(dn * normed).mean(", "(dn * normed).sum("), of="x", kind="combination", words="`mean` has a factor m = 6.*`var` has a factor m = 6|`var` has a factor m = 6.*`mean` has a factor m = 6")
