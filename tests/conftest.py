@@ -10,9 +10,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from minigrad import backend
 
 import tests.standin  # noqa: F401  (adds the backend "standin")
+from minigrad import backend
 
 HOST: dict[str, str] = {}
 """Files whose tests are of the host alone, each with the reason."""

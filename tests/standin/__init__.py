@@ -28,13 +28,13 @@ NAMES = json.loads((Path(__file__).parent / "cupy_names.json").read_text())
 
 NUMBERS = (bool, int, float, complex)
 
-OF_ARRAYS = frozenset(("a", "x", "m", "array", "ar", "arr", "b", "a1", "a2", "x1", "x2", "dst", "condition", "prototype"))
+OF_ARRAYS = frozenset(("a", "x", "m", "array", "ar", "arr", "b", "a1", "a2", "x1", "x2", "dst", "prototype"))
 """What a function calls its parameters that are arrays and cannot be lists or numbers."""
 
-LENIENT = frozenset("array asarray asanyarray ascontiguousarray asfortranarray shape ndim size isscalar where clip".split())
+LENIENT = frozenset(("asanyarray", "ascontiguousarray", "asfortranarray", "shape", "ndim", "size", "isscalar"))
 """Functions of which a parameter in `OF_ARRAYS` may be something else."""
 
-WAIT = frozenset("nonzero argwhere flatnonzero unique bincount compress extract".split())
+WAIT = frozenset(("nonzero", "argwhere", "flatnonzero", "unique", "bincount", "compress", "extract"))
 """Functions whose result has a shape that depends on values: CuPy waits for them."""
 
 TRUTHS = frozenset(("array_equal", "array_equiv", "allclose"))
@@ -112,9 +112,9 @@ def _fits(name: str, parameters: list[str] | None, args: tuple[Any, ...], kwargs
         for keyword in kwargs:
             if keyword not in parameters:
                 raise TypeError(f"cupy.{name}() got an unexpected keyword argument {keyword!r}")
-    if not any(p.startswith("*") or p in ("args", "operands") or p.endswith("dtypes") for p in parameters):
-        if len(args) > len(parameters):
-            raise TypeError(f"cupy.{name}() takes {len(parameters)} positional arguments but {len(args)} were given")
+    open_ended = any(p.startswith("*") or p in ("args", "operands") or p.endswith("dtypes") for p in parameters)
+    if len(args) > len(parameters) and not open_ended:
+        raise TypeError(f"cupy.{name}() takes {len(parameters)} positional arguments but {len(args)} were given")
 
 
 class DeviceArray:
@@ -279,8 +279,9 @@ def _operator(name: str) -> Any:
 
 
 for _name in (
-    "add sub mul truediv floordiv mod pow matmul and or xor lshift rshift lt le gt ge eq ne neg pos abs invert"
-).split():
+    "add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor", "lshift", "rshift",
+    "lt", "le", "gt", "ge", "eq", "ne", "neg", "pos", "abs", "invert",
+):  # fmt: skip
     for _form in (f"__{_name}__", f"__r{_name}__", f"__i{_name}__"):
         if _form in NAMES["operators"]:
             setattr(DeviceArray, _form, _operator(_form))
@@ -418,8 +419,7 @@ def namespace() -> types.SimpleNamespace:
     space.where, space.matmul, space.einsum, space.take_along_axis = _where, _matmul, _einsum, _take_along_axis
     space.array2string = lambda value, **options: np.array2string(value.get(), **options)
     space.take = lambda a, indices, axis=None, out=None: a.take(indices, axis, **({} if out is None else {"out": out}))
-    view = _function("sliding_window_view", np.lib.stride_tricks.sliding_window_view, NAMES["stride_tricks"]["sliding_window_view"])
-    space.lib = types.SimpleNamespace(stride_tricks=types.SimpleNamespace(as_strided=_as_strided, sliding_window_view=view))
+    space.lib = types.SimpleNamespace(stride_tricks=types.SimpleNamespace(as_strided=_as_strided))
     return space
 
 

@@ -18,7 +18,8 @@ def signature(function: object) -> list[str] | None:
 
 def method(name: str) -> list[str] | None:
     """The parameters of a compiled method, which its docstring opens with: `_ndarray_base.max(self, axis=None)`."""
-    opening = re.match(rf"_ndarray_base\.{name}\((.*?)\)(?: ->.*)?$", (getattr(cupy.ndarray, name).__doc__ or "").split("\n")[0])
+    text = (getattr(cupy.ndarray, name).__doc__ or "").split("\n")[0]
+    opening = re.match(rf"_ndarray_base\.{name}\((.*?)\)(?: ->.*)?$", text)
     if opening is None:
         return None
     parts = [part.split("=")[0].split()[-1] for part in opening[1].split(",") if part.strip()]
@@ -35,11 +36,8 @@ names = {
     "version": cupy.__version__,
     "ndarray": [name for name in dir(cupy.ndarray) if not name.startswith("_")],
     "methods": {name: parameters for name, parameters in methods.items() if parameters is not None},
-    "operators": [name for name in dir(cupy.ndarray) if name.startswith("__") and callable(getattr(cupy.ndarray, name))],
+    "operators": [name for name in dir(cupy.ndarray) if name.startswith("__")],
     "ufunc": [name for name in dir(cupy.add) if not name.startswith("_")],
-    "stride_tricks": {
-        name: signature(getattr(cupy.lib.stride_tricks, name)) for name in ("as_strided", "sliding_window_view")
-    },
     "linalg": [name for name in dir(cupy.linalg) if not name.startswith("_")],
     "functions": {name: parameters for name, parameters in functions.items() if parameters is not None},
     "ufuncs": ufuncs,
