@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from minigrad import parallel
-from minigrad.backend import Array, xp
+from minigrad.backend import Array, host_array, xp
 
 Pair = tuple[int, int]
 
@@ -64,6 +64,41 @@ def norm(x: Array, axis: Any, keepdims: bool) -> Array:
     y = xp.ldexp(x, -exponent)
     y = xp.ldexp(xp.sqrt(total(y * y, axis, True)), exponent)
     return y if keepdims else y.reshape(()) if axis is None else xp.squeeze(y, axis=axis)
+
+
+PRODUCT = 1 << 18
+"""Multiplications from which on BLAS would use threads of its own."""
+
+PRODUCT_BLOCK = 1 << 23
+"""Multiplications of one block of a large product: some tenths of a millisecond."""
+
+
+def matmul(a: Array, b: Array) -> Array:
+    """The matrix product over the last two axes; a large one in blocks, of the batch or else of rows or columns."""
+    if a.__class__ is not host_array or b.__class__ is not host_array or min(a.ndim, b.ndim) < 2:
+        return xp.matmul(a, b)
+    products = a.size * b.shape[-1] if a.ndim >= b.ndim else b.size * a.shape[-2]
+    if products < PRODUCT:
+        return xp.matmul(a, b)
+    with parallel.one_blas_thread():
+        axis = 0 if a.ndim > 2 or a.shape[0] >= b.shape[-1] else 1
+        n = b.shape[1] if axis else a.shape[0]
+        step = -(-n * PRODUCT_BLOCK // products)
+        plain = a.ndim == b.ndim and (a.ndim == 2 or a.shape[0] == b.shape[0]) and a.dtype == b.dtype
+        if not plain or step >= n or a.shape[-1] != b.shape[-2]:
+            return xp.matmul(a, b)
+        y = xp.empty((*xp.broadcast_shapes(a.shape[:-2], b.shape[:-2]), a.shape[-2], b.shape[-1]), a.dtype)
+        cuts = [slice(i, min(i + step, n)) for i in range(0, n, step)]
+
+        def work(number: int) -> None:
+            cut = cuts[number]
+            if axis:
+                xp.matmul(a, b[:, cut], out=y[:, cut])
+            else:
+                xp.matmul(a[cut], b if b.ndim == 2 else b[cut], out=y[cut])
+
+        parallel.each(len(cuts), work)
+        return y
 
 
 def softplus(x: Array) -> Array:

@@ -117,7 +117,7 @@ max_pool    = primitive(lambda x, at: pooling.maximum(x, at), lambda g, x, y, at
 concatenate_ = linear(lambda *xs, axis: xp.concatenate(xs, axis=axis), lambda g, xs_shape, axis, i: take(g, section(xs_shape, axis, i)), axis=0)
 
 # ---- products ------------------------------------------------------------------------------------
-matmul_     = bilinear(lambda a, b: xp.matmul(a, b),       lambda g, b: matmul_(g, mT(b)),  lambda g, a: matmul_(mT(a), g))
+matmul_     = bilinear(lambda a, b: kernels.matmul(a, b),  lambda g, b: matmul_(g, mT(b)),  lambda g, a: matmul_(mT(a), g))
 einsum_     = primitive(lambda *xs, equation: xp.einsum(equation, *xs, optimize=len(xs) > 1),
                         lambda g, xs, equation, i: einsum_(g, *others(xs, i), equation=transposed(equation, i)), equation=...)
 conv        = bilinear(lambda x, w, stride, padding, dilation, groups: convolution.conv2d(x, w, stride, padding, dilation, groups),

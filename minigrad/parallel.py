@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import ctypes
+import functools
 import glob
 import importlib.util
 import itertools
@@ -35,7 +36,7 @@ Function = Callable[..., Any]
 LARGE = 1 << 17
 """Elements from which on an array is computed in blocks."""
 
-BLOCK = 1 << 16
+BLOCK = 1 << 17
 """Elements of one block: a few of them fit into a core's second-level cache."""
 
 
@@ -218,17 +219,24 @@ def large(array: Any) -> bool:
     return array.__class__ is host_array and array.size >= LARGE
 
 
-def _split(arrays: Sequence[Any], shape: tuple[int, ...]) -> tuple[int, list[slice], Callable[[Any, slice], Any]]:
-    """The axis along which arrays that broadcast to `shape` are cut, the cuts, and what takes an array's part."""
+def _split(arrays: Sequence[Any], shape: tuple[int, ...]) -> tuple[int, list[slice], list[int | None]]:
+    """Where arrays that broadcast to `shape` are cut: the axis, the cuts, and for each array how many axes it has
+    before that one, or None where it is broadcast along it (or is a number) and belongs to every block whole."""
     axis = next((i for i, n in enumerate(shape) if n > 1), 0)
     from_end = axis - len(shape)
+    places: list[int | None] = [
+        a.ndim + from_end if a.__class__ is host_array and a.ndim >= -from_end and a.shape[from_end] != 1 else None
+        for a in arrays
+    ]
+    return axis, cuts(shape[axis], math.prod(shape)), places
 
-    def part(array: Any, cut: slice) -> Any:
-        if array.__class__ is not host_array or array.ndim < -from_end or array.shape[from_end] == 1:
-            return array
-        return array[(slice(None),) * (array.ndim + from_end) + (cut,)]
 
-    return axis, cuts(shape[axis], math.prod(shape)), part
+def _parts(arrays: Sequence[Any], places: Sequence[int | None], cut: slice) -> list[Any]:
+    """What of each array belongs to a block."""
+    return [
+        a if place is None else a[cut] if not place else a[(slice(None),) * place + (cut,)]
+        for a, place in zip(arrays, places, strict=True)
+    ]
 
 
 def _flat(arrays: Sequence[Any], shape: tuple[int, ...]) -> bool:
@@ -244,6 +252,7 @@ def elementwise(f: Function, arrays: Sequence[Any], shape: tuple[int, ...], onto
     """f(*arrays), of the given shape, block by block: f works element by element, and operands broadcast.
 
     onto: an array of that shape to which the result is added; it is then what is returned.
+    A universal function of the library writes into the result; of any other the blocks are copied there.
     """
     if _flat(arrays if onto is None else (*arrays, onto), shape):
         flat = (math.prod(shape),)
@@ -253,23 +262,32 @@ def elementwise(f: Function, arrays: Sequence[Any], shape: tuple[int, ...], onto
 
 
 def _elementwise(f: Function, arrays: Sequence[Any], shape: tuple[int, ...], onto: Array | None) -> Array:
-    _, blocks, part = _split(arrays, shape)
     if onto is not None:
+        _, blocks, places = _split([onto, *arrays], shape)
 
         def add(number: int) -> None:
-            here = part(onto, blocks[number])
-            xp.add(here, f(*[part(a, blocks[number]) for a in arrays]), out=here)
+            here, *parts = _parts([onto, *arrays], places, blocks[number])
+            xp.add(here, f(*parts), out=here)
 
         each(len(blocks), add)
         return onto
-    first = f(*[part(a, blocks[0]) for a in arrays])
+    _, blocks, places = _split(arrays, shape)
+    first = f(*_parts(arrays, places, blocks[0]))
     like = next((a for a in arrays if a.__class__ is host_array and a.shape == shape and 0 not in a.strides), None)
     y = xp.empty(shape, first.dtype) if like is None else xp.empty_like(like, first.dtype)
-    part(y, blocks[0])[...] = first
+    _, blocks, (place,) = _split([y], shape)
+    head = (slice(None),) * (place or 0)
+    y[(*head, blocks[0])] = first
+
+    writes = isinstance(f, xp.ufunc)
 
     def fill(number: int) -> None:
         block = blocks[number + 1]
-        part(y, block)[...] = f(*[part(a, block) for a in arrays])
+        parts = _parts(arrays, places, block)
+        if writes:
+            f(*parts, out=y[(*head, block)])
+        else:
+            y[(*head, block)] = f(*parts)
 
     each(len(blocks) - 1, fill)
     return y
@@ -280,17 +298,22 @@ def summed(f: Function, arrays: Sequence[Any], shape: tuple[int, ...], axes: tup
 
     The whole of f's result is never in memory. The sums of blocks are added in double precision.
     """
-    axis, blocks, part = _split(arrays, shape)
+    axis, blocks, places = _split(arrays, shape)
     sums: list[Any] = [None] * len(blocks)
 
     def work(number: int) -> None:
-        sums[number] = block_sum(f(*[part(a, blocks[number]) for a in arrays]), axes)
+        sums[number] = block_sum(f(*_parts(arrays, places, blocks[number])), axes)
 
     each(len(blocks), work)
     if axis not in axes:
         return xp.concatenate(sums, axis)
     dtype = sums[0].dtype
     return xp.stack(sums).sum(0, dtype=xp.float64 if dtype.kind == "f" else dtype).astype(dtype, copy=False)
+
+
+@functools.lru_cache(maxsize=16)
+def _ones(n: int, dtype: Any) -> Array:
+    return xp.ones(n, dtype)
 
 
 def block_sum(x: Array, axes: tuple[int, ...]) -> Array:
@@ -305,9 +328,9 @@ def block_sum(x: Array, axes: tuple[int, ...]) -> Array:
     if any(i in axes for i in range(lead, tail)):
         return x.sum(axis=axes, keepdims=True)
     before, after = math.prod(shape[:lead]), math.prod(shape[tail:])
-    rows = x.reshape(-1, after) @ xp.ones(after, x.dtype) if after > 1 else x
+    rows = x.reshape(-1, after) @ _ones(after, x.dtype) if after > 1 else x
     rows = rows.reshape(before, -1)
-    total = xp.ones(before, x.dtype) @ rows if before > 1 else rows
+    total = _ones(before, x.dtype) @ rows if before > 1 else rows
     return total.reshape([1 if i in axes else n for i, n in enumerate(shape)])
 
 

@@ -60,13 +60,13 @@ def each_block(x: Array, work: Callable[[slice], None]) -> None:
 def maximum(x: Array, at: Windows) -> Array:
     """The maximum of each window; NaN wins."""
     y = xp.empty((*x.shape[:2], *at.out), x.dtype)
-    padded = at.padding != (0, 0)
+    padded, cells = at.padding != (0, 0), list(at.cells(x.shape[2:]))
 
     def work(block: slice) -> None:
         some, largest = x[block], y[block]
         if padded:
             largest[...] = -xp.inf if x.dtype.kind == "f" else xp.iinfo(x.dtype).min
-        for number, here, there in at.cells(x.shape[2:]):
+        for number, here, there in cells:
             if number == 0 and not padded:
                 largest[...] = some[there]
             else:
@@ -78,19 +78,20 @@ def maximum(x: Array, at: Windows) -> Array:
 
 def which(x: Array, y: Array, at: Windows) -> Array:
     """The number of the first cell of each window that holds its maximum y, or NaN where y is NaN."""
-    cells = at.kernel[0] * at.kernel[1]
-    chosen = xp.empty(y.shape, xp.uint8 if cells < 256 else xp.int64)
+    count, cells = at.kernel[0] * at.kernel[1], list(at.cells(x.shape[2:]))
+    chosen = xp.empty(y.shape, xp.uint8 if count < 256 else xp.int64)
     # A device is not asked whether there are any: the program would wait for it.
     some_nan = y.dtype.kind == "f" and (y.__class__ is not host_array or bool((y != y).any()))
 
     def work(block: slice) -> None:
-        some, largest, number_of = x[block], y[block], chosen[block]
-        number_of[...] = 0
-        for number, here, there in reversed(list(at.cells(x.shape[2:]))):
+        some, largest, first = x[block], y[block], chosen[block]
+        first[...] = 0
+        for number, here, there in cells:  # the largest of count - number among the cells that hold y: the first cell
             found = some[there] == largest[here]
             if some_nan:
                 found |= (some[there] != some[there]) & (largest[here] != largest[here])
-            xp.copyto(number_of[here], number, where=found)
+            xp.maximum(first[here], xp.multiply(found, count - number, dtype=chosen.dtype), out=first[here])
+        xp.subtract(count, first, out=first)
 
     each_block(x, work)
     return chosen
@@ -98,10 +99,10 @@ def which(x: Array, y: Array, at: Windows) -> Array:
 
 def pick(x: Array, chosen: Array, at: Windows) -> Array:
     """The chosen cell of each window."""
-    y = xp.empty(chosen.shape, x.dtype)
+    y, cells = xp.empty(chosen.shape, x.dtype), list(at.cells(x.shape[2:]))
 
     def work(block: slice) -> None:
-        for number, here, there in at.cells(x.shape[2:]):
+        for number, here, there in cells:
             xp.copyto(y[block][here], x[block][there], where=chosen[block][here] == number)
 
     each_block(x, work)
@@ -111,13 +112,13 @@ def pick(x: Array, chosen: Array, at: Windows) -> Array:
 def place(g: Array, chosen: Array, at: Windows, size: Pair) -> Array:
     """The adjoint of `pick`: g at the chosen cells of an image of height and width `size`, zeros elsewhere."""
     x = xp.empty((*g.shape[:2], *size), g.dtype)
-    tiled = at.tile(size)
+    tiled, cells = at.tile(size), list(at.cells(size))
 
     def work(block: slice) -> None:
         some, out, number_of = g[block], x[block], chosen[block]
         if not tiled:
             out[...] = 0
-        for number, here, there in at.cells(size):
+        for number, here, there in cells:
             if tiled:
                 xp.multiply(some, number_of == number, out=out[there])
             else:

@@ -140,7 +140,7 @@ NARROW = """\
         if y.dtype.char in "edD":
             y = narrow(primitive, y, ({arrays}), ({params}))
 """
-IN_BLOCKS = "in_blocks(forward, ({arrays}), ({params})) if {large} else "
+IN_BLOCKS = "in_blocks(primitive, ({arrays}), ({params})) if {large} else "
 LARGE = "({x}.__class__ is host_array and {x}.size >= LARGE)"
 ASIDE = """\
     if {constant}:
@@ -178,12 +178,18 @@ def declare(
     return row.call
 
 
-def in_blocks(forward: Function, arguments: tuple[Any, ...], params: tuple[Any, ...]) -> Array:
-    """An elementwise row on large arrays, in blocks and by several threads."""
+def in_blocks(row: Primitive, arguments: tuple[Any, ...], params: tuple[Any, ...]) -> Array:
+    """An elementwise row on large arrays, in blocks and by several threads.
+
+    Rows have NumPy's names: where the operands are floating, the universal function of that name is the row.
+    """
     shape = xp.broadcast_shapes(*[getattr(a, "shape", ()) for a in arguments])
-    if not params:
-        return parallel.elementwise(forward, arguments, shape)
-    return parallel.elementwise(lambda *parts: forward(*parts, *params), arguments, shape)
+    if params:
+        return parallel.elementwise(lambda *parts: row.forward(*parts, *params), arguments, shape)
+    function = getattr(xp, row.name, None)
+    if isinstance(function, xp.ufunc) and all(a.dtype.kind == "f" for a in arguments if hasattr(a, "dtype")):
+        return parallel.elementwise(function, arguments, shape)
+    return parallel.elementwise(row.forward, arguments, shape)
 
 
 @functools.cache
