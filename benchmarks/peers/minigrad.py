@@ -1,0 +1,194 @@
+"""minigrad: layers in a Sequential and an ordinary `loss.backward()`, as users write them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import minigrad as mg
+from minigrad import nn, optim, parallel
+from minigrad import functional as F
+
+from benchmarks.workloads import Arrays, state
+
+VERSION = "0.1"
+Step = Callable[[], float | None]
+
+
+def threads(n: int) -> None:
+    parallel.set_threads(n)
+
+
+def cnn(a: Arrays) -> nn.Module:
+    model = nn.Sequential(
+        nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(16, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Flatten(), nn.Linear(1568, 10),
+    )  # fmt: skip
+    return model.load_state_dict(state(a, {"conv1": "0", "conv2": "4", "linear": "9"}), strict=False)
+
+
+def lenet(a: Arrays) -> nn.Module:
+    model = nn.Sequential(
+        nn.Conv2d(1, 6, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Flatten(), nn.Linear(400, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, 10),
+    )  # fmt: skip
+    names = {"conv1": "0", "conv2": "3", "linear1": "7", "linear2": "9", "linear3": "11"}
+    return model.load_state_dict(state(a, names))
+
+
+def mlp(a: Arrays) -> nn.Module:
+    model = nn.Sequential(
+        nn.Linear(784, 100), nn.Sigmoid(), nn.Linear(100, 100), nn.Sigmoid(), nn.Linear(100, 100), nn.Sigmoid(),
+        nn.Linear(100, 10),
+    )  # fmt: skip
+    return model.load_state_dict(state(a, {"linear1": "0", "linear2": "2", "linear3": "4", "linear4": "6"}))
+
+
+def training(model: nn.Module, a: Arrays) -> Step:
+    optimizer = optim.SGD(model.named_parameters(), lr=0.01, momentum=0.9)
+    x, y = mg.tensor(a["x"]), mg.tensor(a["y"])
+
+    def step() -> float:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(x), y)
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return step
+
+
+def fused(model: nn.Module) -> nn.Module:
+    from minigrad.fused import fuse
+
+    return fuse(model)
+
+
+def w1(a: Arrays) -> Step:
+    return training(cnn(a), a)
+
+
+def w1_fused(a: Arrays) -> Step:
+    return training(fused(cnn(a)), a)
+
+
+def w2(a: Arrays) -> Step:
+    return training(lenet(a), a)
+
+
+def w2_fused(a: Arrays) -> Step:
+    return training(fused(lenet(a)), a)
+
+
+def w3(a: Arrays) -> Step:
+    return training(mlp(a), a)
+
+
+def w3_fused(a: Arrays) -> Step:
+    return training(fused(mlp(a)), a)
+
+
+def batch_norm(layer: nn.Module, a: Arrays) -> Step:
+    x, g = mg.tensor(a["x"], requires_grad=True), mg.tensor(a["g"])
+
+    def step() -> float:
+        layer.zero_grad()
+        x.grad = None
+        layer(x).backward(g)
+        return x.grad.data[0, 0, 0, 0].item()
+
+    return step
+
+
+def bn_layer(a: Arrays) -> nn.Module:
+    return nn.Sequential(nn.BatchNorm2d(32)).load_state_dict({"0.weight": a["gamma"], "0.bias": a["beta"]}, strict=False)
+
+
+def w4(a: Arrays) -> Step:
+    return batch_norm(bn_layer(a), a)
+
+
+def w4_fused(a: Arrays) -> Step:
+    return batch_norm(fused(bn_layer(a)), a)
+
+
+def w4_primitives(a: Arrays) -> Step:
+    x, g = mg.tensor(a["x"], requires_grad=True), mg.tensor(a["g"])
+    gamma, beta = (mg.tensor(a[k].reshape(1, 32, 1, 1), requires_grad=True) for k in ("gamma", "beta"))
+
+    def step() -> float:
+        x.grad = gamma.grad = beta.grad = None
+        mean = x.mean((0, 2, 3), keepdims=True)
+        centred = x - mean
+        var = (centred * centred).mean((0, 2, 3), keepdims=True)
+        y = gamma * centred / mg.sqrt(var + 1e-5) + beta
+        y.backward(g)
+        return x.grad.data[0, 0, 0, 0].item()
+
+    return step
+
+
+def w5_expression(a: Arrays) -> Step:
+    p, q, r = (mg.tensor(a[k], requires_grad=True) for k in "abc")
+
+    def step() -> float:
+        p.grad = q.grad = r.grad = None
+        y = ((p * q) + r).sum()
+        y.backward()
+        return None
+
+    return step
+
+
+def w5_chain(a: Arrays) -> Step:
+    p, q = mg.tensor(a["a"], requires_grad=True), mg.tensor(a["b"])
+
+    def step() -> None:
+        p.grad = None
+        y = p
+        for _ in range(1000):
+            y = y + q
+        y.sum().backward()
+
+    return step
+
+
+def w6_forward(a: Arrays) -> Step:
+    x, w, b = (mg.tensor(a[k]) for k in ("x", "conv.weight", "conv.bias"))
+
+    def step() -> float:
+        return F.conv2d(x, w, b, padding=1).data[0, 0, 0, 0].item()
+
+    return step
+
+
+def w6_both(a: Arrays) -> Step:
+    x, w, b = (mg.tensor(a[k], requires_grad=True) for k in ("x", "conv.weight", "conv.bias"))
+    g = mg.tensor(a["g"])
+
+    def step() -> float:
+        x.grad = w.grad = b.grad = None
+        F.conv2d(x, w, b, padding=1).backward(g)
+        return w.grad.data[0, 0, 0, 0].item()
+
+    return step
+
+
+def evaluation(model: nn.Module, a: Arrays) -> Step:
+    model.eval()
+    x, y = mg.tensor(a["x"]), a["y"]
+
+    def step() -> float:
+        with mg.no_grad():
+            scores = model(x).data
+        return float((scores.argmax(1) == y).mean())
+
+    return step
+
+
+def w7(a: Arrays) -> Step:
+    return evaluation(cnn(a), a)
+
+
+def w7_fused(a: Arrays) -> Step:
+    return evaluation(fused(cnn(a).eval()), a)
