@@ -21,7 +21,7 @@ from typing import Any
 from minigrad import ops, parallel
 from minigrad.backend import Array, is_array, xp
 from minigrad.primitive import ALL, NUMBER, OUTPUT, Primitive
-from minigrad.tape import FREED, Node, enable_grad, history, leaf, no_grad, recording
+from minigrad.tape import FREED, Node, enable_grad, history, leaf, no_grad, recording, writes
 from minigrad.tensor import Tensor, differentiable
 
 Function = Callable[..., Any]
@@ -44,6 +44,7 @@ def reverse(
     cotangents = dict(results)
     found: dict[Node, Any] = {}
     wanted = set() if targets is None else set(targets)
+    newest, review = writes.newest, recording.reviewer
     while order:
         node = order.pop()
         g = cotangents.pop(node, None)
@@ -66,8 +67,11 @@ def reverse(
                 f"backward: the tape of {row.name!r} (line {node.serial}) was freed by an earlier backward pass; pass "
                 "retain_graph=True to that earlier backward() or grad() to keep it"
             )
-        joint = None if row.joint is None else _joint(row, node, g, create_graph, needed)
-        if create_graph and joint is None:
+        joint = None
+        if row.joint is not None:
+            writes.check(node, values)
+            joint = _joint(row, node, g, create_graph, needed)
+        elif create_graph:
             values = _lift(row, node, values)
         i = -1
         for source in node.inputs:
@@ -78,6 +82,8 @@ def reverse(
                 c = joint[i]
             else:
                 rule, places = row.pullbacks[0 if row.variadic else i]  # type: ignore[misc]
+                if node.serial < newest:
+                    writes.check(node, [node.residuals[place] for place in places if place != NUMBER])
                 if row.kind == "elementwise" and not create_graph and g.size >= parallel.LARGE and parallel.large(g):
                     c = _in_blocks(rule, [g, *[values[place] for place in places]], source, cotangents)
                 elif not places:
@@ -88,6 +94,8 @@ def reverse(
                     c = rule(g, *[i if place == NUMBER else values[place] for place in places])
             if c is None:
                 continue
+            if review is not None:
+                review.pulled(node, i, g, c)
             if c.shape != source.shape:
                 c = ops.sum_to(c, source.shape)
             if c.dtype is not source.dtype and c.dtype != source.dtype:
@@ -102,6 +110,8 @@ def reverse(
             held = c = None
         if not retain_graph:
             node.residuals = FREED
+            if review is not None:
+                review.freed(node)
     return found
 
 
@@ -188,7 +198,12 @@ def _lift(row: Primitive, node: Node, values: Sequence[Any]) -> list[Any]:
 
 
 def _joint(row: Primitive, node: Node, g: Any, create_graph: bool, wanted: set[Node] | None) -> Sequence[Any]:
-    """The cotangents of a fused row: by its own pullback, or by its reference where they must be differentiable."""
+    """The cotangents of a fused row: by its own pullback, or by its reference where they must be differentiable.
+
+    A joint row without a reference sees to every order itself.
+    """
+    if row.reference is None:
+        return row.joint(node, g, create_graph, wanted)  # type: ignore[misc]
     y, extra, arrays = node.residuals
     needed = tuple(s is not None and (wanted is None or s in wanted) for s in node.inputs)
     if not create_graph:

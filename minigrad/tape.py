@@ -11,9 +11,12 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
+import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from minigrad.primitive import Primitive
@@ -35,9 +38,12 @@ class Node:
     label:      a name given by `mg.label`, by a layer or by a model
     aside:      what only a view of the tape asks for, where there is any: a leaf's array, an op's
                 constant operands that were numbers or broadcast, or all that `mg.trace` kept
+    record:     in debug mode, where the line was recorded
     """
 
-    __slots__ = ("aside", "dtype", "grad", "inputs", "label", "params", "primitive", "residuals", "serial", "shape")
+    __slots__ = (
+        "aside", "dtype", "grad", "inputs", "label", "params", "primitive", "record", "residuals", "serial", "shape",
+    )  # fmt: skip
 
     primitive: Primitive | None
     inputs: tuple[Node | None, ...]
@@ -49,6 +55,7 @@ class Node:
     grad: Any
     label: str | None
     aside: Any
+    record: Any
 
     def __repr__(self) -> str:
         name = "leaf" if self.primitive is None else self.primitive.name
@@ -79,11 +86,120 @@ def leaf(shape: tuple[int, ...], dtype: Any, label: str | None = None) -> Node:
     return node
 
 
+# ---- overwriting ---------------------------------------------------------------------------------
+# What a node keeps for its pullbacks must not change before they run. Parameters and Buffers are written
+# to in place, so each write is noted with its place in the order of recording: a node that is older than
+# the last write to the memory of one of its residuals was falsified by it. Recording itself costs nothing.
+
+
+class Write:
+    """The last overwriting of an array in place.
+
+    array: a weak reference to it.  serial: when, in the order of recording; 0 for never.  name: of the
+    Parameter or Buffer.  place: where.
+    """
+
+    __slots__ = ("array", "name", "place", "serial")
+
+    array: weakref.ref[Any]
+    name: str
+    place: str
+    serial: int
+
+
+class Writes:
+    """Every array that is known to be written to in place, by the id of the array that owns the memory.
+
+    newest: the serial of the last write; what was recorded after it is whole.
+    """
+
+    def __init__(self) -> None:
+        self.newest = 0
+        self.last: dict[int, Write] = {}
+
+    def of(self, array: Any) -> Write | None:
+        """The last write to the memory that `array` shows, if it was ever noted."""
+        return self.last.get(id(owner(array)))
+
+    def expect(self, array: Any) -> Write:
+        """Makes the memory of `array` known as one that will be written to."""
+        whole = owner(array)
+        key = id(whole)
+        write = self.last.get(key)
+        if write is None:
+            write = self.last[key] = Write()
+            write.array = weakref.ref(whole, lambda _: self.last.pop(key, None))
+            write.serial, write.name, write.place = 0, "", ""
+        return write
+
+    def note(self, array: Any, name: str) -> Write:
+        """Notes that `array` was overwritten just now, by the code that called minigrad."""
+        write = self.expect(array)
+        write.name, write.place = name, place()
+        write.serial = self.newest = next_serial()
+        if recording.reviewer is not None:
+            recording.reviewer.wrote(write)
+        return write
+
+    def check(self, node: Node, values: Any) -> None:
+        """Raises RuntimeError where one of the values that `node` kept was overwritten after it was recorded."""
+        for value in values:
+            if isinstance(value, (list, tuple)):
+                self.check(node, value)
+            elif hasattr(value, "base") and (write := self.of(value)) is not None and write.serial > node.serial:
+                name = "leaf" if node.primitive is None else node.primitive.name
+                label = f" {node.label!r}" if node.label else ""
+                record = getattr(node, "record", None)
+                kept = f"recorded {record.place}" if record is not None else "mg.debug() tells where"
+                raise RuntimeError(
+                    f"backward: {name}{label} on line {node.serial} of the tape ({kept}) kept {write.name}, "
+                    f"{value.dtype} {list(value.shape)}, for its gradient, and before the backward pass this was "
+                    f"overwritten {write.place}; call backward() first, or compute again from the new values"
+                )
+
+
+writes = Writes()
+
+
+def owner(array: Any) -> Any:
+    """The array that owns the memory which `array` shows."""
+    while hasattr(base := array.base, "base"):
+        array = base
+    return array
+
+
+HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+
+
+def place() -> str:
+    """Which public call of minigrad is running, and the line outside minigrad that made it."""
+    frame, called = sys._getframe(1), ""
+    while frame.f_code.co_filename.startswith((HERE, "<")) and frame.f_back is not None:
+        called = frame.f_code.co_qualname
+        frame = frame.f_back
+    return f"by {called} at {frame.f_code.co_filename}:{frame.f_lineno}"
+
+
+class Reviewer(Protocol):
+    """Who looks on at reverse passes and at writes in this thread: what debugging is built on."""
+
+    def pulled(self, node: Node, i: int, g: Any, c: Any) -> None:
+        """The cotangent `g` of a node was pulled back to `c`, that of its input `i`."""
+
+    def freed(self, node: Node) -> None:
+        """A node's residuals were given up."""
+
+    def wrote(self, write: Write) -> None:
+        """An array was overwritten in place."""
+
+
 class Recording(threading.local):
     """Whether this thread records, and who looks on.
 
     observer: None, or a function `(node, arguments, y)` called with the raw arrays of every op as it
     is recorded: what tracing and debugging are built on.
+    reviewer: None, or who looks on at reverse passes and at writes.
+    replaying: whether a forward is only run again for its gradient; then Buffers remember nothing.
     scope: None, or while tracing the full paths of the layers that run, the innermost last; a layer
     appends its own when it is called and pops it when it returns.
     """
@@ -91,6 +207,8 @@ class Recording(threading.local):
     on: bool = True
     observer: Callable[[Node, tuple[Any, ...], Any], None] | None = None
     watch: Callable[..., Any] | None = None
+    reviewer: Reviewer | None = None
+    replaying: bool = False
     scope: list[str] | None = None
 
 

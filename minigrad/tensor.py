@@ -11,7 +11,7 @@ from typing import Any
 
 from minigrad import tape
 from minigrad.backend import Array, from_numpy, is_array, is_scalar, to_numpy, xp
-from minigrad.tape import Node
+from minigrad.tape import Node, recording, writes
 
 
 class Tensor:
@@ -173,6 +173,7 @@ class Tensor:
                 raise RuntimeError("setitem: the value is on the tape, and its history would be lost; detach it")
             value = value.data
         self.data[raw_index(index)] = value
+        writes.note(self.data, f"this {type(self).__name__}" if self.label is None else repr(self.label))
 
 
 class Versioned(Tensor):
@@ -194,8 +195,9 @@ class Versioned(Tensor):
             self.node.label = name
 
     def bump(self) -> None:
-        """Notes that the values were overwritten in place."""
+        """Notes that the values were overwritten in place, by whom and where."""
         self.version += 1
+        writes.note(self.data, f"a {type(self).__name__}" if self.name is None else repr(self.name))
 
     def update(self, value: Tensor | Array) -> None:
         """Overwrites the values; shape and dtype stay.
@@ -213,6 +215,8 @@ class Versioned(Tensor):
                 f"update: {type(self).__name__} {self.label or ''} of shape {list(self.data.shape)} was given "
                 f"shape {list(value.shape)}"
             )
+        if recording.replaying and isinstance(self, Buffer):
+            return
         self.data[...] = value
         self.bump()
 
@@ -225,6 +229,7 @@ class Parameter(Versioned):
     def __init__(self, data: Tensor | Array, requires_grad: bool = True) -> None:
         array = as_array(data, None, "Parameter").copy()
         super().__init__(array, differentiable(array))
+        writes.expect(array)
         self.version = 0
         self.name = None
         if not requires_grad:
@@ -240,6 +245,7 @@ class Buffer(Versioned):
         if isinstance(data, Tensor) and data.node is not None:
             raise RuntimeError("Buffer: the value given is on the tape, and a Buffer has no history; pass t.detach()")
         super().__init__(as_array(data, None, "Buffer").copy(), None)
+        writes.expect(self.data)
         self.version = 0
         self.name = None
 

@@ -136,9 +136,11 @@ class Module:
             parameter.requires_grad = False
             parameter.data = parameter.data.astype(dtype)
             parameter.requires_grad = learns
+            parameter.bump()
         for buffer in self.buffers():
             if buffer.dtype.kind == "f":
                 buffer.data = buffer.data.astype(creation.float32 if dtype == creation.float16 else dtype)
+                buffer.bump()
         return self
 
     # ---- state -------------------------------------------------------------------------------------
