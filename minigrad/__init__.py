@@ -2,7 +2,7 @@
 
 from minigrad import autodiff, creation, functional, init, nn, numpy_protocol, ops, random
 from minigrad.autodiff import *  # noqa: F403
-from minigrad.backend import current, use, using
+from minigrad.backend import OutOfMemory, current, transfers, use, using
 from minigrad.check import check_hand_gradient, gradcheck
 from minigrad.creation import *  # noqa: F403
 from minigrad.files import load, save
@@ -12,9 +12,10 @@ from minigrad.primitive import primitive
 from minigrad.tensor import Buffer, Parameter, Tensor, tensor
 from minigrad.trace import trace
 from minigrad.view import Tape
+from minigrad.widening import no_widening
 
 __all__ = [
     *autodiff.__all__, *creation.__all__, *ops.__all__,
-    "Buffer", "Parameter", "Tape", "Tensor", "check_hand_gradient", "current", "functional", "gradcheck", "init", "load", "log_softmax",
-    "nn", "numpy_protocol", "primitive", "random", "save", "softmax", "tensor", "trace", "use", "using",
+    "Buffer", "OutOfMemory", "Parameter", "Tape", "Tensor", "check_hand_gradient", "current", "functional", "gradcheck", "init", "load", "log_softmax",
+    "nn", "no_widening", "numpy_protocol", "primitive", "random", "save", "softmax", "tensor", "trace", "transfers", "use", "using",
 ]  # fmt: skip

@@ -53,12 +53,26 @@ def _cupy() -> Backend:
         count = cupy.cuda.runtime.getDeviceCount()
     except cupy.cuda.runtime.CUDARuntimeError as error:
         raise RuntimeError(
-            f"CuPy {cupy.__version__} is installed but finds no usable GPU ({error}). Install or update the "
-            "NVIDIA driver (see nvidia-smi), or stay on the CPU with mg.use('numpy')"
+            f"CuPy {cupy.__version__} is installed but {_fault(cupy.cuda.runtime)}, or stay on the CPU with "
+            f"mg.use('numpy') ({error})"
         ) from error
     if count == 0:
         raise RuntimeError("CuPy is installed but this machine has no GPU; stay with mg.use('numpy')")
     return Backend("cupy", cupy, cupy.asnumpy, cupy.asarray)
+
+
+def _fault(runtime: Any) -> str:
+    """What keeps CuPy from the GPU, and what to do about it. Versions are 1000 major + 10 minor; 0 is none."""
+    has, needs = runtime.driverGetVersion(), runtime.runtimeGetVersion()
+    if not has:
+        return "finds no NVIDIA driver; install one (nvidia-smi then lists the GPU)"
+    if has < needs:
+        return (
+            f"the NVIDIA driver is too old: it knows CUDA {has // 1000}.{has % 1000 // 10} at most, and this CuPy needs "
+            f"{needs // 1000}.{needs % 1000 // 10}; update the driver, or install the CuPy for its CUDA "
+            f"(pip install cupy-cuda{has // 1000}x)"
+        )
+    return "finds no usable GPU; see what nvidia-smi says"
 
 
 backends: dict[str, Callable[[], Backend]] = {"numpy": _numpy, "cupy": _cupy}
@@ -103,26 +117,69 @@ def on_host() -> bool:
     return xp.ndarray is numpy.ndarray
 
 
-_pending: list[tuple[Array, Callable[[], Exception]]] = []
+# ---- what crosses between host and device -----------------------------------------------------------
+@dataclass
+class Transfers:
+    """How many arrays crossed each way while `transfers` watched; limit: how many may come to the host."""
+
+    to_host: int = 0
+    to_device: int = 0
+    limit: int | None = None
+
+
+_watching: list[Transfers] = []
+
+
+@contextlib.contextmanager
+def transfers(limit: int | None = None) -> Iterator[Transfers]:
+    """Counts the arrays that cross between device and host: `with mg.transfers() as crossed: step()`.
+
+    A training step brings nothing to the host (`crossed.to_host == 0`), and to the device its batch and
+    what the host's generator drew. With a limit the array beyond it raises RuntimeError where it
+    crosses: `mg.transfers(limit=0)` finds the line that makes every step wait. On the host nothing crosses.
+    """
+    watch = Transfers(limit=limit)
+    _watching.append(watch)
+    try:
+        yield watch
+    finally:
+        _watching.remove(watch)
+
+
+def _count_to_host(array: Array) -> None:
+    for watch in _watching:
+        watch.to_host += 1
+        if watch.limit is not None and watch.to_host > watch.limit:
+            raise RuntimeError(
+                f"to_numpy: a {array.dtype} {list(array.shape)} array crosses to the host, {watch.to_host} where "
+                f"mg.transfers(limit={watch.limit}) allows {watch.limit}; the program waits here for all kernels under "
+                "way: keep the value on the device, or look at it less often"
+            )
+
+
+# ---- conditions that are looked at later --------------------------------------------------------------
+_pending: list[tuple[Array, Callable[[], Exception], Callable[[Array], numpy.ndarray]]] = []
 
 
 def require(condition: Array, error: Callable[[], Exception]) -> None:
     """Raises `error()` unless a 0-d condition holds.
 
     On the host at once. On a device asking would make the program wait for every kernel in flight, so
-    the answer is looked at when values next cross to the host by themselves, at the latest there.
+    the answer is looked at when a value next crosses to the host by itself (a loss that is printed, a
+    checkpoint, the end of an epoch). Steps made in between were made with the wrong values: the error
+    says that there is a fault, not where the program was when it happened.
     """
     if isinstance(condition, (numpy.ndarray, numpy.generic)):
         if not condition:
             raise error()
     else:
-        _pending.append((condition, error))
+        _pending.append((condition, error, _current.to_numpy))
 
 
 def _settle_pending() -> None:
     while _pending:
-        condition, error = _pending.pop(0)
-        if not _current.to_numpy(condition):
+        condition, error, convert = _pending.pop(0)
+        if not convert(condition):
             _pending.clear()
             raise error()
 
@@ -131,12 +188,47 @@ def to_numpy(array: Array) -> numpy.ndarray:
     """A NumPy array with the values of `array`: the one way from the device to the host."""
     if _pending:
         _settle_pending()
-    return array if isinstance(array, numpy.ndarray) else _current.to_numpy(array)
+    if isinstance(array, numpy.ndarray):
+        return array
+    if _watching:
+        _count_to_host(array)
+    return _current.to_numpy(array)
 
 
 def from_numpy(array: Any) -> Array:
-    """An array of the current backend with the values of a NumPy array."""
-    return _current.from_numpy(array)
+    """An array of the current backend with the values of a NumPy array. Raises OutOfMemory."""
+    if _watching and not on_host():
+        for watch in _watching:
+            watch.to_device += 1
+    try:
+        return _current.from_numpy(array)
+    except MemoryError as error:
+        raise out_of_memory("from_numpy", error) from error
+
+
+# ---- memory -------------------------------------------------------------------------------------------
+class OutOfMemory(MemoryError):
+    """An array could not be allocated; says for what, how much is held, and what to lower."""
+
+
+def out_of_memory(op: str, error: MemoryError) -> OutOfMemory:
+    """The library's error with the op that asked, what is held already, and what to lower."""
+    if isinstance(error, OutOfMemory):
+        return error
+    held = ""
+    if hasattr(xp, "get_default_memory_pool"):
+        pool = xp.get_default_memory_pool()
+        free, total = xp.cuda.runtime.memGetInfo()
+        used, reserved = (f"{n / 2**20:,.0f} MiB" for n in (pool.used_bytes(), pool.total_bytes()))
+        held = (
+            f" Arrays hold {used}, CuPy's pool {reserved} with them; {free / 2**20:,.0f} MiB of the card's "
+            f"{total / 2**20:,.0f} MiB are free."
+        )
+    text = str(error) or "the system has no memory left"
+    return OutOfMemory(
+        f"{op}: {text.rstrip('.')}.{held} Lower the batch size or the model's width, run what needs no gradient under "
+        "mg.no_grad(), and drop every loss that is no longer needed: it holds its whole tape"
+    )
 
 
 def is_array(value: object) -> bool:
