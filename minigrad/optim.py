@@ -98,6 +98,7 @@ class Optimizer:
     params: Parameters, or (name, Parameter) pairs, or groups `{"params": ..., "lr": ...}` whose other
     hyper-parameters are those given beside them. A Parameter is known by its pair's name, else by its
     label, else as "parameter0", "parameter1", ... by position; a name met again gets "#1", "#2", ....
+    State is saved under these names: `model.named_parameters()` gives the same ones in every process.
 
     Raises TypeError for anything but Parameters; ValueError for a Parameter given twice, for none at
     all, and for a hyper-parameter that is unknown, negative, not finite or out of its range.
@@ -112,8 +113,7 @@ class Optimizer:
         self.param_groups: list[Group] = []
         self.state: dict[str, Memory] = {}
         self._pool: dict[Any, Array] = {}
-        if isinstance(params, Iterable) and not isinstance(params, (Tensor, str, Mapping)):
-            params = list(params)
+        params = list(params) if lists_entries(params) else params
         grouped = isinstance(params, list) and params and all(isinstance(item, Mapping) for item in params)
         owners: dict[int, str] = {}
         for given in params if grouped else [{"params": params}]:
@@ -213,11 +213,11 @@ class Optimizer:
             raise ValueError(
                 f"{where}: eps {hyper['eps']} is 0 in the {p.dtype} of {memory.name!r}; 0.0001 is usual there"
             )
-        # One pool for each dtype: scratch stays in cache from one Parameter to the next.
-        pool = self._pool.get(p.dtype)
-        if pool is None or pool.shape[1] < p.size or type(pool) is not type(p):
+        # One pool for all of a dtype: scratch stays in cache from one Parameter to the next.
+        pool = self._pool.get((type(p), p.dtype))
+        if pool is None or pool.shape[1] < p.size:
             largest = max(m.parameter.size for m in self.state.values())
-            pool = self._pool[p.dtype] = xp.empty((2, largest), p.dtype)
+            pool = self._pool[type(p), p.dtype] = xp.empty((2, largest), p.dtype)
         memory.scratch = [row[: p.size].reshape(p.shape) for row in pool]
 
     def state_dict(self) -> dict[str, Any]:
@@ -751,12 +751,18 @@ class OneCycleLR(Schedule):
 # ------------------------------------------------------------------------------- what is given, checked
 
 
+def lists_entries(given: Any) -> bool:
+    """Whether `given` can be a list of Parameters; a Module, which may be a list of layers, is none."""
+    single = isinstance(given, (Tensor, str, Mapping)) or hasattr(given, "named_parameters")
+    return isinstance(given, Iterable) and not single
+
+
 def named(given: Any, who: str) -> list[tuple[str | None, Parameter]]:
     """(name or None, Parameter) for each of some Parameters or (name, Parameter) pairs.
 
     Raises TypeError for anything else, and says what it is called and why it is refused.
     """
-    if isinstance(given, (Tensor, str, Mapping)) or not isinstance(given, Iterable):
+    if not lists_entries(given):
         raise TypeError(
             f"{who}: needs an iterable of Parameters, like model.parameters(), not a {type(given).__name__}"
         )
