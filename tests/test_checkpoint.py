@@ -277,7 +277,7 @@ print("done", flush=True)
 """
 
 
-@pytest.mark.parametrize("kills", [6, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [4, pytest.param(50, marks=pytest.mark.slow)])
 def test_killed_at_random_moments_and_resumed_gives_equal_weights(tmp_path, kills):
     """The process writes a checkpoint at every step, so that many of the kills fall into a write."""
     steps = 20 * kills

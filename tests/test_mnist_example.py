@@ -298,7 +298,7 @@ def test_a_run_cannot_be_resumed_with_other_arguments(run):
     run(*FEW)
     status, _, complaints = run("--resume", "--lr", "0.5", "--epochs", "2")
     assert status == 1
-    assert "--lr 0.5 (it has 0.01)" in complaints and "--epochs" not in complaints
+    assert "--lr 0.5 (it has 0.004)" in complaints and "--epochs" not in complaints
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")

@@ -26,7 +26,7 @@ INSTALL = "pip install -e '.[examples]'"
 
 SHAPING = {
     "model": "cnn",
-    "epochs": 10,
+    "epochs": 8,
     "batch_size": 128,
     "optimizer": "adamw",
     "lr": None,
@@ -76,7 +76,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--model", choices=MODELS, help="what to train (default cnn)")
-    add("--epochs", type=whole, help="passes over the training images (default 10)")
+    add("--epochs", type=whole, help="passes over the training images (default 8)")
     add("--batch-size", type=whole, metavar="N", help="images a step (default 128)")
     add("--optimizer", choices=training.OPTIMIZERS, help="default adamw")
     add("--lr", type=positive, help="highest learning rate (default: what suits the optimizer)")
