@@ -873,7 +873,7 @@ def test_no_thread_outlives_its_loop(augment: Augment | None) -> None:
     run(source)
     for _ in source:
         break
-    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("minigrad")]
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("minigrad-batches")]
 
 
 def test_an_error_in_augment_reaches_the_loop() -> None:
