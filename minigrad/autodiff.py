@@ -19,7 +19,7 @@ from sys import getrefcount
 from typing import Any
 
 from minigrad import ops, parallel
-from minigrad.backend import Array, is_array, xp
+from minigrad.backend import Array, is_array, naming_memory, xp
 from minigrad.primitive import ALL, NUMBER, OUTPUT, Primitive
 from minigrad.tape import FREED, Node, enable_grad, history, leaf, no_grad, recording, writes
 from minigrad.tensor import Tensor, differentiable
@@ -31,6 +31,7 @@ IN_PLACE = 2048
 """Elements from which on adding into an existing array is cheaper than making a new one."""
 
 
+@naming_memory("backward")
 def reverse(
     results: dict[Node, Any], targets: Sequence[Node] | None, create_graph: bool, retain_graph: bool
 ) -> dict[Node, Any]:
@@ -485,7 +486,7 @@ def cotangent(y: Tensor, name: str) -> Tensor:
     return Tensor(nodes[0].grad)
 
 
-Tensor.backward = backward  # type: ignore[attr-defined]
+setattr(Tensor, "backward", backward)  # noqa: B010  (the class declares it for type checkers alone)
 __all__ = [
     "backward", "cotangent", "enable_grad", "grad", "hessian", "hvp", "jacobian", "jvp", "label", "no_grad",
     "value_and_grad", "vjp",

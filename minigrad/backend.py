@@ -10,15 +10,17 @@ generator, so that a seed gives the same weights and the same batches on every b
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy
 
+T = TypeVar("T")
 Array = Any  # numpy.ndarray or cupy.ndarray: which of the two is known only when the program runs
 
 host_array = numpy.ndarray
@@ -68,8 +70,8 @@ def _fault(runtime: Any) -> str:
         return "finds no NVIDIA driver; install one (nvidia-smi then lists the GPU)"
     if has < needs:
         return (
-            f"the NVIDIA driver is too old: it knows CUDA {has // 1000}.{has % 1000 // 10} at most, and this CuPy needs "
-            f"{needs // 1000}.{needs % 1000 // 10}; update the driver, or install the CuPy for its CUDA "
+            f"the NVIDIA driver is too old: it knows CUDA {has // 1000}.{has % 1000 // 10} at most, and this CuPy "
+            f"needs {needs // 1000}.{needs % 1000 // 10}; update the driver, or install the CuPy for its CUDA "
             f"(pip install cupy-cuda{has // 1000}x)"
         )
     return "finds no usable GPU; see what nvidia-smi says"
@@ -209,6 +211,22 @@ def from_numpy(array: Any) -> Array:
 # ---- memory -------------------------------------------------------------------------------------------
 class OutOfMemory(MemoryError):
     """An array could not be allocated; says for what, how much is held, and what to lower."""
+
+
+def naming_memory(op: str) -> Callable[[Callable[..., T]], Callable[..., T]]:
+    """Has a function raise OutOfMemory in the name of `op` where the library runs out of memory within it."""
+
+    def decorate(function: Callable[..., T]) -> Callable[..., T]:
+        @functools.wraps(function)
+        def call(*args: Any, **kwargs: Any) -> T:
+            try:
+                return function(*args, **kwargs)
+            except MemoryError as error:
+                raise out_of_memory(op, error) from error
+
+        return call
+
+    return decorate
 
 
 def out_of_memory(op: str, error: MemoryError) -> OutOfMemory:

@@ -20,7 +20,7 @@ from collections import UserDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
-from minigrad.backend import Array, current, xp
+from minigrad.backend import Array, current, naming_memory, xp
 from minigrad.tensor import Buffer, Parameter, Tensor, as_array
 
 __all__ = [
@@ -155,6 +155,7 @@ class Optimizer:
         for memory in self.state.values():
             memory.parameter.grad = None
 
+    @naming_memory("Optimizer.step")
     def step(self) -> None:
         """Changes every Parameter that has a gradient; the others and their memories stay as they are.
 

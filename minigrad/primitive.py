@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
 from minigrad import parallel
-from minigrad.backend import Array, current, host_array, is_array, is_scalar, xp
+from minigrad.backend import Array, current, host_array, is_array, is_scalar, out_of_memory, xp
 from minigrad.tape import Node, next_serial, recording
 from minigrad.tensor import Tensor
 
@@ -146,7 +146,7 @@ ASIDE = """\
     if {constant}:
         node.aside = ({numbers})
 """
-ERRORS = (ValueError, TypeError, IndexError, AttributeError, OverflowError, ZeroDivisionError)
+ERRORS = (ValueError, TypeError, IndexError, AttributeError, OverflowError, ZeroDivisionError, MemoryError)
 
 
 def declare(
@@ -229,9 +229,9 @@ def _read_pullbacks(row: Primitive, pullbacks: Sequence[Function | None]) -> Non
         if rule is None:
             plans.append(None)
             continue
-        g, *asked = rule.__code__.co_varnames[: rule.__code__.co_argcount] or [None]
+        g, *asked = rule.__code__.co_varnames[: rule.__code__.co_argcount] or [""]
         if g != "g":
-            raise TypeError(f"{row.name}: a pullback's first argument is g, the cotangent of the output, not {g}")
+            raise TypeError(f"{row.name}: a pullback's first argument is g, the cotangent of the output, not {g!r}")
         if unknown := [name for name in asked if name not in known]:
             raise TypeError(f"{row.name}: a pullback asks for {unknown[0]!r}; it can have {sorted(known)}")
         kept += [name for name in asked if name not in kept and name != "i"]
@@ -469,6 +469,8 @@ def describe(values: Sequence[Any]) -> str:
 
 def complain(row: Primitive, error: Exception, arguments: Sequence[Any], params: Sequence[Any]) -> NoReturn:
     """Raises the library's error again with the name of the op, its operands and its parameters."""
+    if isinstance(error, MemoryError):
+        raise out_of_memory(f"{row.name} of {describe(arguments)}", error) from error
     if str(error).startswith(f"{row.name}:"):
         raise error
     kind = next((k for k in (IndexError, ValueError, OverflowError) if isinstance(error, k)), TypeError)
