@@ -5,9 +5,33 @@ mistakes in them, `explain` looks for the mistake that was made, `mutants` measu
 have caught, `report` says it. `python -m minigrad.check` does it from the command line.
 """
 
+from typing import Any
+
 from minigrad.check.forward import CannotRun
 from minigrad.check.gradcheck import gradcheck
 from minigrad.check.hand import check_hand_gradient
 from minigrad.check.report import Finding, Report
 
-__all__ = ["CannotRun", "Finding", "Report", "check_hand_gradient", "gradcheck"]
+
+
+def assert_hand_gradient(f: Any, inputs: Any, hand: Any, **options: Any) -> Report:
+    """For tests: `check_hand_gradient`, and an AssertionError with the whole report where it fails."""
+    __tracebackhide__ = True
+    report = check_hand_gradient(f, inputs, hand, **options)
+    if not report:
+        raise AssertionError(f"\n{report}")
+    return report
+
+
+def assert_gradient(f: Any, inputs: Any, order: int = 1, **options: Any) -> Report:
+    """For tests: `gradcheck`, and an AssertionError with the whole report where it fails."""
+    __tracebackhide__ = True
+    report = gradcheck(f, inputs, order, **options)
+    if not report:
+        raise AssertionError(f"\n{report}")
+    return report
+
+
+__all__ = [
+    "CannotRun", "Finding", "Report", "assert_gradient", "assert_hand_gradient", "check_hand_gradient", "gradcheck",
+]  # fmt: skip

@@ -663,7 +663,8 @@ class Explainer:
                     continue
                 c = self.sweep.edges[node, i]
                 at = f"{self.run.describe(node)}{self.run.where(node)}"
-                if row.kind == "elementwise" and g.shape == c.shape:
+                function = len(row.arguments) == 1 or row.name in ("maximum", "minimum")
+                if row.kind == "elementwise" and function and g.shape == c.shape:
                     tangents = self.sweep.directions(self.k)[1].get(source)
                     if tangents is None:
                         continue

@@ -30,7 +30,7 @@ NUMPYS = os.path.dirname(os.path.abspath(host.__file__)) + os.sep
 STANDARD = sysconfig.get_paths()["stdlib"] + os.sep
 
 
-class CannotRun(Exception):
+class CannotRun(ValueError):
     """The check could not be made; the message says why and what to do."""
 
 

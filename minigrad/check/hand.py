@@ -423,7 +423,7 @@ def _words(message: str, names: list[str]) -> str:
 
 def _told(e: Explanation, names: list[str], others: list[Explanation], explainer: Explainer, ks: list[int]) -> Finding:
     evidence: dict[str, Any] = dict(e.evidence)
-    evidence["worst"] = {names[i]: _worst(explainer, k) for i, k in enumerate(ks)}
+    evidence["worst"] = [row for k in ks for row in _worst(explainer, k, 3 if len(ks) == 1 else 1)]
     if others:
         evidence["the same numbers would come of"] = [_words(o.message, names) for o in others]
     message = _words(e.message, names)
@@ -444,7 +444,7 @@ def _worst(explainer: Explainer, k: int, many: int = 3) -> list[dict[str, Any]]:
     for flat in host.argsort(-gap)[:many]:
         index = tuple(int(i) for i in host.unravel_index(int(flat), a.shape)) if a.ndim else ()
         mine, right = float(h[index]), float(a[index])
-        rows.append({"index": index, "hand": mine, "autodiff": right, "ratio": mine / right if right else float("inf")})
+        rows.append({"gradient": f"d{explainer.run.leaf_name(k)}", "index": index, "hand": mine, "autodiff": right, "ratio": mine / right if right else float("inf")})
     return rows
 
 
@@ -465,7 +465,7 @@ def _unexplained(explainer: Explainer, k: int, name: str) -> Finding:
         f"and none of the mistakes known here explains it. The first is at {list(first)}: {float(h[first]):.6g} by hand, "
         f"{float(a[first]):.6g} by autodiff. To find the step, return the intermediates' cotangents in a dict too"
     )
-    return Finding(name, "unexplained", message, evidence={"worst": {name: worst}, "different": int(off.sum())})
+    return Finding(name, "unexplained", message, evidence={"worst": worst, "different": int(off.sum())})
 
 
 def _bar(progress: bool | None, total: int, run: Forward) -> Callable[[], None]:

@@ -76,13 +76,18 @@ class Report:
         for finding in self.findings:
             mark = {MISTAKE: "x", VACUOUS: "!", NOTE: "-"}[finding.severity]
             lines += [f"  {mark} {line}" if i == 0 else f"    {line}" for i, line in enumerate(finding.message.split("\n"))]
+            for row in finding.evidence.get("worst", ()):
+                lines.append("      " + ", ".join(f"{k} {_short(v)}" for k, v in row.items()))
         for name, fact in self.facts.items():
             lines.append(f"  {name}: " + ", ".join(f"{k} {_short(v)}" for k, v in fact.items()))
         for name, value in self.details.items():
             lines.append(f"  {name}: {_short(value)}")
         return "\n".join(lines)
 
-    __repr__ = __str__
+    def __repr__(self) -> str:
+        """One line, which is what a failing `assert` shows of it."""
+        state = "right" if self.ok else "WRONG" if self.mistakes else "PROVES NOTHING"
+        return f"<{state}: {'; '.join(f.message for f in self.findings if f.severity != NOTE) or self.title}>"
 
     def _repr_html_(self) -> str:
         colour = "#1a7f37" if self.ok else "#cf222e"
@@ -159,7 +164,9 @@ def _flat(array: Any) -> Any:
 
 
 def _short(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return str(list(value)) if isinstance(value, tuple) else str(value)
 
 
 def _plain(value: Any) -> Any:
