@@ -1,15 +1,20 @@
 """The tape made visible: program, table, paths, replay, drawings, and the errors of each."""
 
 import itertools
+import json
+import re
 import shutil
+import subprocess
 import xml.etree.ElementTree as ElementTree
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
 
 import minigrad as mg
 from minigrad import functional as F
-from minigrad.view import drawing, words
+from minigrad import nn
+from minigrad.view import drawing, page, words
 
 
 def batch_norm(x, gamma, beta, eps=1e-5):
@@ -289,3 +294,138 @@ def test_layout_keeps_a_distance_and_the_direction():
 def test_spaced_is_the_least_squares_placement():
     assert drawing.spaced([0.0, 0.0, 0.0]) == [-1.0, 0.0, 1.0]
     assert drawing.spaced([0.0, 5.0]) == [0.0, 5.0]
+
+
+# ---- the page --------------------------------------------------------------------------------------
+
+
+def traced_net():
+    mg.random.seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 3, 3, bias=False), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(48, 4))
+    with mg.trace(model):
+        return F.cross_entropy(model(mg.random.normal(5, 1, 6, 6)), mg.tensor([0, 1, 2, 3, 0]))
+
+
+def test_page_needs_nothing_from_outside(tmp_path):
+    *_, tape = batch_norm_tape()
+    tape.save_html(tmp_path / "tape.html", "BatchNorm & <friends>")
+    text = (tmp_path / "tape.html").read_text()
+    assert "http" not in text.replace("http://www.w3.org/2000/svg", "") and "src=" not in text and "@import" not in text
+    assert "<title>BatchNorm &amp; &lt;friends&gt;</title>" in text
+    assert [file.name for file in tmp_path.iterdir()] == ["tape.html"]
+
+
+def test_page_contents_are_the_tapes():
+    loss, *_, tape = batch_norm_tape()
+    found = json.loads(json.dumps(page.contents(tape, None)))
+    assert len(found["lines"]) == 16 and len(found["steps"]) == len(tape.steps)
+    assert [split["leaf"] for split in found["paths"]] == ["x", "gamma", "beta"]
+    assert found["lines"][15]["value"]["few"] == [words.number(loss.item())]
+    shares = [way["share"] for way in found["paths"][0]["ways"]]
+    assert sum(shares) == pytest.approx(1.0)
+
+
+def test_page_lights_the_edges_of_a_path_only():
+    *_, tape = batch_norm_tape()
+    n = {name: tape[name].number for name in ("x", "mean", "centred", "var", "scale")}
+    direct = page.way_edges(tape, tape["x"].node, ["centred"])
+    assert (n["x"], n["centred"]) in direct and not any(n["mean"] in e or n["var"] in e for e in direct)
+    inner = page.way_edges(tape, tape["x"].node, ["mean", "centred", "var", "scale"])
+    assert (n["x"], n["mean"]) in inner and (n["x"], n["centred"]) not in inner and (n["centred"], 12) not in inner
+    assert page.way_edges(tape, tape["x"].node, ["scale"]) == []
+
+
+def test_page_is_not_half_written(tmp_path, monkeypatch):
+    *_, tape = batch_norm_tape()
+    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        tape.save_html(tmp_path / "tape.html")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_page_of_a_freed_or_unreduced_tape_says_so():
+    loss, *_ = batch_norm_tape()
+    loss.backward()
+    assert "No reverse pass" in page.contents(mg.Tape(loss), None)["note"]
+
+
+def test_page_groups_lines_by_layer():
+    tape = mg.Tape(traced_net())
+    titles = [item["title"] for item in page.contents(tape, None)["items"] if item["group"]]
+    assert titles == ["0", "1", "2", "3", "4"]
+
+
+def test_pictures_keep_what_is_not_finite():
+    found = page.picture(np.array([[1.0, np.nan], [-2.0, np.inf]]), (4, 4))
+    assert found["bad"] == 2 and found["cells"] == [[64, None], [-127, None]]
+    assert page.picture(np.zeros((100, 100)), (24, 32))["cells"] == [[0] * 32] * 24
+
+
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--enable-logging=stderr",
+    "--virtual-time-budget=3000", "--dump-dom",
+]  # fmt: skip
+
+
+def browse(tmp_path, tape, script):
+    """What `script` writes down as JSON while the page is open in a browser; the browser may not complain."""
+    tape.save_html(tmp_path / "tape.html")
+    text = (tmp_path / "tape.html").read_text()
+    written = f"encodeURIComponent(JSON.stringify((() => {{{script}}})()))"
+    report = f"<script>document.body.dataset.report = {written};</script>"
+    (tmp_path / "driven.html").write_text(text.replace("</body>", report + "</body>"))
+    command = [BROWSER, *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", (tmp_path / "driven.html").as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert "CONSOLE" not in done.stderr and "Uncaught" not in done.stderr, done.stderr
+    found = re.search(r'data-report="([^"]*)"', done.stdout)
+    assert found, done.stdout[:2000]
+    return json.loads(unquote(found.group(1)))
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
+def test_browser_slider_and_paths(tmp_path):
+    *_, tape = batch_norm_tape()
+    report = browse(
+        tmp_path,
+        tape,
+        """
+        const count = (q) => document.querySelectorAll(q).length, slider = document.getElementById("slider");
+        const seen = {nodes: count(".node"), edges: count(".edge"), before: count(".edge.now")};
+        slider.value = 3; slider.dispatchEvent(new Event("input"));
+        seen.at = document.getElementById("at").textContent; seen.now = count(".edge.now");
+        seen.done = count(".edge.done");
+        slider.value = slider.max; slider.dispatchEvent(new Event("input"));
+        seen.end = count(".edge.now") + count(".edge.done");
+        document.querySelectorAll(".way")[3].click();
+        seen.lit = count(".edge.lit"); seen.ways = count(".way");
+        document.querySelectorAll(".way")[3].click();
+        seen.dark = count(".edge.lit");
+        document.querySelector('[data-line="7"]').dispatchEvent(new MouseEvent("mouseenter"));
+        seen.detail = document.querySelector("#detail h2").textContent; seen.maps = count("#detail canvas");
+        return seen;
+        """,
+    )
+    assert report["nodes"] == 16 and report["edges"] == report["end"] == 17 and report["before"] == 0
+    assert report["at"].startswith(f"step 3 of {len(tape.steps)}") and (report["now"], report["done"]) == (1, 2)
+    assert report["ways"] == 6 and report["lit"] > 5 and report["dark"] == 0
+    assert report["detail"] == "line 7: var" and report["maps"] == 4
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
+def test_browser_folds_layers(tmp_path):
+    report = browse(
+        tmp_path,
+        mg.Tape(traced_net()),
+        """
+        const count = (q) => document.querySelectorAll(q).length, seen = {};
+        document.getElementById("fold").click(); seen.folded = count(".node");
+        document.querySelectorAll(".node.group")[1].dispatchEvent(new MouseEvent("click", {bubbles: true}));
+        seen.opened = count(".node"); seen.open = count(".node.open");
+        document.getElementById("unfold").click(); seen.all = count(".node:not(.group)");
+        return seen;
+        """,
+    )
+    assert report["open"] == 1 and report["folded"] < report["opened"] < report["all"]
+    assert report["all"] == len(mg.Tape(traced_net()))

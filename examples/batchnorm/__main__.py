@@ -117,7 +117,7 @@ def page(rows: Sequence[tuple[int, Finding, float]], figures: dict[int, bytes]) 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m examples.batchnorm", description="Runs nine claims about BatchNorm.")
+    parser = argparse.ArgumentParser(prog="python -m examples.batchnorm", description="Nine claims, run.")
     where = Path("runs/batchnorm")
     parser.add_argument("--out", type=Path, default=where, help="where figures and page go (%(default)s)")
     parser.add_argument("--only", type=int, nargs="+", choices=sorted(NAMES), help="the claims to run, by number")

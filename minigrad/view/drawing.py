@@ -32,7 +32,7 @@ RUN = 40
 SYMBOLS = {
     "add": "+", "subtract": "−", "multiply": "×", "divide": "÷", "negative": "−", "square": "x²", "sqrt": "√",
     "matmul": "@", "sum": "Σ", "mean": "1/m Σ", "exp": "exp", "log": "log", "reciprocal": "1/x", "power_of": "xⁿ",
-    "reshape": "shape", "transpose": "T", "broadcast_to": "copy", "concatenate": "cat",
+    "reshape": "shape", "transpose": "T", "broadcast_to": "copy", "concatenate": "cat", "max_pool": "max",
 }  # fmt: skip
 
 

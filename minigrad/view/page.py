@@ -1,6 +1,231 @@
+"""One self-contained HTML page of a tape: data, style and script in a single file that needs no network.
+
+Places are computed here (see `drawing`), twice: for the items of the whole graph and for the lines
+within each group, so that the page can fold and unfold a group by stacking boxes. Arrays travel as
+*pictures*: shape, statistics, a histogram, and a grid of at most a few hundred cells in 255 steps.
+"""
+
 from __future__ import annotations
 
-from typing import Any
+import html
+import json
+import math
+import os
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from minigrad import paths as split
+from minigrad.autodiff import _leading_to
+from minigrad.backend import to_numpy
+from minigrad.tape import Node
+from minigrad.view import drawing, words
+
+if TYPE_CHECKING:
+    from minigrad.view.program import Line, Tape
+
+GRID, SMALL = (24, 32), (10, 16)
+"""Rows and columns of the largest pictures: of values and cotangents, and of steps."""
+
+MOST_PATHS = 16
+"""Paths shown for one leaf; beyond it those that are alike near the result are merged."""
 
 
-def save(*a: Any) -> None: ...
+def save(tape: Tape, file: Path, title: str, leaves: Sequence[Line] | None) -> None:
+    """Writes the page of a tape, all of it or nothing. See `Tape.save_html`."""
+    text = page(tape, title, leaves)
+    partial = file.with_name(file.name + ".partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, file)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def page(tape: Tape, title: str, leaves: Sequence[Line] | None) -> str:
+    """The text of the page."""
+    parts = {name: resources.files("minigrad.view").joinpath(name).read_text("utf-8") for name in FILES}
+    # "</" would end the script element wherever it stands
+    data = json.dumps(contents(tape, leaves), separators=(",", ":"), allow_nan=False).replace("</", "<\\/")
+    text = parts["page.html"].replace("TITLE", html.escape(title))
+    text = text.replace("/*STYLE*/", parts["page.css"]).replace("/*SCRIPT*/", parts["page.js"])
+    return text.replace("/*DATA*/", data)
+
+
+FILES = ("page.html", "page.css", "page.js")
+
+
+def contents(tape: Tape, leaves: Sequence[Line] | None) -> dict[str, Any]:
+    """Everything that the page shows, as plain data."""
+    large = len(tape) > drawing.DRAWABLE
+    keys = drawing.layer_of_lines(tape)
+    items = drawing.groups(tape, fold=large or any(keys.values()))
+    steps: list[dict[str, Any]] = []
+    note = ""
+    if drawing._can_step(tape):
+        for step in tape.steps:
+            steps.append({
+                "line": step.line, "to": step.to, "rule": step.rule, "formula": step.formula,
+                "local": step.local_text, "localPic": picture(step.local, SMALL),
+                "incoming": picture(step.incoming, SMALL), "outgoing": picture(step.outgoing, SMALL),
+                "running": picture(step.running, SMALL) if step.uses > 1 else None,
+                "arrived": step.arrived, "uses": step.uses,
+            })  # fmt: skip
+    else:
+        note = "No reverse pass: the result is no single number, or a backward pass has freed the tape."
+    if large:
+        note += f" {len(tape)} lines are too many to draw one by one: they are folded; click a box to open it."
+    return {
+        "lines": [_line(tape, line, bool(steps)) for line in tape.lines],
+        "edges": sorted({
+            (tape.numbers[s], line.number) for line in tape.lines for s in line.node.inputs if s is not None
+        }),
+        "items": [_item(tape, item) for item in items],
+        "outer": _layout(drawing.layout(len(items), drawing.edges_between(tape, items))),
+        "steps": steps,
+        "paths": _paths(tape, leaves, large) if steps else [],
+        "note": note.strip(),
+        "program": str(tape).splitlines()[0],
+    }  # fmt: skip
+
+
+def _line(tape: Tape, line: Line, reverse: bool) -> dict[str, Any]:
+    keeps = ", ".join(f"{name} {words.size_text(n)}" for name, n in line.keeps)
+    return {
+        "n": line.number, "name": line.name, "op": line.op, "symbol": drawing.SYMBOLS.get(line.op, line.op),
+        "expression": line.expression, "label": line.node.label or "", "layer": line.layer,
+        "shape": list(line.node.shape), "dtype": str(line.node.dtype), "keeps": keeps or "nothing",
+        "leaf": line.node.primitive is None,
+        "value": picture(tape.values.get(line.node), GRID),
+        "cotangent": picture(tape.cotangents.get(line.node), GRID) if reverse else None,
+    }  # fmt: skip
+
+
+def _item(tape: Tape, item: drawing.Item) -> dict[str, Any]:
+    if not item.group:
+        return {"title": item.title, "lines": item.lines, "group": False, "inner": None}
+    # One more item stands for all that comes from outside, so that its edges have a way in.
+    singles = [drawing.Item("", [number]) for number in item.lines]
+    edges = drawing.edges_between(tape, singles)
+    for place, number in enumerate(item.lines):
+        sources = (tape.numbers[source] for source in tape.nodes[number - 1].inputs if source is not None)
+        if any(source not in item.lines for source in sources):
+            edges.append((len(singles), place))
+    inner = _layout(drawing.layout(len(singles) + 1, edges))
+    return {"title": item.title, "lines": item.lines, "group": True, "inner": inner}
+
+
+def _layout(places: drawing.Layout) -> dict[str, Any]:
+    rounded = [round(y, 3) for y in places.y]
+    return {"x": [int(x) for x in places.x], "y": rounded, "edges": places.edges}
+
+
+def picture(array: Any, limit: tuple[int, int]) -> dict[str, Any] | None:
+    """An array as the page draws it: a grid of evenly picked cells (-127..127 of the largest) and a histogram."""
+    if array is None:
+        return None
+    values = to_numpy(array).astype("float64")
+    if values.size == 0:
+        return None
+    finite = [v for v in values.ravel().tolist() if math.isfinite(v)]
+    largest = max((abs(v) for v in finite), default=0.0)
+    flat = values.reshape(values.shape[0], -1) if values.ndim > 1 else values.reshape(1, -1)
+    rows, columns = (_picked(n, most) for n, most in zip(flat.shape, limit, strict=True))
+    cells = [[_level(v, largest) for v in flat[r][columns].tolist()] for r in rows]
+    low, high = (min(finite), max(finite)) if finite else (0.0, 0.0)
+    mean = sum(finite) / len(finite) if finite else 0.0
+    std = math.sqrt(sum((v - mean) ** 2 for v in finite) / len(finite)) if finite else 0.0
+    few = [words.number(v) for v in values.ravel().tolist()] if values.size <= 32 else None
+    return {
+        "shape": list(values.shape), "cells": cells, "few": few, "whole": flat.shape == (len(rows), len(columns)),
+        "min": words.number(low), "max": words.number(high), "mean": words.number(mean), "std": words.number(std),
+        "hist": _histogram(finite, low, high, 20), "bad": values.size - len(finite),
+    }  # fmt: skip
+
+
+def _picked(n: int, most: int) -> list[int]:
+    """At most so many evenly spaced indices below n."""
+    return list(range(n)) if n <= most else [i * (n - 1) // (most - 1) for i in range(most)]
+
+
+def _level(value: float, largest: float) -> int | None:
+    if not math.isfinite(value):
+        return None
+    return round(127 * value / largest) if largest else 0
+
+
+def _histogram(values: Sequence[float], low: float, high: float, bins: int) -> list[int]:
+    counts = [0] * bins
+    for v in values:
+        counts[min(bins - 1, int((v - low) / (high - low) * bins)) if high > low else bins // 2] += 1
+    return counts
+
+
+def _paths(tape: Tape, leaves: Sequence[Line] | None, large: bool) -> list[dict[str, Any]]:
+    """For each leaf its gradient's paths, with the lines and edges that each lights up."""
+    if leaves is None:
+        chosen = [line for line in tape.lines if line.node.primitive is None and line.node in tape.cotangents]
+        leaves = sorted(chosen, key=lambda line: line.node.label is not None)[: 2 if large else 4]
+    found = []
+    for leaf in leaves:
+        ways = tape.paths(leaf.number, limit=MOST_PATHS)
+        lit = []
+        for way in ways:
+            share = None if math.isnan(way.share) else way.share
+            lit.append({
+                "labels": list(way.labels), "norm": words.number(way.norm), "share": share,
+                "picture": picture(way.contribution, SMALL), "edges": way_edges(tape, leaf.node, way.labels),
+            })  # fmt: skip
+        found.append({"leaf": leaf.name, "n": leaf.number, "ways": lit})
+    return found
+
+
+def way_edges(tape: Tape, x: Node, labels: Sequence[str]) -> list[tuple[int, int]]:
+    """The edges, as pairs of lines' numbers, of all ways from x to the result past exactly these waypoints."""
+    needed = _leading_to([x], tape.nodes)
+    y = tape.nodes[-1]
+    between = [node for node in tape.nodes if node in needed and node is not x and node is not y]
+    waypoints = split._waypoints(between, None)
+    users: dict[Node, list[Node]] = {}
+    for node in tape.nodes:
+        if node in needed:
+            for origin in dict.fromkeys(node.inputs):
+                if origin is not None and origin in needed:
+                    users.setdefault(origin, []).append(node)
+    # A state is a node with the number of waypoints passed; "..." stands for any that are left.
+    names = list(labels)
+
+    def passed(node: Node, count: int) -> int | None:
+        name = waypoints.get(node)
+        if name is None or (count < len(names) and names[count] == split.FORGOTTEN):
+            return count
+        return count + 1 if count < len(names) and names[count] == name else None
+
+    goal = len(names) - 1 if names and names[-1] == split.FORGOTTEN else len(names)
+    arcs: list[tuple[tuple[Node, int], tuple[Node, int]]] = []
+    states, stack = {(x, 0)}, [(x, 0)]
+    while stack:
+        state = stack.pop()
+        for user in users.get(state[0], []):
+            count = passed(user, state[1])
+            if count is None:
+                continue
+            arcs.append((state, (user, count)))
+            if (user, count) not in states:
+                states.add((user, count))
+                stack.append((user, count))
+    before: dict[tuple[Node, int], list[tuple[Node, int]]] = {}
+    for a, b in arcs:
+        before.setdefault(b, []).append(a)
+    edges: set[tuple[int, int]] = set()
+    stack = [(y, goal)] if (y, goal) in states else []
+    seen = set(stack)
+    while stack:
+        state = stack.pop()
+        for source in before.get(state, []):
+            edges.add((tape.numbers[source[0]], tape.numbers[state[0]]))
+            if source not in seen:
+                seen.add(source)
+                stack.append(source)
+    return sorted(edges)
