@@ -5,10 +5,12 @@ from minigrad.autodiff import *  # noqa: F403
 from minigrad.backend import OutOfMemory, current, transfers, use, using
 from minigrad.check import check_hand_gradient, gradcheck
 from minigrad.creation import *  # noqa: F403
+from minigrad.debug import debug, detect_anomaly
 from minigrad.files import load, save
 from minigrad.functional import log_softmax, softmax
 from minigrad.ops import *  # noqa: F403
 from minigrad.primitive import primitive
+from minigrad.recompute import recompute
 from minigrad.tensor import Buffer, Parameter, Tensor, tensor
 from minigrad.trace import trace
 from minigrad.view import Tape
@@ -16,6 +18,7 @@ from minigrad.widening import no_widening
 
 __all__ = [
     *autodiff.__all__, *creation.__all__, *ops.__all__,
-    "Buffer", "OutOfMemory", "Parameter", "Tape", "Tensor", "check_hand_gradient", "current", "functional", "gradcheck", "init", "load", "log_softmax",
-    "nn", "no_widening", "numpy_protocol", "primitive", "random", "save", "softmax", "tensor", "trace", "transfers", "use", "using",
+    "Buffer", "OutOfMemory", "Parameter", "Tape", "Tensor", "check_hand_gradient", "current", "debug", "detect_anomaly",
+    "functional", "gradcheck", "init", "load", "log_softmax", "nn", "no_widening", "numpy_protocol", "primitive",
+    "random", "recompute", "save", "softmax", "tensor", "trace", "transfers", "use", "using",
 ]  # fmt: skip

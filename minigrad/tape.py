@@ -168,14 +168,20 @@ def owner(array: Any) -> Any:
     return array
 
 
+GENERATED = "<call of a minigrad primitive>"
+"""The file name of the functions that are written out for the rows."""
 HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 
 
 def place() -> str:
     """Which public call of minigrad is running, and the line outside minigrad that made it."""
     frame, called = sys._getframe(1), ""
-    while frame.f_code.co_filename.startswith((HERE, "<")) and frame.f_back is not None:
-        called = frame.f_code.co_qualname
+    while frame.f_back is not None and frame.f_code.co_filename.startswith((HERE, GENERATED)):
+        row = frame.f_globals.get("primitive") if frame.f_code.co_filename == GENERATED else None
+        if row is not None:
+            called = row.name
+        elif "<locals>" not in frame.f_code.co_qualname:  # the wrapped function's name, not the wrapper's
+            called = frame.f_code.co_qualname
         frame = frame.f_back
     return f"by {called} at {frame.f_code.co_filename}:{frame.f_lineno}"
 

@@ -1,0 +1,101 @@
+"""Activation checkpointing: a part of the tape that keeps its inputs only, and is run again when it is needed.
+
+Time for memory (Griewank and Walther 2000; Chen et al. 2016). The function runs forward once; what it
+recorded is dropped, and one line of the tape stands for all of it. The reverse pass *replays* it, on
+the same values and with the same random numbers, and pulls the cotangent back through the new recording.
+During a replay Buffers remember nothing, so BatchNorm counts each batch once.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from minigrad import ops, random
+from minigrad.autodiff import reverse
+from minigrad.primitive import Primitive
+from minigrad.tape import Node, enable_grad, history, leaf, next_serial, recording
+from minigrad.tensor import Tensor
+
+
+def recompute(f: Callable[..., Tensor], *xs: Any) -> Tensor:
+    """f(*xs), whose intermediate values are not kept but computed again in the backward pass.
+
+    f: a function or Module that returns one Tensor and does the same each time. Parameters that it uses
+    need not be among the arguments; other Tensors on the tape must be, and ValueError is raised where
+    one is not. Gradients are exact at every order. Where a Parameter was overwritten before the backward
+    pass, that raises, as it does for every op.
+    """
+    if not recording.on:
+        return f(*xs)
+    state, start = random.state(), next_serial()
+    values = tuple(x.data if isinstance(x, Tensor) else x for x in xs)
+    sources = tuple(x.node if isinstance(x, Tensor) else None for x in xs)
+    lifted = tuple(isinstance(x, Tensor) for x in xs)
+    y = f(*_cut(values, lifted, sources))
+    if not isinstance(y, Tensor):
+        raise TypeError(f"recompute: the function returns one Tensor, not {type(y).__name__}")
+    if y.node is None:
+        return y
+    used = [node for node in history(y.node) if node.serial < start]
+    if strangers := [node for node in used if node.primitive is not None]:
+        raise ValueError(
+            f"recompute: the function uses {strangers[0]!r}, which is on the tape and no argument; pass it as one"
+        )
+    node = Node()
+    node.primitive, node.inputs, node.params = _row(len(xs), len(used)), (*sources, *used), ()
+    kept = (*values, *(parameter.aside for parameter in used))
+    node.residuals = (y.data, (f, state, lifted), kept)
+    node.shape, node.dtype, node.serial = y.shape, y.dtype, next_serial()
+    node.grad = node.label = None
+    if recording.observer is not None:
+        recording.observer(node, kept, y.data)
+    return Tensor(y.data, node)
+
+
+def _cut(values: Sequence[Any], lifted: Sequence[bool], sources: Sequence[Node | None]) -> list[Any]:
+    """The arguments as they were, those on the tape as leaves: the recording of `f` ends at them."""
+    return [
+        Tensor(v, None if s is None else leaf(s.shape, s.dtype)) if is_tensor else v
+        for v, is_tensor, s in zip(values, lifted, sources, strict=False)
+    ]
+
+
+def _pull(node: Node, g: Any, create_graph: bool, wanted: set[Node] | None) -> list[Any]:
+    """The cotangents of the arguments and of the Parameters that the function used, by a replay."""
+    _, (f, state, lifted), values = node.residuals
+    used = node.inputs[len(lifted) :]
+    arguments = _cut(values, lifted, node.inputs)
+    leaves = [x.node if isinstance(x, Tensor) else None for x in arguments]
+    now, replaying = random.state(), recording.replaying
+    random.set_state(state)
+    recording.replaying = True
+    try:
+        with enable_grad():
+            y = f(*arguments)
+    finally:
+        recording.replaying = replaying
+        random.set_state(now)
+    places = [*leaves, *used]
+    needed = [s is not None and (wanted is None or s in wanted) for s in node.inputs]
+    targets = [place for place, need in zip(places, needed, strict=True) if need and place is not None]
+    found = reverse({y.node: g}, targets, create_graph, create_graph) if y.node is not None else {}
+    if create_graph:  # no pass runs through the leaves any more: they become aliases of what they stood for
+        for own, source in zip(leaves, node.inputs, strict=False):
+            if own is not None:
+                own.primitive, own.inputs = ops.alias.primitive, (source,)
+    return [found.get(place) if need else None for place, need in zip(places, needed, strict=True)]  # type: ignore[arg-type]
+
+
+@functools.cache
+def _row(arguments: int, parameters: int) -> Primitive:
+    """The line of the tape that stands for a function: joint, and without a reference, since f is its own."""
+    row = Primitive()
+    row.name, row.kind = "recompute", "fused"
+    row.arguments = tuple([f"x{i}" for i in range(arguments)] + [f"p{i}" for i in range(parameters)])
+    row.statics, row.variadic = (), False
+    row.pullbacks = row.lifts = ()
+    row.forward = row.call = recompute
+    row.joint, row.reference = _pull, None
+    return row

@@ -1,0 +1,348 @@
+"""The tape tells the truth: overwritten values, the first NaN, locked arrays, the log of writes, recomputation."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import threading
+import warnings
+
+import numpy as np
+import pytest
+
+import minigrad as mg
+from minigrad import nn, optim
+from minigrad.tape import history, recording, writes
+
+HERE = __file__.rsplit("/", 1)[-1]
+
+
+def line(offset=0):
+    return sys._getframe(1).f_lineno + offset
+
+
+@pytest.fixture(autouse=True)
+def _quiet_and_clean():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        yield
+    assert recording.observer is recording.watch is recording.reviewer is None
+
+
+def net():
+    mg.random.seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.5), nn.Tanh(), nn.Linear(4, 2))
+    list(model.named_parameters()), list(model.named_buffers())
+    return model
+
+
+# ---- values overwritten before the backward pass ----------------------------------------------------
+def test_a_parameter_stepped_between_forward_and_backward_is_named_with_both_places():
+    model = net()
+    opt = optim.SGD(model.parameters(), lr=0.1)
+    x = mg.random.normal(5, 3)
+    model(x).sum().backward()
+    late = model(x).sum()
+    opt.step()
+    says = rf"matmul .*kept '4.weight', float32 \[.*\].*by .*step at .*{HERE}:{line(-1)}; call backward"
+    with pytest.raises(RuntimeError, match=says):
+        late.backward()
+
+
+def test_in_debug_mode_the_message_also_tells_where_the_value_was_kept():
+    w = mg.Parameter(mg.ones(2))
+    with mg.debug():
+        y = (w * w).sum()
+        kept = line(-1)
+        w.update(mg.zeros(2))
+        with pytest.raises(
+            RuntimeError, match=rf"multiply.*by multiply at .*{HERE}:{kept}\).*by .*update at .*{HERE}:{kept + 2}"
+        ):
+            y.backward()
+
+
+@pytest.mark.parametrize(
+    "write", [lambda p: p.update(mg.zeros(2, 2)), lambda p: p.bump(), lambda p: p.data.fill(0) or p.bump()]
+)
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda p, x: p * x,
+        lambda p, x: x @ p,
+        lambda p, x: x @ p.T,  # a view keeps the Parameter's memory
+        lambda p, x: x @ p.reshape(2, 2)[:, ::-1],
+        lambda p, x: mg.einsum("ij,jk->ik", x, p),
+        lambda p, x: mg.maximum(p, x),
+        lambda p, x: mg.log(p + 2.0) * x + mg.exp(p * p),
+    ],
+)
+def test_every_way_of_keeping_and_of_writing_is_noticed(f, write):
+    p, x = mg.Parameter(mg.ones(2, 2)), mg.tensor([[1.0, 2.0], [3.0, 4.0]], requires_grad=True)
+    y = f(p, x).sum()
+    write(p)
+    with pytest.raises(RuntimeError, match="kept a Parameter"):
+        y.backward()
+
+
+def test_a_buffer_updated_by_a_later_forward_is_noticed():
+    buffer, x = nn.Buffer(mg.ones(3)), mg.ones(3, requires_grad=True)
+    y = (x * buffer).sum()
+    buffer.update(mg.zeros(3))
+    with pytest.raises(RuntimeError, match=r"multiply .*kept a Buffer.*update at"):
+        y.backward()
+
+
+def test_an_evaluation_graph_of_batch_norm_survives_later_training():
+    """PyTorch's does not notice: its evaluation graph reads the running variance of the day."""
+    layer = nn.BatchNorm1d(3)
+    x = mg.random.normal(5, 3)
+    x.requires_grad = True
+    y = layer.eval()(x)
+    g = mg.grad(y.sum(), x, retain_graph=True).numpy()
+    layer.train()(mg.random.normal(50, 3) * 9.0)
+    assert np.array_equal(mg.grad(y.sum(), x).numpy(), g)
+
+
+def test_assigning_into_a_constant_that_the_tape_keeps_is_noticed():
+    x, w = mg.tensor([1.0, 2.0]), mg.Parameter(mg.ones(2))
+    y = (w * x).sum()
+    x[0] = 5.0
+    with pytest.raises(RuntimeError, match=r"kept this Tensor.*__setitem__ at"):
+        y.backward()
+
+
+def test_what_is_not_needed_may_be_overwritten():
+    w, b = mg.Parameter(mg.ones(2)), mg.Parameter(mg.ones(2))
+    x = mg.tensor([1.0, 2.0])
+    y = (w * x + b).sum()  # x is kept, w and b are not
+    w.update(mg.zeros(2))
+    b.update(mg.zeros(2))
+    y.backward()
+    assert w.grad.tolist() == [1.0, 2.0]
+    v = mg.Parameter(mg.ones(2))
+    z = (w * v).sum()
+    w.update(mg.ones(2))
+    assert mg.grad(z, w).tolist() == [1.0, 1.0]  # needs v alone
+
+
+def test_overwriting_after_the_backward_pass_or_under_another_dtype_is_no_fault():
+    model = net()
+    opt = optim.Adam(model.parameters())
+    for _ in range(3):
+        model.zero_grad()
+        model(mg.ones(4, 3)).sum().backward()
+        opt.step()
+    y = model(mg.ones(4, 3)).sum()
+    model.to_dtype(mg.float64)
+    y.backward()
+
+
+def test_second_derivatives_notice_too():
+    w = mg.Parameter(mg.tensor([2.0]))
+    g = mg.grad((w**3.0).sum(), w, create_graph=True)
+    w.update(mg.zeros(1))
+    with pytest.raises(RuntimeError, match="kept a Parameter"):
+        g.sum().backward()
+
+
+def test_the_list_of_writes_does_not_outlive_the_arrays():
+    gc.collect()
+    before = len(writes.last)
+    for _ in range(100):
+        nn.Buffer(mg.ones(2)).update(mg.zeros(2))
+    assert len(writes.last) == before
+
+
+# ---- anomalies --------------------------------------------------------------------------------------
+def test_the_first_bad_value_of_a_forward_names_op_layer_line_and_ranges():
+    class Layer(nn.Module):
+        def forward(self, x):
+            return mg.log(x)
+
+    model = nn.Sequential(nn.Identity(), Layer())
+    x = mg.tensor([1.0, -1.0, 4.0], requires_grad=True)
+    says = (
+        rf"^log \(line \d+ of the tape in the layer Layer '1', recorded by log at .*{HERE}:\d+\) made the first NaN: "
+        r"the result is float32 \[3\] in \[0, 1.386\], 1 of 3 NaN; the operands are x = float32 \[3\] in \[-1, 4\]"
+    )
+    with mg.detect_anomaly(), pytest.raises(FloatingPointError, match=says):
+        model(x)
+
+
+def test_the_first_bad_value_of_a_backward_names_the_op_that_made_it():
+    x = mg.tensor([0.0, 4.0], requires_grad=True)
+    with mg.detect_anomaly():
+        y = (mg.sqrt(x) * 2.0).sum()
+        says = (
+            rf"backward: sqrt \(.*{HERE}:{line(-2)}\) made the first infinity in the cotangent of its operand x: "
+            r"float32 \[2\] in \[0.5, 0.5\], 1 of 2 infinite; the cotangent that arrived is float32 \[2\] in \[2, 2\]; "
+            r"the line kept float32 \[2\] in \[0, 2\]"
+        )
+        with pytest.raises(FloatingPointError, match=says):
+            y.backward()
+
+
+def test_infinities_that_were_put_in_pass_and_nan_that_was_put_in_is_shown():
+    x = mg.tensor([1.0, 2.0], requires_grad=True)
+    mask = mg.tensor([True, False])
+    with mg.detect_anomaly():
+        mg.softmax(mg.where(mask, x, -float("inf"))).sum().backward()
+        with pytest.raises(
+            FloatingPointError, match=r"multiply .*first NaN: .*b = float32 \[2\] in \[1, 1\], 1 of 2 NaN"
+        ):
+            x * mg.tensor([float("nan"), 1.0])
+
+
+def test_a_wrong_cotangent_and_a_second_derivative_are_seen():
+    x = mg.tensor([0.0], requires_grad=True)
+    with mg.detect_anomaly():
+        with pytest.raises(FloatingPointError, match=r"backward: multiply .*cotangent that arrived is .*1 of 1 NaN"):
+            (x * 2.0).backward(mg.tensor([float("nan")]))
+        g = mg.grad((x**1.5).sum(), x, create_graph=True)
+        with pytest.raises(FloatingPointError, match=r"backward: power_of .*first infinity"):
+            g.sum().backward()
+
+
+def test_sessions_end_nest_and_stay_in_their_thread():
+    session = mg.detect_anomaly()
+    seen = []
+    with mg.debug() as inner:
+        thread = threading.Thread(target=lambda: seen.append(mg.log(mg.tensor([0.0], requires_grad=True)).item()))
+        thread.start()
+        thread.join()
+        assert recording.reviewer is inner
+        with pytest.raises(FloatingPointError):
+            mg.log(mg.tensor([0.0], requires_grad=True))
+    assert recording.reviewer is session and seen == [-np.inf]
+    session.off()
+    session.off()
+    assert mg.log(mg.tensor([0.0], requires_grad=True)).item() == -np.inf
+
+
+def test_watching_changes_no_number():
+    x = mg.random.normal(6, 3)
+    results = []
+    for watch in (False, True):
+        model = net()
+        session = mg.debug() if watch else None
+        opt = optim.Adam(model.parameters(), lr=0.1)
+        for _ in range(3):
+            model.zero_grad()
+            mg.mean(model(x) ** 2.0).backward()
+            opt.step()
+        if session is not None:
+            session.off()
+        results.append({n: v.tolist() for n, v in model.state_dict().items()})
+    assert results[0] == results[1]
+
+
+# ---- locks and the log ------------------------------------------------------------------------------
+def test_arrays_that_the_tape_keeps_are_locked_until_the_backward_pass():
+    with mg.debug():
+        x = mg.tensor([1.0, 2.0], requires_grad=True)
+        h = x * 2.0
+        y = (h * h).sum()
+        with pytest.raises(ValueError, match="read-only"):
+            h.numpy()[0] = 7.0
+        y.backward()
+        h.numpy()[0] = 7.0
+    assert x.grad.tolist() == [8.0, 16.0]
+
+
+def test_locks_end_with_the_tape_that_asked_for_them():
+    given = np.ones(3, np.float32)
+    w = mg.Parameter(mg.ones(3))
+    with mg.debug():
+        y = w * mg.Tensor(given)
+        with pytest.raises(ValueError, match="read-only"):
+            given[0] = 2.0
+        del y
+        given[0] = 2.0
+        w.update(mg.zeros(3))  # Parameters are never locked: their writes are noted
+
+
+def test_every_change_of_a_buffer_is_logged_with_who_and_where():
+    layer = nn.BatchNorm1d(3)
+    list(layer.named_buffers())
+    with mg.debug() as session:
+        layer(mg.random.normal(4, 3))
+        where = line(-1)
+    assert [w.name for w in session.written] == ["'num_batches_tracked'", "'running_mean'", "'running_var'"]
+    assert all(
+        w.place.startswith("by Module.__call__ at ") and w.place.endswith(f"{HERE}:{where}") for w in session.written
+    )
+    assert sorted(w.serial for w in session.written) == [w.serial for w in session.written]
+
+
+# ---- recomputation ----------------------------------------------------------------------------------
+def thrice(model, x, call):
+    """Gradients of three orders through a model, and its state afterwards."""
+    mg.random.seed(3)
+    y = call(model, x * 2.0)
+    first = mg.grad((y * y).sum(), [x, model[0].weight], create_graph=True)
+    second = mg.grad(sum((g * g).sum() for g in first), [x, model[0].weight, model[4].bias], create_graph=True)
+    model.zero_grad()
+    sum((g * g).sum() for g in second).backward()
+    return [y, *first, *second, *(p.grad for p in model.parameters())], model.state_dict(), mg.random.uniform(3)
+
+
+def test_recomputed_values_gradients_masks_and_statistics_are_those_of_a_plain_run():
+    x = mg.tensor(np.random.default_rng(0).normal(size=(5, 3)), requires_grad=True)
+    plain, state, after = thrice(net().to_dtype(mg.float64), x, lambda f, h: f(h))
+    again, other, later = thrice(net().to_dtype(mg.float64), x, lambda f, h: mg.recompute(f, h))
+    for a, b in zip(plain, again, strict=True):
+        np.testing.assert_allclose(b.numpy(), a.numpy(), rtol=1e-11, atol=1e-10)
+    assert {n: v.tolist() for n, v in state.items()} == {n: v.tolist() for n, v in other.items()}
+    assert after.tolist() == later.tolist()
+
+
+def test_first_gradients_of_a_recomputation_are_equal_to_the_bit():
+    x = mg.random.normal(5, 3)
+    x.requires_grad = True
+    found = []
+    for call in (lambda f, h: f(h), mg.recompute):
+        model = net()
+        mg.random.seed(1)
+        x.grad = None
+        call(model, x).sum().backward()
+        found.append([x.grad.tolist(), *(p.grad.tolist() for p in model.parameters())])
+    assert found[0] == found[1]
+
+
+def test_a_recomputation_is_one_line_of_the_tape_that_keeps_its_inputs():
+    model, x = net(), mg.ones(5, 3, requires_grad=True)
+    y = mg.recompute(model, x)
+    assert y.node.primitive.name == "recompute"
+    assert [n for n in history(y.node) if n.primitive is not None] == [y.node]
+
+
+def test_recomputations_nest_repeat_and_take_plain_arguments():
+    x = mg.tensor([1.0, 2.0], requires_grad=True)
+    f = lambda x, n, flag: mg.recompute(lambda z: z * z, x) ** float(n) if flag else x
+    y = mg.recompute(f, x, 2, True)
+    assert mg.grad(y.sum(), x).tolist() == [4.0, 32.0]
+    again = mg.recompute(f, x, 2, True).sum()
+    again.backward(retain_graph=True)
+    again.backward()
+    assert x.grad.tolist() == [8.0, 64.0]
+    assert mg.recompute(lambda x: x, x).tolist() == [1.0, 2.0]
+    with mg.no_grad():
+        assert mg.recompute(f, x, 2, True).node is None
+    assert mg.recompute(lambda x: x.detach() * 2.0, x).node is None
+
+
+def test_a_parameter_overwritten_before_the_replay_is_noticed():
+    model = net()
+    loss = mg.recompute(model, mg.ones(5, 3)).sum()
+    model[0].weight.update(mg.zeros(4, 3))
+    with pytest.raises(RuntimeError, match=r"recompute .*kept '0.weight'"):
+        loss.backward()
+
+
+def test_what_a_recomputation_cannot_do_is_said():
+    x = mg.tensor([1.0], requires_grad=True)
+    hidden = x * 2.0
+    with pytest.raises(ValueError, match=r"recompute: the function uses <node \d+: multiply.*pass it as one"):
+        mg.recompute(lambda z: z * hidden, x)
+    with pytest.raises(TypeError, match=r"recompute: the function returns one Tensor, not tuple"):
+        mg.recompute(lambda z: (z, z), x)
