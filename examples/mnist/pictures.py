@@ -47,17 +47,19 @@ def draw(run: checkpoint.Run, dataset: data.Dataset, probabilities: np.ndarray, 
 
 def curves(figures: Any, run: checkpoint.Run) -> Any:
     """The loss as it fell, and the accuracy after each epoch."""
+    tickers = importlib.import_module("matplotlib.ticker")
     history, trace = run.progress["history"], run.progress["trace"]
     epochs = [line["epoch"] for line in history]
     figure = figures.Figure(figsize=(10, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
 
     left.set_title("Loss", loc="left")
-    if trace:
-        left.plot(*zip(*trace), color=BLUE, alpha=0.35, lw=1.2, label="training, within epochs")
-    left.plot(epochs, [line["train_loss"] for line in history], "o-", color=BLUE, ms=4, label="training, epoch's mean")
+    left.plot([x for x, _ in trace], [loss for _, loss in trace], color=BLUE, lw=1.2, label="training")
     left.plot(epochs, [line["test_loss"] for line in history], "o-", color=RED, ms=4, label="test")
     left.set_yscale("log")
+    left.yaxis.set_major_locator(tickers.LogLocator(subs=(1, 2, 5)))
+    left.yaxis.set_major_formatter("{x:g}")
+    left.minorticks_off()
     left.legend()
 
     right.set_title("Accuracy in per cent", loc="left")
