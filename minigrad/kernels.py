@@ -296,11 +296,13 @@ def explicit(equation: str, ndims: Sequence[int]) -> tuple[list[str], str]:
     for term, ndim in zip(terms, ndims, strict=True):
         extra = ndim - len(term.replace("...", ""))
         written.append(term.replace("...", dots[longest - extra :]))
+    if arrow and dots and "..." not in output:
+        raise ValueError(f"einsum: {equation!r}: the axes under '...' must stand in the output as well: '...'")
     if arrow:
         output = output.replace("...", dots)
     else:
-        letters = "".join(terms).replace(".", "")
-        output = dots + "".join(sorted(c for c in set(letters) if letters.count(c) == 1))
+        used_letters = "".join(terms).replace(".", "")
+        output = dots + "".join(sorted(c for c in set(used_letters) if used_letters.count(c) == 1))
     if bad := [c for c in "".join(written) + output if not c.isalpha()]:
         raise ValueError(f"einsum: {equation!r} holds {bad[0]!r}; terms are letters and '...'")
     if lost := [c for c in output if not any(c in term for term in written) or output.count(c) > 1]:

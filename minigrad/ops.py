@@ -7,6 +7,8 @@ Broadcasting is summed back by the engine. Below the table stand the composition
 derivative of their own, then Python's operators and the methods of Tensor.
 """
 
+# mypy: disable-error-code=has-type
+# (A pullback may ask for a row that stands further down.)
 from __future__ import annotations
 
 import builtins
@@ -188,9 +190,9 @@ def axes_of(axis: Axis, ndim: int, op: str = "axis") -> tuple[int, ...]:
     return tuple(a % ndim for a in axes)
 
 
-def count(shape: tuple[int, ...], axis: Axis) -> int:
+def count(shape: tuple[int, ...], axis: Axis, op: str = "axis") -> int:
     """How many elements a reduction over `axis` takes together."""
-    return math.prod(shape[a] for a in axes_of(axis, len(shape)))
+    return math.prod(shape[a] for a in axes_of(axis, len(shape), op))
 
 
 def spread(g: Any, shape: tuple[int, ...], axis: Axis, keepdims: bool) -> Any:
@@ -331,7 +333,7 @@ def std(x: Any, axis: Axis = None, ddof: int = 0, keepdims: bool = False) -> Any
 
 
 def degrees_of_freedom(op: str, x: Any, axis: Axis, ddof: int) -> int:
-    number = count(x.shape, axis)
+    number = count(x.shape, axis, op)
     if ddof and number <= ddof:
         raise ValueError(f"{op}: {number} values along axis {axis} of shape {list(x.shape)} less ddof={ddof} leave none")
     return number - ddof
@@ -471,7 +473,8 @@ def split(x: Any, sections: int | Sequence[int], axis: int = 0) -> tuple[Any, ..
     """A tuple of parts along an axis: so many equal ones, or cut before the given positions."""
     (axis,) = axes_of(axis, x.ndim, "split")
     n = x.shape[axis]
-    if is_integer(sections):
+    if not isinstance(sections, Sequence):
+        sections = index_of(sections)
         if sections < 1 or n % sections:
             raise ValueError(f"split: axis {axis} of shape {list(x.shape)} does not divide into {sections} equal parts")
         cuts = list(range(0, n + 1, n // sections)) if n else [0] * (sections + 1)
@@ -629,10 +632,12 @@ def einsum(equation: str, *operands: Any) -> Any:
     sizes: dict[str, int] = {}
     for term, x in zip(terms, operands, strict=True):
         for letter, n in zip(term, x.shape, strict=True):
-            if sizes.setdefault(letter, n) == 1:
-                sizes[letter] = n
-            elif n not in (1, sizes[letter]):
-                raise ValueError(f"einsum: {equation!r}: {letter!r} is {sizes[letter]} and {n} long")
+            length = sizes.get(letter, 1)
+            sizes[letter] = n if length == 1 else length
+            if n not in (1, sizes[letter]) or {x.shape[i] for i, c in enumerate(term) if c == letter} != {n}:
+                raise ValueError(
+                    f"einsum: {equation!r}: {letter!r} has different lengths in {[list(x.shape) for x in operands]}"
+                )
     plain_terms, plain = [], []
     for number, (term, x) in enumerate(zip(terms, operands, strict=True)):
         for letter in dict.fromkeys(term):
@@ -666,6 +671,7 @@ _OPERATORS = {
 }  # fmt: skip
 _UNARY = {"neg": negative, "pos": alias, "abs": abs, "invert": bitwise_not, "getitem": getitem}
 _COMPARISONS = {"lt": less, "le": less_equal, "gt": greater, "ge": greater_equal, "eq": equal, "ne": not_equal}
+_PROPERTIES: dict[str, Callable[[Any], Any]] = {"T": transpose, "mT": mT}
 _METHODS = [
     "abs", "alias", "all", "amax", "amin", "any", "arccos", "arccosh", "arcsin", "arcsinh", "arctan", "arctanh",
     "argmax", "argmin", "argsort", "astype", "broadcast_to", "ceil", "clip", "cos", "cosh", "cumsum", "diagonal", "elu",
@@ -686,8 +692,8 @@ def _attach() -> None:
         setattr(Tensor, f"__r{name}__", _swapped(op))
     for name in _METHODS:
         setattr(Tensor, name, globals()[name])
-    for name, op in {"T": transpose, "mT": mT}.items():
-        setattr(Tensor, name, property(op))
+    for name, move in _PROPERTIES.items():
+        setattr(Tensor, name, property(move))
 
 
 def _swapped(op: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:

@@ -7,7 +7,8 @@ attached by `ops`, next to the table that they come from.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 from minigrad import tape
 from minigrad.backend import Array, from_numpy, is_array, is_scalar, to_numpy, xp
@@ -45,6 +46,37 @@ class Tensor:
     def size(self) -> int:
         return self.data.size
 
+    if TYPE_CHECKING:
+        # The operators and methods that `ops` attaches, and `backward`, in outline for type checkers.
+        def _of(self) -> Tensor: ...
+        def _with(self, other: Any, /) -> Tensor: ...
+        def _along(self, axis: Any = None, keepdims: bool = False) -> Tensor: ...
+        def _by(self, *args: Any, **given: Any) -> Tensor: ...
+
+        __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _with
+        __floordiv__ = __rfloordiv__ = __mod__ = __rmod__ = __pow__ = __rpow__ = __matmul__ = __rmatmul__ = _with
+        __and__ = __rand__ = __or__ = __ror__ = __xor__ = __rxor__ = __getitem__ = maximum = minimum = _with
+        __lt__ = __le__ = __gt__ = __ge__ = matmul = outer = _with
+        __neg__ = __pos__ = __abs__ = __invert__ = _of
+        abs = alias = ceil = floor = isfinite = isinf = isnan = logical_not = reciprocal = sign = sqrt = square = _of
+        exp = exp2 = expm1 = log = log10 = log1p = log2 = erf = erfc = sigmoid = silu = softplus = relu = _of
+        sin = cos = tan = arcsin = arccos = arctan = sinh = cosh = tanh = arcsinh = arccosh = arctanh = _of
+        all = any = amax = amin = argmax = argmin = logsumexp = max = mean = min = prod = sum = _along
+        argsort = astype = broadcast_to = clip = cumsum = diagonal = elu = expand_dims = flatten = flip = fold = _by
+        gelu = leaky_relu = norm = pad = permute = power = repeat = reshape = roll = round = scatter_add = sort = _by
+        squeeze = std = sum_to = swapaxes = take_along_axis = tensordot = tile = trace = transpose = tril = triu = _by
+        var = windows = _by
+
+        @property
+        def T(self) -> Tensor: ...
+        @property
+        def mT(self) -> Tensor: ...
+        def __eq__(self, other: Any, /) -> Tensor: ...  # type: ignore[override]
+        def __ne__(self, other: Any, /) -> Tensor: ...  # type: ignore[override]
+        def __hash__(self) -> int: ...
+        def split(self, sections: Any, axis: int = 0) -> tuple[Tensor, ...]: ...
+        def backward(self, cotangent: Any = None, retain_graph: bool = False) -> None: ...
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
         """A Tensor of its own, with a copy of the values and, on a leaf, of the gradient."""
         make, arguments = self.__reduce__()
@@ -63,6 +95,10 @@ class Tensor:
         if not self.data.ndim:
             raise TypeError("len: a 0-d Tensor has no length")
         return self.data.shape[0]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """The Tensors along the first axis."""
+        return (self[i] for i in range(len(self)))
 
     @property
     def requires_grad(self) -> bool:
@@ -150,7 +186,8 @@ class Tensor:
         return int(self.item())
 
     def __repr__(self) -> str:
-        values = xp.array2string(self.data, separator=", ", prefix="tensor(", threshold=200)
+        kind = type(self).__name__.lower()
+        values = xp.array2string(self.data, separator=", ", prefix=f"{kind}(", threshold=200)
         if self.node is None:
             on_tape = ""
         elif self.node.primitive is None:
@@ -158,7 +195,6 @@ class Tensor:
         else:
             on_tape = f", on_tape={self.node.primitive.name}"
         label = f", label={self.label!r}" if self.label else ""
-        kind = type(self).__name__.lower()
         return f"{kind}({values}, dtype={self.dtype}, shape={list(self.shape)}{on_tape}{label})"
 
     def __setitem__(self, index: object, value: object) -> None:
@@ -172,7 +208,13 @@ class Tensor:
             if value.node is not None:
                 raise RuntimeError("setitem: the value is on the tape, and its history would be lost; detach it")
             value = value.data
-        self.data[raw_index(index)] = value
+        value = as_array(value, None, "setitem")
+        if not xp.can_cast(value.dtype, self.dtype, "same_kind"):
+            raise TypeError(f"setitem: {value.dtype} values do not fit into a {self.dtype} Tensor; use .astype first")
+        try:
+            self.data[raw_index(index)] = value
+        except (IndexError, ValueError) as error:
+            raise type(error)(f"setitem: {error} (a {self.dtype} {list(self.shape)} Tensor)") from error
         writes.note(self.data, f"this {type(self).__name__}" if self.label is None else repr(self.label))
 
 
@@ -210,6 +252,7 @@ class Versioned(Tensor):
                     f"update: the new value of this {type(self).__name__} is on the tape; pass value.detach()"
                 )
             value = value.data
+        value = as_array(value, None, "update")
         if value.shape != self.data.shape:
             raise ValueError(
                 f"update: {type(self).__name__} {self.label or ''} of shape {list(self.data.shape)} was given "
@@ -294,11 +337,16 @@ def as_array(data: Any, dtype: Any, op: str) -> Array:
             array = xp.asarray(data)
         except ValueError as error:
             raise ValueError(f"{op}: {error}") from error
-        if array.dtype == xp.float64 and dtype is None:
+        if array.dtype == xp.float64 and not holds_arrays(data):
             array = array.astype(xp.float32)
     if array.dtype.kind not in "biufc":
         raise TypeError(f"{op}: cannot make numbers of {type(data).__name__} data (dtype {array.dtype})")
     return array if dtype is None else array.astype(dtype, copy=False)
+
+
+def holds_arrays(data: Any) -> bool:
+    """Whether nested lists hold arrays, whose dtype was somebody's choice, rather than plain numbers."""
+    return is_array(data) or (isinstance(data, (list, tuple)) and any(holds_arrays(item) for item in data[:1]))
 
 
 def raw_index(index: Any) -> Any:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
 from minigrad import ops
 from minigrad.pooling import Windows
 
@@ -125,8 +126,12 @@ sample("elu", normal(3, 4), lambda x: np.where(x > 0, x, np.exp(x) - 1))
 sample("elu", normal(3, 4), lambda x: np.where(x > 0, x, 1.7 * (np.exp(x) - 1)), lambda x: ops.elu(x, 1.7))
 sample("silu", normal(3, 4), lambda x: x * sigmoid(x))
 sample("gelu", normal(3, 4), lambda x: x * 0.5 * erfc(-x / math.sqrt(2)))
-sample("gelu", normal(3, 4),
-       lambda x: 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))), lambda x: ops.gelu(x, "tanh"))  # fmt: skip
+sample(
+    "gelu",
+    normal(3, 4),
+    lambda x: 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
+    lambda x: ops.gelu(x, "tanh"),
+)
 
 # ---- reductions ----------------------------------------------------------------------------------
 REDUCED: dict[str, Callable[..., Any]] = {
@@ -136,6 +141,7 @@ REDUCED: dict[str, Callable[..., Any]] = {
     "norm_": lambda x, axis, keepdims: np.sqrt(np.sum(x * x, axis=axis, keepdims=keepdims)),
 }  # fmt: skip
 for name, f in REDUCED.items():
+    op = getattr(ops, name)
     for axis, keepdims in [(None, False), (None, True), (1, False), (-1, True), ((0, 2), False), ((-1, 0), True)]:
         if name == "prod" and isinstance(axis, tuple):
             continue
@@ -143,7 +149,7 @@ for name, f in REDUCED.items():
             name,
             distinct(2, 3, 4),
             lambda x, f=f, axis=axis, keepdims=keepdims: f(x, axis=axis, keepdims=keepdims),
-            lambda x, op=getattr(ops, name), axis=axis, keepdims=keepdims: op(x, axis=axis, keepdims=keepdims),
+            lambda x, op=op, axis=axis, keepdims=keepdims: op(x, axis=axis, keepdims=keepdims),
         )
 sample("var", normal(3, 4), lambda x: np.var(x, 0, ddof=1), lambda x: ops.var(x, 0, ddof=1))
 sample("std", normal(3, 4), lambda x: np.std(x, ddof=1), lambda x: ops.std(x, ddof=1))
@@ -151,7 +157,12 @@ sample("prod", np.array([[1.3, 0.0, -0.7], [0.0, 0.0, 2.1]]), lambda x: np.prod(
 sample("norm", normal(3, 4), np.linalg.norm)
 for order in (1, 2, 3, 2.5, math.inf, -math.inf):
     sample("norm", distinct(3, 4), lambda x, p=order: np.linalg.norm(x, p, 1), lambda x, p=order: ops.norm(x, p, 1))
-sample("norm", distinct(3, 4), lambda x: np.linalg.norm(x, axis=0, keepdims=True), lambda x: ops.norm(x, axis=0, keepdims=True))
+sample(
+    "norm",
+    distinct(3, 4),
+    lambda x: np.linalg.norm(x, axis=0, keepdims=True),
+    lambda x: ops.norm(x, axis=0, keepdims=True),
+)
 sample("cumsum", normal(3, 4), lambda x: np.cumsum(x, 1), lambda x: ops.cumsum(x, 1))
 sample("cumsum", normal(3, 4), lambda x: np.cumsum(x, 0), lambda x: ops.cumsum(x, -2))
 sample("broadcast_to", normal(3, 1), lambda x: np.broadcast_to(x, (2, 3, 4)), lambda x: ops.broadcast_to(x, (2, 3, 4)))
@@ -193,9 +204,21 @@ sample("tril", normal(2, 3, 4), np.tril)
 sample("tril", normal(3, 4), lambda x: np.tril(x, -1), lambda x: ops.tril(x, -1))
 sample("triu", normal(2, 3, 4), np.triu)
 sample("triu", normal(3, 4), lambda x: np.triu(x, 1), lambda x: ops.triu(x, 1))
-sample("concatenate_", (normal(2, 3), normal(2, 1)), lambda a, b: np.concatenate([a, b], 1), lambda a, b: ops.concatenate_(a, b, axis=1))
-sample("concatenate", (normal(2, 3), normal(1, 3), normal(0, 3)), lambda *xs: np.concatenate(xs), lambda *xs: ops.concatenate(xs))
-sample("concatenate", (normal(2, 3), normal(2, 1)), lambda *xs: np.concatenate(xs, 1), lambda *xs: ops.concatenate(xs, -1))
+sample(
+    "concatenate_",
+    (normal(2, 3), normal(2, 1)),
+    lambda a, b: np.concatenate([a, b], 1),
+    lambda a, b: ops.concatenate_(a, b, axis=1),
+)
+sample(
+    "concatenate",
+    (normal(2, 3), normal(1, 3), normal(0, 3)),
+    lambda *xs: np.concatenate(xs),
+    lambda *xs: ops.concatenate(xs),
+)
+sample(
+    "concatenate", (normal(2, 3), normal(2, 1)), lambda *xs: np.concatenate(xs, 1), lambda *xs: ops.concatenate(xs, -1)
+)
 sample("stack", (normal(2, 3), normal(2, 3)), lambda *xs: np.stack(xs), lambda *xs: ops.stack(xs))
 sample("stack", (normal(2, 3), normal(2, 3)), lambda *xs: np.stack(xs, -1), lambda *xs: ops.stack(xs, -1))
 sample("split", normal(6, 2), lambda x: np.split(x, 3)[1], lambda x: ops.split(x, 3)[1])
@@ -218,9 +241,15 @@ def scattered(g: Any, shape: Any, index: Any) -> Any:
     return out
 
 
-for index, shape in [(np.array([0, 2, 0]), (3, 2)), ((np.array([1, 1]), slice(None)), (2, 3)), ((slice(1, 3),), (4, 5))]:
+for index, shape in [
+    (np.array([0, 2, 0]), (3, 2)),
+    ((np.array([1, 1]), slice(None)), (2, 3)),
+    ((slice(1, 3),), (4, 5)),
+]:
     g = normal(*np.zeros(shape)[index].shape)
-    sample("scatter", g, lambda g, s=shape, i=index: scattered(g, s, i), lambda g, s=shape, i=index: ops.scatter(g, s, i))
+    sample(
+        "scatter", g, lambda g, s=shape, i=index: scattered(g, s, i), lambda g, s=shape, i=index: ops.scatter(g, s, i)
+    )
 for index, axis in [(integers(3, 2, 4), 0), (integers(4, 3, 6), -1), (integers(3, 5, 1), 0)]:
     sample(
         "take_along_axis",
@@ -296,20 +325,60 @@ for axes, shape_a, shape_b in [
     )
 sample("outer", (normal(3), normal(4)), np.outer)
 EQUATIONS: list[tuple[str, list[tuple[int, ...]]]] = [
-    ("ij,jk->ik", [(3, 4), (4, 2)]), ("ij,jk", [(3, 4), (4, 2)]), ("ij,kj", [(3, 4), (2, 4)]), ("ij->ji", [(3, 4)]),
-    ("ij", [(3, 4)]), ("ba", [(3, 4)]), ("ij->", [(3, 4)]), ("ij->i", [(3, 4)]), ("ii", [(3, 3)]), ("ii->i", [(3, 3)]),
-    ("iij->ij", [(3, 3, 4)]), ("iii->i", [(3, 3, 3)]), ("iji->j", [(3, 4, 3)]), ("iijj->ij", [(3, 3, 2, 2)]), ("iijj", [(3, 3, 2, 2)]),
-    ("i,i->i", [(4,), (4,)]), ("i,i", [(4,), (4,)]), ("i,j->ij", [(3,), (4,)]), ("i,j->", [(3,), (4,)]), (",->", [(), ()]),
-    (",i", [(), (4,)]), ("->", [()]), ("bij,bjk->bik", [(2, 3, 4), (2, 4, 5)]), ("...ij,...jk->...ik", [(2, 3, 4), (4, 5)]),
-    ("...ij,...jk", [(2, 3, 4), (2, 4, 5)]), ("...,...", [(3, 4), (4,)]), ("...->...", [(3, 4)]), ("i...->...i", [(2, 3, 4)]),
-    ("i...->...", [(2, 3, 4)]), ("...i,i", [(2, 3), (3,)]), ("...i,...i->...", [(5, 2, 3), (2, 3)]), ("i...i->...", [(3, 2, 3)]),
-    ("ij,jk,kl->il", [(2, 3), (3, 4), (4, 5)]), ("ij,jk,ki", [(2, 3), (3, 4), (4, 2)]), ("i,ij,j->", [(3,), (3, 4), (4,)]),
-    ("a,b,c,d->dcba", [(2,), (3,), (2,), (3,)]), ("ij,ij,ij->ij", [(3, 4), (3, 4), (3, 4)]), ("ij,i...->j...", [(3, 4), (3, 2, 5)]),
-    ("ii,ij->j", [(3, 3), (3, 4)]), ("ii,jj->", [(3, 3), (4, 4)]), ("ij,ik->jk", [(3, 1), (3, 4)]), ("ij,ij->j", [(1, 4), (3, 4)]),
-    ("ij,jk->ik", [(3, 1), (4, 2)]), ("i,i->", [(1,), (4,)]), ("...i,...i->...i", [(1, 3), (2, 3)]), ("iI,Ij->ij", [(2, 3), (3, 4)]),
-    (" ij , jk -> ik ", [(3, 4), (4, 2)]), ("ij,k->ik", [(3, 4), (2,)]), ("ii->", [(3, 3)]), ("i,ii,iii->i", [(3,), (3, 3), (3, 3, 3)]),
-    ("abc,cd,def->abef", [(2, 3, 4), (4, 2), (2, 3, 2)]), ("ij,jk->ik", [(0, 4), (4, 2)]), ("ij,jk->ik", [(3, 0), (0, 2)]),
-]  # fmt: skip
+    ("ij,jk->ik", [(3, 4), (4, 2)]),
+    ("ij,jk", [(3, 4), (4, 2)]),
+    ("ij,kj", [(3, 4), (2, 4)]),
+    ("ij->ji", [(3, 4)]),
+    ("ij", [(3, 4)]),
+    ("ba", [(3, 4)]),
+    ("ij->", [(3, 4)]),
+    ("ij->i", [(3, 4)]),
+    ("ii", [(3, 3)]),
+    ("ii->i", [(3, 3)]),
+    ("iij->ij", [(3, 3, 4)]),
+    ("iii->i", [(3, 3, 3)]),
+    ("iji->j", [(3, 4, 3)]),
+    ("iijj->ij", [(3, 3, 2, 2)]),
+    ("iijj", [(3, 3, 2, 2)]),
+    ("i,i->i", [(4,), (4,)]),
+    ("i,i", [(4,), (4,)]),
+    ("i,j->ij", [(3,), (4,)]),
+    ("i,j->", [(3,), (4,)]),
+    (",->", [(), ()]),
+    (",i", [(), (4,)]),
+    ("->", [()]),
+    ("bij,bjk->bik", [(2, 3, 4), (2, 4, 5)]),
+    ("...ij,...jk->...ik", [(2, 3, 4), (4, 5)]),
+    ("...ij,...jk", [(2, 3, 4), (2, 4, 5)]),
+    ("...,...", [(3, 4), (4,)]),
+    ("...->...", [(3, 4)]),
+    ("i...->...i", [(2, 3, 4)]),
+    ("i...->...", [(2, 3, 4)]),
+    ("...i,i", [(2, 3), (3,)]),
+    ("...i,...i->...", [(5, 2, 3), (2, 3)]),
+    ("i...i->...", [(3, 2, 3)]),
+    ("ij,jk,kl->il", [(2, 3), (3, 4), (4, 5)]),
+    ("ij,jk,ki", [(2, 3), (3, 4), (4, 2)]),
+    ("i,ij,j->", [(3,), (3, 4), (4,)]),
+    ("a,b,c,d->dcba", [(2,), (3,), (2,), (3,)]),
+    ("ij,ij,ij->ij", [(3, 4), (3, 4), (3, 4)]),
+    ("ij,i...->j...", [(3, 4), (3, 2, 5)]),
+    ("ii,ij->j", [(3, 3), (3, 4)]),
+    ("ii,jj->", [(3, 3), (4, 4)]),
+    ("ij,ik->jk", [(3, 1), (3, 4)]),
+    ("ij,ij->j", [(1, 4), (3, 4)]),
+    ("ij,jk->ik", [(3, 1), (4, 2)]),
+    ("i,i->", [(1,), (4,)]),
+    ("...i,...i->...i", [(1, 3), (2, 3)]),
+    ("iI,Ij->ij", [(2, 3), (3, 4)]),
+    (" ij , jk -> ik ", [(3, 4), (4, 2)]),
+    ("ij,k->ik", [(3, 4), (2,)]),
+    ("ii->", [(3, 3)]),
+    ("i,ii,iii->i", [(3,), (3, 3), (3, 3, 3)]),
+    ("abc,cd,def->abef", [(2, 3, 4), (4, 2), (2, 3, 2)]),
+    ("ij,jk->ik", [(0, 4), (4, 2)]),
+    ("ij,jk->ik", [(3, 0), (0, 2)]),
+]
 for equation, shapes in EQUATIONS:
     sample(
         "einsum",
@@ -317,7 +386,11 @@ for equation, shapes in EQUATIONS:
         lambda *xs, e=equation: np.einsum(e, *xs),
         lambda *xs, e=equation: ops.einsum(e, *xs),
     )
-for equation, shapes in [("ij,jk->ik", [(3, 4), (4, 2)]), ("abc,cb,b->ac", [(2, 3, 4), (4, 3), (3,)]), ("ij->ji", [(3, 4)])]:
+for equation, shapes in [
+    ("ij,jk->ik", [(3, 4), (4, 2)]),
+    ("abc,cb,b->ac", [(2, 3, 4), (4, 3), (3,)]),
+    ("ij->ji", [(3, 4)]),
+]:
     sample(
         "einsum_",
         tuple(normal(*shape) for shape in shapes),
@@ -329,7 +402,7 @@ for equation, shapes in [("ij,jk->ik", [(3, 4), (4, 2)]), ("abc,cb,b->ac", [(2, 
 def convolved(x: Any, w: Any, stride: Any, padding: Any, dilation: Any, groups: int) -> Any:
     """Convolution, from its definition."""
     x = np.pad(x, ((0, 0), (0, 0), (padding[0],) * 2, (padding[1],) * 2))
-    (n, c, h, width), (o, cg, kh, kw) = x.shape, w.shape
+    (n, _, h, width), (o, cg, kh, kw) = x.shape, w.shape
     oh = (h - dilation[0] * (kh - 1) - 1) // stride[0] + 1
     ow = (width - dilation[1] * (kw - 1) - 1) // stride[1] + 1
     y = np.zeros((n, o, oh, ow))
@@ -352,20 +425,25 @@ for stride, padding, dilation, groups, size in [
     ((2, 2), (1, 0), (1, 1), 1, (4, 6)),  # the last column is never read: stride 2 does not divide
 ]:
     how = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
-    x, w = normal(2, 2, *size), normal(4, 2 // groups, 2, 3)
-    g = normal(*convolved(x, w, **how).shape)
-    sample("conv", (x, w), lambda x, w, how=how: convolved(x, w, **how), lambda x, w, how=how: ops.conv(x, w, **how))
+    image, weight = normal(2, 2, *size), normal(4, 2 // groups, 2, 3)
+    g = normal(*convolved(image, weight, **how).shape)
+    sample(
+        "conv",
+        (image, weight),
+        lambda x, w, how=how: convolved(x, w, **how),
+        lambda x, w, how=how: ops.conv(x, w, **how),
+    )
     sample(
         "conv_input",
-        (g, w),
-        lambda g, w, how=how, s=x.shape: adjoint(lambda x: convolved(x, w, **how), g, s),
+        (g, weight),
+        lambda g, w, how=how, s=image.shape: adjoint(lambda x: convolved(x, w, **how), g, s),
         lambda g, w, how=how, size=size: ops.conv_input(g, w, size=size, **how),
     )
     sample(
         "conv_weight",
-        (x, g),
-        lambda x, g, how=how, s=w.shape: adjoint(lambda w: convolved(x, w, **how), g, s),
-        lambda x, g, how=how, k=w.shape[2:]: ops.conv_weight(x, g, kernel=k, **how),
+        (image, g),
+        lambda x, g, how=how, s=weight.shape: adjoint(lambda w: convolved(x, w, **how), g, s),
+        lambda x, g, how=how, k=weight.shape[2:]: ops.conv_weight(x, g, kernel=k, **how),
     )
 
 # ---- constant almost everywhere ------------------------------------------------------------------
@@ -388,11 +466,16 @@ for name in ("bitwise_and", "bitwise_or", "bitwise_xor"):
     sample(name, (integers(9, 3, 4), integers(9, 4)), getattr(np, name))
 for name in ("argmax", "argmin"):
     sample(name, distinct(3, 4), getattr(np, name))
-    sample(name, distinct(3, 4), lambda x, f=getattr(np, name): f(x, 1, keepdims=True), lambda x, f=getattr(ops, name): f(x, 1, True))
+    sample(
+        name,
+        distinct(3, 4),
+        lambda x, name=name: getattr(np, name)(x, 1, keepdims=True),
+        lambda x, name=name: getattr(ops, name)(x, 1, True),
+    )
 sample("argsort", distinct(3, 4), np.argsort)
 for name in ("all", "any"):
     sample(name, truth, getattr(np, name))
-    sample(name, truth, lambda x, f=getattr(np, name): f(x, 0), lambda x, f=getattr(ops, name): f(x, 0))
+    sample(name, truth, lambda x, name=name: getattr(np, name)(x, 0), lambda x, name=name: getattr(ops, name)(x, 0))
 
 
 AT = Windows(kernel=(2, 2), stride=(2, 2), padding=(1, 1), dilation=(1, 1), out=(3, 3))
@@ -429,4 +512,9 @@ sample("pick", normal(2, 2, 4, 5), picked, lambda x: ops.pick(x, CELLS, AT))
 sample("place", normal(2, 2, 3, 3), placed, lambda x: ops.place(x, CELLS, AT, (4, 5)))
 sample("which_cell", distinct(2, 2, 4, 5), lambda x: pooled(x)[1], lambda x: ops.which_cell(x, ops.max_pool(x, AT), AT))
 sample("inside", normal(3, 4), lambda x: (x >= -0.5) & (x <= 0.5), lambda x: ops.inside(x, -0.5, 0.5))
-sample("ties", np.array([[1.0, 3.0, 3.0], [2.0, 2.0, 2.0]]), lambda x: np.array([[0, 0.5, 0.5], [1 / 3] * 3]), lambda x: ops.ties(x, 1))
+sample(
+    "ties",
+    np.array([[1.0, 3.0, 3.0], [2.0, 2.0, 2.0]]),
+    lambda x: np.array([[0, 0.5, 0.5], [1 / 3] * 3]),
+    lambda x: ops.ties(x, 1),
+)

@@ -10,9 +10,10 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-import minigrad as mg
 import numpy as np
 import pytest
+
+import minigrad as mg
 from minigrad import autodiff, ops
 from minigrad.primitive import fused
 from minigrad.tape import Node, history, recording
@@ -60,7 +61,9 @@ def by_jacobian(f: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
 WAYS = [by_grad, by_vjp, by_jvp, by_hand, by_jacobian]
 
 
-@pytest.mark.parametrize("ways", list(itertools.product(WAYS, repeat=3)), ids=lambda w: "-".join(f.__name__[3:] for f in w))
+@pytest.mark.parametrize(
+    "ways", list(itertools.product(WAYS, repeat=3)), ids=lambda w: "-".join(f.__name__[3:] for f in w)
+)
 def test_three_derivatives_nest_in_every_combination(ways: Any) -> None:
     """f = 2 x^5 - 3 x^3 exp(x): every derivative from its formula."""
     x = 0.7
@@ -118,7 +121,7 @@ def test_results_are_constants_unless_an_outer_derivative_can_follow_them() -> N
     value, tangent = mg.jvp(lambda z: z * z, f64(2.0), w)
     assert value.item() == 4.0 and mg.grad(tangent, w).item() == 4.0
     y, pullback = mg.vjp(lambda z: z * z, f64(2.0))
-    assert mg.grad(pullback(w), w).item() == 4.0 and y.node is None
+    assert y.node is None and mg.grad(pullback(w), w).item() == 4.0
     assert mg.hvp(lambda z: z**3, f64(2.0), w).requires_grad
 
 
@@ -168,7 +171,7 @@ def test_jacobian_shapes_and_values() -> None:
 
 def test_functions_that_depend_on_nothing_have_zero_derivatives() -> None:
     x, one = f64([1.0, 2.0]), f64(1.0)
-    constant = lambda x: one * 3  # noqa: E731
+    constant = lambda x: one * 3
     assert mg.value_and_grad(constant)(x)[1].numpy().tolist() == [0, 0]
     assert mg.vjp(constant, x)[1](one).numpy().tolist() == [0, 0]
     assert mg.jvp(constant, x, x)[1].item() == 0
@@ -182,7 +185,7 @@ def test_the_identity_and_an_input_used_as_the_output() -> None:
     x, t = f64([1.0, 2.0]), f64([3.0, 5.0])
     assert mg.jvp(lambda x: x, x, t)[1].numpy().tolist() == [3, 5]
     assert mg.vjp(lambda x: x, x)[1](t).numpy().tolist() == [3, 5]
-    y, tangent = mg.jvp(lambda a, b: a + a * b, (x, x), (t, t))
+    tangent = mg.jvp(lambda a, b: a + a * b, (x, x), (t, t))[1]
     np.testing.assert_allclose(tangent.numpy(), t.numpy() * (1 + 2 * x.numpy()))
 
 
@@ -220,7 +223,7 @@ def test_a_freed_tape_says_which_argument_keeps_it() -> None:
     y.backward(retain_graph=True)
     mg.grad(y, x)
     for again in (y.backward, lambda: mg.grad(y, x), lambda: mg.grad(y, x, create_graph=True)):
-        with pytest.raises(RuntimeError, match="freed by an earlier backward pass.*retain_graph=True"):
+        with pytest.raises(RuntimeError, match=r"freed by an earlier backward pass.*retain_graph=True"):
             again()
     assert x.grad.numpy().tolist() == [2, 4]
 
@@ -240,23 +243,23 @@ def test_a_result_that_is_no_number_needs_a_cotangent() -> None:
 @pytest.mark.parametrize("make", [lambda x: x.detach() * 2, lambda x: x > 1, lambda x: mg.tensor([1.0])])
 def test_a_result_that_is_not_on_the_tape_raises(make: Any) -> None:
     x = f64([1.0, 2.0], True)
-    with pytest.raises(RuntimeError, match="not on the tape"):
+    with pytest.raises(RuntimeError, match=r"not on the tape"):
         make(x).backward()
-    with pytest.raises(ValueError, match="grad: input 1 is a float32"):
+    with pytest.raises(ValueError, match=r"grad: input 1 is a float32"):
         mg.grad((x * x).sum(), [x, mg.tensor([1.0])])
-    with pytest.raises(ValueError, match="grad: input 0 is a float "):
+    with pytest.raises(ValueError, match=r"grad: input 0 is a float "):
         mg.grad((x * x).sum(), [1.0])
-    with pytest.raises(TypeError, match="grad: needs a Tensor, not float"):
+    with pytest.raises(TypeError, match=r"grad: needs a Tensor, not float"):
         mg.grad(3.0, x)
 
 
 def test_a_function_must_return_a_tensor_and_tangents_must_fit() -> None:
     x = f64([1.0, 2.0])
-    with pytest.raises(TypeError, match="vjp: the function must return one Tensor, not tuple"):
+    with pytest.raises(TypeError, match=r"vjp: the function must return one Tensor, not tuple"):
         mg.vjp(lambda x: (x, x), x)
-    with pytest.raises(ValueError, match="value_and_grad: the result has shape"):
+    with pytest.raises(ValueError, match=r"value_and_grad: the result has shape"):
         mg.value_and_grad(lambda x: x)(x)
-    with pytest.raises(ValueError, match="jvp: 1 inputs and 2 tangents"):
+    with pytest.raises(ValueError, match=r"jvp: 1 inputs and 2 tangents"):
         mg.jvp(lambda x: x, x, (x, x))
     with pytest.raises(ValueError, match=r"jvp: tangent 0 has shape \[3\], its input \[2\]"):
         mg.jvp(lambda x: x, x, np.ones(3))
@@ -287,14 +290,14 @@ def test_the_cotangent_of_a_labelled_intermediate_is_kept() -> None:
     x = f64([0.5, 1.5], True)
     square = mg.label(x * x, "square")
     y = (square * square).sum()
-    with pytest.raises(RuntimeError, match="call backward"):
+    with pytest.raises(RuntimeError, match=r"call backward"):
         mg.cotangent(y, "square")
     y.backward()
     np.testing.assert_allclose(mg.cotangent(y, "square").numpy(), 2 * square.numpy())
     np.testing.assert_allclose(square.grad.numpy(), 2 * square.numpy())
     with pytest.raises(KeyError, match=r"nothing is labelled 'cube'.*\['square'\]"):
         mg.cotangent(y, "cube")
-    with pytest.raises(RuntimeError, match="not on the tape"):
+    with pytest.raises(RuntimeError, match=r"not on the tape"):
         mg.cotangent(y.detach(), "square")
     assert mg.label(mg.tensor(1.0), "constant").label is None
 
@@ -303,7 +306,7 @@ def test_a_label_on_two_nodes_is_not_guessed() -> None:
     x = f64(1.0, True)
     y = mg.label(x * 2, "h") * mg.label(x * 3, "h")
     y.backward()
-    with pytest.raises(KeyError, match="2 nodes are labelled 'h'"):
+    with pytest.raises(KeyError, match=r"2 nodes are labelled 'h'"):
         mg.cotangent(y, "h")
 
 
@@ -640,7 +643,7 @@ def test_a_row_keeps_only_what_its_pullbacks_ask_for() -> None:
 def test_a_wrong_declaration_raises_at_once(arguments: Any, message: str) -> None:
     with pytest.raises(TypeError, match=message):
         mg.primitive(*arguments)
-    with pytest.raises(TypeError, match="not arguments of the forward"):
+    with pytest.raises(TypeError, match=r"not arguments of the forward"):
         mg.primitive(lambda x: x, lambda g: g, axis=0)
 
 
@@ -693,7 +696,7 @@ def test_a_fused_row_is_freed_and_complains_like_any_other() -> None:
     x = f64([0.5, 1.5], True)
     y = kernel(x, 3.0)
     y.backward(np.ones(2))
-    with pytest.raises(RuntimeError, match="'kernel'.*retain_graph"):
+    with pytest.raises(RuntimeError, match=r"'kernel'.*retain_graph"):
         y.backward(np.ones(2))
     with pytest.raises(ValueError, match=r"kernel: .*operands: float64 \[2\], float64 \[3\]"):
         kernel(x, np.ones(3))

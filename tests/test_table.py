@@ -10,18 +10,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import minigrad as mg
 import numpy as np
 import pytest
+
+import minigrad as mg
 from minigrad import autodiff, ops
 from minigrad.primitive import Primitive, discrete, elementwise, linear, primitive
 from minigrad.tape import history
 from minigrad.tensor import Tensor
-
 from tests.samples import INDICES, SAMPLES, Sample, normal
 
 ROWS: dict[str, Primitive] = {
-    name: value.primitive for name, value in vars(ops).items() if isinstance(getattr(value, "primitive", None), Primitive)
+    name: value.primitive
+    for name, value in vars(ops).items()
+    if isinstance(getattr(value, "primitive", None), Primitive)
 }
 each = pytest.mark.parametrize("sample", SAMPLES, ids=[f"{i}-{s}" for i, s in enumerate(SAMPLES)])
 SMOOTH = [s for s in SAMPLES if s.name not in ROWS or ROWS[s.name].kind != "discrete"]
@@ -92,14 +94,18 @@ def derivatives_agree(call: Callable[..., Any], arrays: Any) -> None:
         """<grad, t>, on the tape."""
         leaves = [x for x in xs if x.requires_grad]
         gradients = mg.grad(call(*xs), leaves, g, create_graph=True)
-        return sum_of([(a * mg.tensor(d)).sum() for a, d in zip(gradients, [d for d in t if d is not None], strict=True)])
+        return sum_of(
+            [(a * mg.tensor(d)).sum() for a, d in zip(gradients, [d for d in t if d is not None], strict=True)]
+        )
 
     def second(*values: np.ndarray) -> np.ndarray:
         xs = tensors(values)
         z = differentiable(*xs)
         if not z.requires_grad:
             return np.zeros(())
-        return np.asarray(inner([a.numpy() for a in mg.grad(z, [x for x in xs if x.requires_grad])], [d for d in u if d is not None]))
+        return np.asarray(
+            inner([a.numpy() for a in mg.grad(z, [x for x in xs if x.requires_grad])], [d for d in u if d is not None])
+        )
 
     first_order = pulled(call, arrays, g)
     assert [a.shape for a in first_order] == [a.shape for a in kept]
@@ -112,7 +118,10 @@ def derivatives_agree(call: Callable[..., Any], arrays: Any) -> None:
     if z.requires_grad:
         leaves = [x for x in xs if x.requires_grad]
         along_u = sum_of(
-            [(a * mg.tensor(d)).sum() for a, d in zip(mg.grad(z, leaves, create_graph=True), [d for d in u if d is not None], strict=True)]
+            [
+                (a * mg.tensor(d)).sum()
+                for a, d in zip(mg.grad(z, leaves, create_graph=True), [d for d in u if d is not None], strict=True)
+            ]
         )
         if along_u.requires_grad:
             third = inner([a.numpy() for a in mg.grad(along_u, leaves)], [d for d in v if d is not None])
@@ -224,19 +233,34 @@ def test_elementwise_rows_on_empty_and_0d_arrays(sample: Sample, shape: tuple[in
 
 
 EMPTY: list[tuple[Callable[..., Any], Callable[..., Any], tuple[int, ...]]] = [
-    (lambda x: x.sum(), np.sum, (0, 3)), (lambda x: x.sum(0), lambda x: x.sum(0), (0, 3)), (lambda x: x.prod(), np.prod, (0,)),
-    (lambda x: x.prod(1), lambda x: x.prod(1), (2, 0)), (lambda x: x.cumsum(0), lambda x: x.cumsum(0), (0, 3)),
-    (lambda x: x.norm(), lambda x: np.sqrt(np.sum(x * x)), (0,)), (lambda x: x.mean(1), lambda x: x.mean(1), (0, 3)),
-    (lambda x: x.var(1), lambda x: x.var(1), (0, 3)), (lambda x: x.amax(1), lambda x: x.max(1), (0, 3)),
-    (lambda x: x.max(1), lambda x: x.max(1), (0, 3)), (lambda x: x.logsumexp(1), lambda x: x.sum(1), (0, 3)),
-    (lambda x: x.sort(), np.sort, (0, 3)), (lambda x: x[1:1], lambda x: x[1:1], (3, 2)), (lambda x: x[[]], lambda x: x[:0], (3, 2)),
-    (lambda x: x.reshape(3, 0), lambda x: x.reshape(3, 0), (0, 2)), (lambda x: x.T, np.transpose, (0, 2)),
-    (lambda x: x @ x.T, lambda x: x @ x.T, (3, 0)), (lambda x: x.T @ x, lambda x: x.T @ x, (0, 3)),
-    (lambda x: mg.concatenate([x, x]), lambda x: np.concatenate([x, x]), (0, 2)), (lambda x: x.tile((2, 0)), lambda x: np.tile(x, (2, 0)), (2, 2)),
-    (lambda x: x.repeat(0, 1), lambda x: np.repeat(x, 0, 1), (2, 3)), (lambda x: x.pad(1), lambda x: np.pad(x, 1), (0, 2)),
-    (lambda x: x.tril(), np.tril, (0, 3)), (lambda x: x.trace(), np.trace, (0, 3)), (lambda x: x.flip(), np.flip, (0, 3)),
-    (lambda x: x.roll(1, 0), lambda x: np.roll(x, 1, 0), (0, 3)), (lambda x: x.broadcast_to((3, 0)), lambda x: np.broadcast_to(x, (3, 0)), (1, 0)),
-]  # fmt: skip
+    (lambda x: x.sum(), np.sum, (0, 3)),
+    (lambda x: x.sum(0), lambda x: x.sum(0), (0, 3)),
+    (lambda x: x.prod(), np.prod, (0,)),
+    (lambda x: x.prod(1), lambda x: x.prod(1), (2, 0)),
+    (lambda x: x.cumsum(0), lambda x: x.cumsum(0), (0, 3)),
+    (lambda x: x.norm(), lambda x: np.sqrt(np.sum(x * x)), (0,)),
+    (lambda x: x.mean(1), lambda x: x.mean(1), (0, 3)),
+    (lambda x: x.var(1), lambda x: x.var(1), (0, 3)),
+    (lambda x: x.amax(1), lambda x: x.max(1), (0, 3)),
+    (lambda x: x.max(1), lambda x: x.max(1), (0, 3)),
+    (lambda x: x.logsumexp(1), lambda x: x.sum(1), (0, 3)),
+    (lambda x: x.sort(), np.sort, (0, 3)),
+    (lambda x: x[1:1], lambda x: x[1:1], (3, 2)),
+    (lambda x: x[[]], lambda x: x[:0], (3, 2)),
+    (lambda x: x.reshape(3, 0), lambda x: x.reshape(3, 0), (0, 2)),
+    (lambda x: x.T, np.transpose, (0, 2)),
+    (lambda x: x @ x.T, lambda x: x @ x.T, (3, 0)),
+    (lambda x: x.T @ x, lambda x: x.T @ x, (0, 3)),
+    (lambda x: mg.concatenate([x, x]), lambda x: np.concatenate([x, x]), (0, 2)),
+    (lambda x: x.tile((2, 0)), lambda x: np.tile(x, (2, 0)), (2, 2)),
+    (lambda x: x.repeat(0, 1), lambda x: np.repeat(x, 0, 1), (2, 3)),
+    (lambda x: x.pad(1), lambda x: np.pad(x, 1), (0, 2)),
+    (lambda x: x.tril(), np.tril, (0, 3)),
+    (lambda x: x.trace(), np.trace, (0, 3)),
+    (lambda x: x.flip(), np.flip, (0, 3)),
+    (lambda x: x.roll(1, 0), lambda x: np.roll(x, 1, 0), (0, 3)),
+    (lambda x: x.broadcast_to((3, 0)), lambda x: np.broadcast_to(x, (3, 0)), (1, 0)),
+]
 
 
 @pytest.mark.parametrize("number", range(len(EMPTY)))
@@ -285,7 +309,9 @@ TOLERANCE = {"float16": 2e-2, "float32": 2e-5, "float64": 1e-12}
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @each_smooth
-def test_the_dtype_is_kept_by_every_value_and_gradient(sample: Sample, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_dtype_is_kept_by_every_value_and_gradient(
+    sample: Sample, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     arrays = [a.astype(dtype) if is_float(a) else a for a in sample.arrays]
     xs = tensors(arrays)
     leaves = [x for x in xs if x.requires_grad]
@@ -311,7 +337,18 @@ MIXTURES = {
     "numpy.int64": np.int64(3), "a 0-d float64 array": np.array(1.5), "integers": np.array([1, 2, 3]),
     "truth values": np.array([True, False, True]), "a list": [1.5, 2.5, 3.5],
 }  # fmt: skip
-BINARY = ["add", "subtract", "multiply", "divide", "power", "maximum", "minimum", "arctan2", "remainder", "floor_divide"]
+BINARY = [
+    "add",
+    "subtract",
+    "multiply",
+    "divide",
+    "power",
+    "maximum",
+    "minimum",
+    "arctan2",
+    "remainder",
+    "floor_divide",
+]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -343,7 +380,14 @@ def test_a_number_beside_a_tensor_has_the_right_derivative(name: str) -> None:
 def test_static_numbers_do_not_widen() -> None:
     x = mg.tensor([0.5, -1.5], requires_grad=True)
     slope = np.float64(0.3)
-    for y in (x.leaky_relu(slope), x.elu(slope), x.clip(-slope, slope), x.pad(1, slope), x.sum() ** slope, x.norm(np.float64(3))):
+    for y in (
+        x.leaky_relu(slope),
+        x.elu(slope),
+        x.clip(-slope, slope),
+        x.pad(1, slope),
+        x.sum() ** slope,
+        x.norm(np.float64(3)),
+    ):
         assert y.dtype == np.float32
         assert mg.grad(y.sum(), x).dtype == np.float32
 
@@ -378,7 +422,9 @@ def of_kind(*kinds: str) -> Any:
 
 @of_kind("elementwise")
 def test_an_elementwise_row_has_a_diagonal_jacobian(sample: Sample) -> None:
-    arrays = [np.array(np.broadcast_to(a, np.broadcast_shapes(*[x.shape for x in sample.arrays]))) for a in sample.arrays]
+    arrays = [
+        np.array(np.broadcast_to(a, np.broadcast_shapes(*[x.shape for x in sample.arrays]))) for a in sample.arrays
+    ]
     shape = arrays[0].shape
     for place in list(np.ndindex(shape))[:5]:
         g = np.zeros(shape)
@@ -420,10 +466,13 @@ WRONG: dict[str, Any] = {
     "a small error": primitive(lambda x: np.tanh(x), lambda g, y: g * (1 - y * y) * 1.0001),
     "a missing term": primitive(lambda x: x * np.exp(x), lambda g, x: g * ops.exp(x)),
     "one element of twelve": primitive(lambda x: 2 * x, lambda g: g * np.array([2.0] * 11 + [2.001]).reshape(3, 4)),
-    "a cut history": primitive(lambda x: np.exp(x), lambda g, x: g * mg.tensor(np.exp(getattr(x, "data", x))) if isinstance(x, Tensor) else g * np.exp(x)),
+    "a cut history": primitive(
+        lambda x: np.exp(x),
+        lambda g, x: g * mg.tensor(np.exp(getattr(x, "data", x))) if isinstance(x, Tensor) else g * np.exp(x),
+    ),
     "a cut cotangent": primitive(lambda x: x * x, lambda g, x: 2 * x * getattr(g, "detach", lambda: g)()),
     "the wrong argument": primitive(lambda a, b: a * b, lambda g, a: g * a, lambda g, b: g * b),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("mistake", WRONG)
@@ -478,18 +527,23 @@ KINKS: list[tuple[str, Any, Any, list[float]]] = [
     ("square at 0", lambda x: x**2, lambda t, x: x**2, [0.0, 1.0]),
     ("power 1 at 0", lambda x: x**1, lambda t, x: x**1, [0.0, 1.0]),
     ("power 0 at 0", lambda x: x**0, lambda t, x: x**0, [0.0, 1.0]),
-    ("power at 0", lambda x: x**x.detach(), lambda t, x: x**x.detach(), [0.0, 1.0]),
+    ("power at 0", lambda x: x ** x.detach(), lambda t, x: x ** x.detach(), [0.0, 1.0]),
     ("exponent at 0", lambda x: x.detach() ** x, lambda t, x: x.detach() ** x, [0.0, 1.0]),
     ("0 to a power", lambda x: 0.0**x, lambda t, x: 0.0**x, [0.0, 1.0]),
     ("norm at 0", lambda x: x.norm(), lambda t, x: t.linalg.vector_norm(x), [0.0, 0.0]),
     ("std at 0", lambda x: x.std(), lambda t, x: t.std(x, correction=0), [1.5, 1.5]),
     ("prod at 0", lambda x: x.prod(), lambda t, x: t.prod(x), [0.0, 2.0, 3.0]),
     ("logsumexp of -inf", lambda x: x.logsumexp(0), lambda t, x: t.logsumexp(x, 0), [-np.inf, 1.0]),
-    ("sort", lambda x: x.sort() * np.arange(4.0), lambda t, x: t.sort(x, stable=True).values * t.arange(4.0), [2.0, 1.0, 2.0, 1.0]),
+    (
+        "sort",
+        lambda x: x.sort() * np.arange(4.0),
+        lambda t, x: t.sort(x, stable=True).values * t.arange(4.0),
+        [2.0, 1.0, 2.0, 1.0],
+    ),
     ("sigmoid far out", lambda x: x.sigmoid(), lambda t, x: t.sigmoid(x), [-800.0, 800.0, -np.inf, np.inf]),
     ("softplus far out", lambda x: x.softplus(), lambda t, x: t.logaddexp(x, t.zeros(())), [-800.0, 800.0]),
     ("sqrt at 0", lambda x: x.sqrt(), lambda t, x: t.sqrt(x), [0.0, 4.0]),
-]  # fmt: skip
+]
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
