@@ -77,7 +77,8 @@ def run(full: bool = False) -> Finding:
         left.set(xlabel="batch", ylabel="gamma' / gamma", title="gamma' must follow every batch")
         left.legend(fontsize=8)
         for name, losses in curves.items():
-            right.plot(range(7, len(losses)), [sum(losses[i - 7 : i + 1]) / 8 for i in range(7, len(losses))], label=name, lw=1)
+            smooth = [sum(losses[i - 7 : i + 1]) / 8 for i in range(7, len(losses))]
+            right.plot(range(7, len(losses)), smooth, label=name, lw=1)
         right.set(xlabel="step", ylabel="cross entropy", title="same function class, same learning rate", ylim=0)
         right.legend(fontsize=8)
 

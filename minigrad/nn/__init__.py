@@ -1,5 +1,6 @@
 """Modules: layers, normalisation, losses, and the containers that hold them."""
 
+from minigrad.nn.conventions import batchnorm_from, batchnorm_to
 from minigrad.nn.layers import (
     ELU,
     GELU,
@@ -34,5 +35,5 @@ __all__ = [
     "Conv1d", "Conv2d", "ConvTranspose2d", "CrossEntropyLoss", "Dropout", "Embedding", "Flatten", "GroupNorm",
     "HuberLoss", "Identity", "L1Loss", "Lambda", "LayerNorm", "LeakyReLU", "Linear", "LogSoftmax", "MSELoss",
     "MaxPool2d", "Module", "ModuleList", "NLLLoss", "Parameter", "ReLU", "Sequential", "SiLU", "Sigmoid", "Softmax",
-    "Softplus", "Tanh", "summary",
+    "Softplus", "Tanh", "batchnorm_from", "batchnorm_to", "summary",
 ]  # fmt: skip
