@@ -59,7 +59,7 @@ class Conv(Module):
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.kernel_size = self._setting("kernel_size", kernel_size)
         self.stride = self._setting("stride", stride)
-        self.padding = padding if isinstance(padding, str) else self._setting("padding", padding, 0)
+        self.padding: Any = padding if isinstance(padding, str) else self._setting("padding", padding, 0)
         self.dilation = self._setting("dilation", dilation)
         if padding == "same" and max(self.stride) > 1:
             raise ValueError(f"{name}: padding='same' needs stride 1, not {stride}")
@@ -69,7 +69,7 @@ class Conv(Module):
         self.weight = Parameter(init.by_fan_in(self.weight_shape(), fan_in))
         self.bias = Parameter(init.by_fan_in((out_channels,), fan_in)) if bias else None
 
-    def _setting(self, name: str, value: Any, least: int = 1) -> tuple[int, ...]:
+    def _setting(self, name: str, value: Any, least: int = 1) -> Any:
         what = f"{type(self).__name__} {name}"
         return pair(value, what, least) if self.axes == 2 else (single(value, what, least),)
 
