@@ -19,7 +19,7 @@ from sys import getrefcount
 from typing import Any
 
 from minigrad import ops, parallel
-from minigrad.backend import Array, is_array, naming_memory, xp
+from minigrad.backend import Array, from_numpy, is_array, naming_memory, xp
 from minigrad.primitive import ALL, NUMBER, OUTPUT, Primitive
 from minigrad.tape import FREED, Node, enable_grad, history, leaf, no_grad, recording, writes
 from minigrad.tensor import Tensor, differentiable
@@ -243,6 +243,8 @@ def _like(value: Any, x: Tensor, what: str, whose: str) -> Any:
     """A cotangent or tangent (a Tensor, an array or numbers) in the dtype of x, whose shape it must have."""
     if not hasattr(value, "shape"):
         value = xp.asarray(value, x.dtype)
+    elif is_array(value) and not isinstance(value, xp.ndarray):
+        value = from_numpy(value)
     if value.shape != x.shape:
         raise ValueError(f"{what} has shape {list(value.shape)}, {whose} {list(x.shape)}; they must agree")
     return value if value.dtype == x.dtype else value.astype(x.dtype)

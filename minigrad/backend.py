@@ -81,6 +81,8 @@ backends: dict[str, Callable[[], Backend]] = {"numpy": _numpy, "cupy": _cupy}
 """Every backend that `use` knows, by name. A test may add its own."""
 
 _current: Backend
+_converters: dict[type, Callable[[Array], numpy.ndarray]] = {numpy.ndarray: numpy.asarray}
+"""The classes of arrays that were in use so far, each with its way to the host."""
 
 
 def use(name: str) -> None:
@@ -94,6 +96,7 @@ def use(name: str) -> None:
     if name not in backends:
         raise ValueError(f"use: no backend is called {name!r}; there are {', '.join(map(repr, backends))}")
     _current = backends[name]()
+    _converters[_current.namespace.ndarray] = _current.to_numpy
     xp.__dict__.clear()
     xp.__dict__.update(vars(_current.namespace))
 
@@ -160,7 +163,7 @@ def _count_to_host(array: Array) -> None:
 
 
 # ---- conditions that are looked at later --------------------------------------------------------------
-_pending: list[tuple[Array, Callable[[], Exception], Callable[[Array], numpy.ndarray]]] = []
+_pending: list[tuple[Array, Callable[[], Exception]]] = []
 
 
 def require(condition: Array, error: Callable[[], Exception]) -> None:
@@ -175,13 +178,13 @@ def require(condition: Array, error: Callable[[], Exception]) -> None:
         if not condition:
             raise error()
     else:
-        _pending.append((condition, error, _current.to_numpy))
+        _pending.append((condition, error))
 
 
 def _settle_pending() -> None:
     while _pending:
-        condition, error, convert = _pending.pop(0)
-        if not convert(condition):
+        condition, error = _pending.pop(0)
+        if not _converters[type(condition)](condition):
             _pending.clear()
             raise error()
 
@@ -194,11 +197,16 @@ def to_numpy(array: Array) -> numpy.ndarray:
         return array
     if _watching:
         _count_to_host(array)
-    return _current.to_numpy(array)
+    return _converters.get(type(array), _current.to_numpy)(array)
 
 
 def from_numpy(array: Any) -> Array:
-    """An array of the current backend with the values of a NumPy array. Raises OutOfMemory."""
+    """An array of the current backend with the values of one of NumPy's, or of a library used before.
+
+    Raises OutOfMemory.
+    """
+    if is_array(array) and not isinstance(array, numpy.ndarray):
+        array = to_numpy(array)
     if _watching and not on_host():
         for watch in _watching:
             watch.to_device += 1
@@ -250,8 +258,8 @@ def out_of_memory(op: str, error: MemoryError) -> OutOfMemory:
 
 
 def is_array(value: object) -> bool:
-    """Whether `value` is an array of any known library (the current one's or NumPy's)."""
-    return isinstance(value, (xp.ndarray, numpy.ndarray))
+    """Whether `value` is an array of any library that was in use, or of NumPy."""
+    return isinstance(value, tuple(_converters))
 
 
 def is_scalar(value: object) -> bool:
