@@ -323,13 +323,19 @@ def gelu(x: Any, approximate: str = "none") -> Any:
 def var(x: Any, axis: Axis = None, ddof: int = 0, keepdims: bool = False) -> Any:
     """The mean squared distance from the mean (two passes); divided by the count less `ddof`."""
     axis, freedom = _axis(axis), degrees_of_freedom("var", x, axis, ddof)
-    return sum(square(x - mean(x, axis, True)), axis, keepdims) / freedom
+    return sum(square(centred(x, axis)), axis, keepdims) / freedom
 
 
 def std(x: Any, axis: Axis = None, ddof: int = 0, keepdims: bool = False) -> Any:
     """The square root of `var`. Its derivative is taken as 0 where all values are equal, as PyTorch does."""
     axis, freedom = _axis(axis), degrees_of_freedom("std", x, axis, ddof)
-    return norm_(x - mean(x, axis, True), axis, keepdims) / math.sqrt(freedom)
+    return norm_(centred(x, axis), axis, keepdims) / math.sqrt(freedom)
+
+
+def centred(x: Any, axis: Axis) -> Any:
+    """x less its mean, twice: the mean of large numbers is rounded, and what that left is a mean of small ones."""
+    x = x - mean(x, axis, True)
+    return x - mean(x, axis, True)
 
 
 def degrees_of_freedom(op: str, x: Any, axis: Axis, ddof: int) -> int:

@@ -457,7 +457,7 @@ def without_collector() -> Any:
 
 
 def live_nodes() -> int:
-    return sum(isinstance(o, Node) for o in gc.get_objects())
+    return sum(type(o) is Node for o in gc.get_objects())
 
 
 @pytest.mark.usefixtures("without_collector")
