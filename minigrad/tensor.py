@@ -337,7 +337,7 @@ def as_array(data: Any, dtype: Any, op: str) -> Array:
             array = xp.asarray(data)
         except ValueError as error:
             raise ValueError(f"{op}: {error}") from error
-        if array.dtype == xp.float64 and not holds_arrays(data):
+        if dtype is None and array.dtype == xp.float64 and not holds_arrays(data):
             array = array.astype(xp.float32)
     if array.dtype.kind not in "biufc":
         raise TypeError(f"{op}: cannot make numbers of {type(data).__name__} data (dtype {array.dtype})")
@@ -357,7 +357,7 @@ def raw_index(index: Any) -> Any:
         return index.data
     if isinstance(index, list):
         return xp.asarray([raw_index(part) for part in index], None if index else int)
-    return index
+    return from_numpy(index) if is_array(index) and not isinstance(index, xp.ndarray) else index
 
 
 def tensor(data: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
