@@ -46,7 +46,13 @@ def test_the_gallery_is_large_and_nearly_all_of_it_is_named():
 
 
 # ---- nobody is accused falsely ----------------------------------------------------------------------
-BATCHES = {"batchnorm": (2, 9), "batchnorm, staged": (2, 9), "layernorm": (1, 4), "groupnorm": (1, 4), "rmsnorm": (1, 6)}
+BATCHES = {
+    "batchnorm": (2, 9),
+    "batchnorm, staged": (2, 9),
+    "layernorm": (1, 4),
+    "groupnorm": (1, 4),
+    "rmsnorm": (1, 6),
+}
 
 
 def varied(exhibit, rng):
@@ -117,7 +123,12 @@ def test_mistakes_are_found_and_named_at_other_values_too(seed):
     found = named = 0
     for exhibit, mistake in CASES:
         report = mg.check_hand_gradient(
-            exhibit.forward, inputs_of(exhibit, seed), exhibit.wrong(mistake), outputs=exhibit.outputs, score=False, seed=seed
+            exhibit.forward,
+            inputs_of(exhibit, seed),
+            exhibit.wrong(mistake),
+            outputs=exhibit.outputs,
+            score=False,
+            seed=seed,
         )
         found += not report.ok
         named += all(finding.kind != "unexplained" for finding in report.mistakes)

@@ -13,7 +13,6 @@ from minigrad.check.hand import check_hand_gradient
 from minigrad.check.report import Finding, Report
 
 
-
 def assert_hand_gradient(f: Any, inputs: Any, hand: Any, **options: Any) -> Report:
     """For tests: `check_hand_gradient`, and an AssertionError with the whole report where it fails."""
     __tracebackhide__ = True

@@ -64,7 +64,9 @@ def inputs_of(file: str, forward: Callable[..., Any]) -> tuple[list[Any], Any]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code."""
-    parser = argparse.ArgumentParser(prog="python -m minigrad.check", description="Checks a hand-derived backward pass.")
+    parser = argparse.ArgumentParser(
+        prog="python -m minigrad.check", description="Checks a hand-derived backward pass."
+    )
     parser.add_argument("backward", help="FILE.py:name of the backward function")
     parser.add_argument("--forward", required=True, help="FILE.py:name of the forward function")
     parser.add_argument("--inputs", required=True, help=".npz with the forward's arguments (and perhaps `cotangent`)")

@@ -135,12 +135,16 @@ def record(f: Callable[..., Any], inputs: Sequence[Any], outputs: int = 1) -> Fo
     for number, part in enumerate(parts[:outputs]):
         if not isinstance(part, Tensor):
             raise CannotRun(
-                f"the forward function {name_of(f)} returned {type(part).__name__} as output {number}: what it computed is "
-                f"not on the tape{_escaped(run)}. An output must be computed from the inputs by NumPy or minigrad functions"
+                f"the forward function {name_of(f)} returned {type(part).__name__} as output {number}: what it "
+                f"computed is "
+                f"not on the tape{_escaped(run)}. An output must be computed from the inputs by NumPy or minigrad "
+                f"functions"
             )
         run.outputs.append(part)
     if len(parts) < outputs:
-        raise CannotRun(f"the forward function {name_of(f)} returned {len(parts)} values, and outputs={outputs} was asked for")
+        raise CannotRun(
+            f"the forward function {name_of(f)} returned {len(parts)} values, and outputs={outputs} was asked for"
+        )
     if all(y.node is None for y in run.outputs):
         raise CannotRun(
             f"the output of {name_of(f)} does not depend on any differentiable input as far as the tape can see"
@@ -268,7 +272,8 @@ def _noticed(run: Forward) -> Iterator[None]:
                 what = run.names.get(self.node)
                 called = {"item": "float() or .item()"}.get(name, f".{name}()")
                 run.escapes.append(
-                    f"line {line[0]}, `{line[1]}`, reads {f'`{what}`' if what else 'a value'} with {called}, and the tape "
+                    f"line {line[0]}, `{line[1]}`, reads {f'`{what}`' if what else 'a value'} with {called}, and "
+                    f"the tape "
                     "cannot see what becomes of it"
                 )
             return original(self)

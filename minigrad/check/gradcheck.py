@@ -18,6 +18,7 @@ from minigrad.backend import to_numpy, xp
 from minigrad.check.forward import CannotRun, Forward, complaint, input_names, name_of, record
 from minigrad.check.oracles import ORACLES, Slope, one_sided
 from minigrad.check.report import NOTE, Finding, Report
+from minigrad.paths import pull
 from minigrad.tensor import Tensor
 
 Array = Any
@@ -72,7 +73,9 @@ def gradcheck(
     level = Level(f, values)
     names = input_names(f, len(values))
     report = Report(f"gradient of {name_of(f)}" + (f" to order {order}" if order > 1 else ""))
-    report.details["computed in"] = level.dtype + (f" (inputs: {', '.join(narrow)})" if narrow and not keep_dtype else "")
+    report.details["computed in"] = level.dtype + (
+        f" (inputs: {', '.join(narrow)})" if narrow and not keep_dtype else ""
+    )
     tolerance = RTOL[level.dtype] if rtol is None else rtol
     oracles: dict[str, int] = {}
     for depth in range(order):
@@ -80,7 +83,20 @@ def gradcheck(
             derived = level
             for step, mode in enumerate(nesting):
                 derived = derived.derivative(mode, seed + step)
-            _compare(report, derived, nesting, [names[i] for i in level.places], oracle, modes, directions, tolerance, seed, oracles)
+            _compare(
+                report,
+                derived,
+                nesting,
+                [names[i] for i in level.places],
+                oracle,
+                modes,
+                directions,
+                tolerance,
+                seed,
+                oracles,
+            )
+    if report.mistakes:
+        report.findings[:0] = _culprits(f, values)
     report.details["oracle"] = ", ".join(f"{name} ({n} directions)" for name, n in oracles.items())
     return report
 
@@ -122,7 +138,9 @@ class Level:
         parts = result if isinstance(result, tuple) else (result,)
         tensors = [p for p in parts if isinstance(p, Tensor) and p.dtype.kind in "fc"]
         if not tensors:
-            raise CannotRun(f"{name_of(self.f)} returned {type(parts[0]).__name__}: a Tensor of a floating dtype is needed")
+            raise CannotRun(
+                f"{name_of(self.f)} returned {type(parts[0]).__name__}: a Tensor of a floating dtype is needed"
+            )
         flat = [ops.reshape(t, -1) for t in tensors]
         return flat[0] if len(flat) == 1 else ops.concatenate(flat)
 
@@ -147,7 +165,10 @@ class Level:
                 several = gradients if isinstance(gradients, tuple) else (gradients,)
                 return ops.concatenate([ops.reshape(t, -1) for t in several])
         else:
-            us = [Tensor(backend.from_numpy(host.asarray(generator.normal(size=x.shape)).astype(self.dtype))) for x in self.xs]
+            us = [
+                Tensor(backend.from_numpy(host.asarray(generator.normal(size=x.shape)).astype(self.dtype)))
+                for x in self.xs
+            ]
 
             def derived(*xs: Tensor) -> Tensor:
                 return autodiff.jvp(call, xs, tuple(us))[1]
@@ -166,7 +187,9 @@ def _compare(
     if y.size == 0 or all(x.size == 0 for x in level.xs):
         return
     if not host.isfinite(y).all():
-        report.findings.append(Finding("", "not finite", f"the function's own value is not finite{' in the ' + title if title else ''}"))
+        report.findings.append(
+            Finding("", "not finite", f"the function's own value is not finite{' in the ' + title if title else ''}")
+        )
         return
     whole = sum(x.size for x in level.xs) <= SMALL
     gs = host.eye(y.size) if whole and y.size <= SMALL else generator.normal(size=(directions, y.size))
@@ -186,7 +209,10 @@ def _compare(
             slope = _slope(level, u, oracle, (tangent, pulled), gs, rtol)
             if isinstance(slope, str):
                 kinks.append(len(slopes))
-                message = f"a kink in {slope} lies within the step, where no derivative exists to compare with ({names[number]})"
+                message = (
+                    f"a kink in {slope} lies within the step, where no derivative exists to compare with "
+                    f"({names[number]})"
+                )
                 if not any(f.message == message for f in report.findings):
                     report.findings.append(Finding(names[number], "kink", message, severity=NOTE))
                 continue
@@ -194,7 +220,19 @@ def _compare(
             slopes.append(slope)
             analytic.append(host.concatenate([p for p in (tangent, pulled) if p is not None]))
         if slopes:
-            _judge(report, names[number], title, slopes, analytic, gs, modes, x.shape if whole else None, rtol, y.size, kinks)
+            _judge(
+                report,
+                names[number],
+                title,
+                slopes,
+                analytic,
+                gs,
+                modes,
+                x.shape if whole else None,
+                rtol,
+                y.size,
+                kinks,
+            )
 
 
 def _pulled(level: Level, gs: Array) -> list[Array]:
@@ -218,7 +256,9 @@ def _agree(slope: Slope, found: tuple[Array | None, Array | None], gs: Array, rt
     rtol = min(rtol, EXACT_RTOL) if slope.regime == "exact" else rtol
     ok = True
     if tangent is not None:
-        ok &= bool((host.abs(tangent - slope.value) <= rtol * (host.abs(slope.value) + scale) + 10 * slope.error + 1e-14).all())
+        ok &= bool(
+            (host.abs(tangent - slope.value) <= rtol * (host.abs(slope.value) + scale) + 10 * slope.error + 1e-14).all()
+        )
     if pulled is not None:
         expected, error = gs @ slope.value, host.abs(gs) @ slope.error
         size = host.abs(gs) @ host.abs(slope.value)
@@ -238,7 +278,9 @@ def _slope(
     else:
         first = ORACLES[oracle](f, level.xs, u)
         if first is None:
-            raise CannotRun(f"{name_of(level.f)} has no complex continuation (it uses an op that takes real numbers only)")
+            raise CannotRun(
+                f"{name_of(level.f)} has no complex continuation (it uses an op that takes real numbers only)"
+            )
     assert first is not None
     if _agree(first, found, gs, rtol):
         kink = _kink(level, u, 1e-9) if first.oracle != "complex step" else None
@@ -278,6 +320,50 @@ def _kink(level: Level, u: Sequence[Array], h: float) -> str | None:
     return None
 
 
+def _culprits(f: Callable[..., Any], values: Sequence[Any]) -> list[Finding]:
+    """The rows whose own pullback disagrees with their own forward, each checked alone where it stands on the tape."""
+    try:
+        with backend.using("numpy"):
+            run = record(_one_output(f), values)
+            return [finding for node in run.order for finding in _alone(run, node)]
+    except CannotRun:
+        return []
+
+
+def _alone(run: Forward, node: Any) -> list[Finding]:
+    row = node.primitive
+    if row is None or row.joint is not None:
+        return []
+    generator = host.random.default_rng(0)
+    g = generator.normal(size=node.shape)
+    statics = dict(zip(row.statics, node.params, strict=True))
+    findings = []
+    for i, _, c in pull(node, g):
+        arguments = list(run.arguments[node])
+
+        def forward(xs: Sequence[Array], i: int = i, arguments: list[Any] = arguments) -> Array:
+            return host.asarray(row.call(*arguments[:i], xs[0], *arguments[i + 1 :], **statics)).reshape(-1)
+
+        x = host.asarray(arguments[i], dtype=float)
+        u = generator.normal(size=x.shape)
+        slope = ORACLES["complex"](forward, [x], [u]) or ORACLES["richardson"](forward, [x], [u])
+        assert slope is not None
+        expected, found = float(g.reshape(-1) @ slope.value), float((c * u).sum())
+        size = float(host.abs(g.reshape(-1)) @ host.abs(slope.value)) + float(host.abs(c * u).sum())
+        if abs(found - expected) > 1e-6 * size + 10 * float(host.abs(g.reshape(-1)) @ slope.error):
+            name = row.arguments[0 if row.variadic else i]
+            message = (
+                f"the pullback of {row.name} in its argument {name!r} is wrong{run.where(node)}: along a random "
+                f"direction it "
+                f"gives {found:.6g}, and its forward changes by {expected:.6g} (ratio "
+                f"{found / expected if expected else float('inf'):.6g})"
+            )
+            findings.append(
+                Finding(row.name, "wrong pullback", message, (row.name,), evidence={"oracle": slope.oracle})
+            )
+    return findings
+
+
 def _one_output(f: Callable[..., Any]) -> Callable[..., Any]:
     def first(*xs: Any) -> Any:
         result = f(*xs)
@@ -301,7 +387,9 @@ def _switches(run: Forward) -> list[tuple[str, Array]]:
         elif name == "clip":
             low, high = node.params
             x = arrays[0]
-            state = host.where(x < (-host.inf if low is None else low), -1, 0) + host.where(x > (host.inf if high is None else high), 1, 0)
+            state = host.where(x < (-host.inf if low is None else low), -1, 0) + host.where(
+                x > (host.inf if high is None else high), 1, 0
+            )
         elif name in ("amax", "max_pool"):
             state = arrays[0] == _spread(run.values[node], arrays[0])
         elif name == "where":
@@ -310,7 +398,10 @@ def _switches(run: Forward) -> list[tuple[str, Array]]:
             index = node.params[0]
             parts = [p for p in (index if isinstance(index, tuple) else (index,)) if isinstance(p, host.ndarray)]
             state = host.concatenate([host.ravel(p) for p in parts]) if parts else host.zeros(0)
-            words = f"the choice of elements{' for ' + run.describe(node) if node in run.names else ''} (max, sort or an index)"
+            words = (
+                f"the choice of elements{' for ' + run.describe(node) if node in run.names else ''} (max, "
+                f"sort or an index)"
+            )
         else:
             state = host.sign(arrays[0])
         switches.append((words, host.asarray(state)))
@@ -344,7 +435,10 @@ def _judge(
         bound = rtol * (size + size.max(initial=0.0)) + 10 * error + 1e-14
         key = f"{name} ({side}{', ' + title if title else ''})"
         gap = host.abs(computed - expected)
-        report.facts[key] = {"largest difference": float(gap.max(initial=0.0)), "tolerance": float(bound.max(initial=0.0))}
+        report.facts[key] = {
+            "largest difference": float(gap.max(initial=0.0)),
+            "tolerance": float(bound.max(initial=0.0)),
+        }
         if not title:
             report.maps[f"{name} ({side})"] = (computed, expected)
         bad = ~(gap <= bound)
@@ -355,14 +449,25 @@ def _judge(
             i, j = (int(n) for n in host.unravel_index(int(flat), gap.shape))
             place = tuple(int(n) for n in host.unravel_index(j, shape)) if shape is not None and not kinks else j
             mine, right = float(computed[i, j]), float(expected[i, j])
-            worst.append({"output": i, "input": place, "autodiff": mine, "oracle": right, "ratio": mine / right if right else float("inf")})
+            worst.append(
+                {
+                    "output": i,
+                    "input": place,
+                    "autodiff": mine,
+                    "oracle": right,
+                    "ratio": mine / right if right else float("inf"),
+                }
+            )
         slope = slopes[int(host.argmax(bad.any(axis=0)))]
         first = worst[0]
         where = "element" if shape is not None else "direction"
         message = (
-            f"the gradient with respect to {name} is wrong ({side} mode{', in the ' + title if title else ''}): at output "
-            f"{first['output']}, {where} {first['input']}, autodiff says {first['autodiff']:.6g} and the {slope.oracle} "
-            f"{first['oracle']:.6g} (ratio {first['ratio']:.6g}); {int(bad.sum())} of {bad.size} differ. Step {slope.step:.1g}, "
+            f"the gradient with respect to {name} is wrong ({side} mode{', in the ' + title if title else ''}): "
+            f"at output "
+            f"{first['output']}, {where} {first['input']}, autodiff says {first['autodiff']:.6g} and the "
+            f"{slope.oracle} "
+            f"{first['oracle']:.6g} (ratio {first['ratio']:.6g}); {int(bad.sum())} of {bad.size} differ. Step "
+            f"{slope.step:.1g}, "
             f"limited by {slope.regime}"
         )
         evidence = {"worst": worst, "oracle": slope.oracle, "step": slope.step, "regime": slope.regime, "mode": side}

@@ -11,16 +11,18 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from minigrad import backend
 from minigrad.backend import numpy as host
 from minigrad.backend import to_numpy
-from minigrad.check.explain import Explainer, Explanation, reshaped
+from minigrad.check.explain import Explainer
 from minigrad.check.forward import CannotRun, Forward, arrays_of, complaint, name_of, record
 from minigrad.check.mutants import Score, mutation_score, score_sentence
+from minigrad.check.rearranged import reshaped
 from minigrad.check.report import NOTE, VACUOUS, Finding, Report
+from minigrad.check.suspicion import Explanation
 from minigrad.check.sweep import Sweep
 from minigrad.tape import Node
 from minigrad.tensor import Tensor
@@ -165,7 +167,8 @@ def _seeds(run: Forward, hand: Any, cotangent: Any, seed: int) -> dict[Node, Arr
     if cotangent is None and not callable(hand):
         if any(y.size != 1 for y in run.outputs):
             raise CannotRun(
-                f"gradients were given as arrays, and the output of {name_of(run.f)} has shape {list(run.outputs[0].shape)}: "
+                f"gradients were given as arrays, and the output of {name_of(run.f)} has shape "
+                f"{list(run.outputs[0].shape)}: "
                 "pass cotangent=, the upstream gradient that they were computed with (or pass the backward function)"
             )
         return {y.node: host.ones(y.shape, y.dtype) for y in tensors}  # type: ignore[misc]
@@ -180,7 +183,9 @@ def _seeds(run: Forward, hand: Any, cotangent: Any, seed: int) -> dict[Node, Arr
     for y, g in zip(run.outputs, several, strict=True):
         g = host.asarray(_host(g), dtype=y.dtype)
         if g.shape != y.shape:
-            raise CannotRun(f"the cotangent has shape {list(g.shape)}, and the output of {name_of(run.f)} {list(y.shape)}")
+            raise CannotRun(
+                f"the cotangent has shape {list(g.shape)}, and the output of {name_of(run.f)} {list(y.shape)}"
+            )
         if y.node is not None:
             seeds[y.node] = g
     return seeds
@@ -215,7 +220,7 @@ def _arguments(hand: Any, run: Forward, gs: list[Array]) -> tuple[Any, ...]:
     needed, most, names = _parameters(hand)
     inputs = tuple(copy.deepcopy(run.inputs))
     g = tuple(x.copy() for x in gs)
-    rest = run.rest
+    rest = copy.deepcopy(run.rest)
     ways = [(*g, *rest)] if rest else []
     by_name = names[len(g) :] == run.input_names
     ways = [(*g, *inputs), *ways] if by_name else [*ways, (*g, *inputs)]
@@ -249,7 +254,9 @@ def _ask(hand: Any, run: Forward, gs: list[Array], names: list[str]) -> Answer:
     if len(parts) == len(run.inputs) and len(parts) != len(names):
         parts = [parts[i] for i in run.differentiable]
     if len(parts) != len(names):
-        message = f"{len(parts)} gradients were returned, and {len(names)} are needed: {', '.join('d' + n for n in names)}"
+        message = (
+            f"{len(parts)} gradients were returned, and {len(names)} are needed: {', '.join('d' + n for n in names)}"
+        )
         return Answer(nothing, {}, [Finding("", "number of gradients", message)])
     answer = Answer(nothing)
     for k, part in enumerate(parts):
@@ -258,7 +265,9 @@ def _ask(hand: Any, run: Forward, gs: list[Array], names: list[str]) -> Answer:
             continue
         array = host.asarray(part)
         if array.dtype.kind not in "fiu":
-            answer.findings.append(Finding(names[k], "not numbers", f"d{names[k]} holds {array.dtype}, not real numbers"))
+            answer.findings.append(
+                Finding(names[k], "not numbers", f"d{names[k]} holds {array.dtype}, not real numbers")
+            )
             continue
         answer.gradients[k] = array if array.dtype.kind == "f" else array.astype(float)
     return answer
@@ -292,7 +301,8 @@ def _noise(
         try:
             again = record(run.f, moved, outputs)
             seeds = {
-                y.node: sweep.seeds[z.node] for y, z in zip(again.outputs, run.outputs, strict=True) if y.node is not None
+                y.node: sweep.seeds[z.node]  # type: ignore[index]
+                for y, z in zip(again.outputs, run.outputs, strict=True) if y.node is not None
             }  # fmt: skip
             other = Sweep(again, seeds)  # type: ignore[arg-type]
             answered = _ask(hand, again, list(seeds.values()), [""] * len(noise)) if callable(hand) else answer
@@ -322,7 +332,8 @@ def _zero_finding(name: str, a: Array, sizes: Array) -> Finding:
     norm, scale = float(host.sqrt((a * a).sum())), float(host.sqrt((sizes**2).sum()))
     cancellation = scale / norm if norm else float("inf")
     message = (
-        f"d{name} must be zero: its path terms (of size {scale:.3g}) cancel, and what is left ({norm:.1e}) is rounding. "
+        f"d{name} must be zero: its path terms (of size {scale:.3g}) cancel, and what is left ({norm:.1e}) is "
+        f"rounding. "
         f"Cancellation factor {cancellation:.1e}"
     )
     evidence = {"absolute contributions": scale, "gradient": norm, "cancellation": cancellation}
@@ -342,7 +353,10 @@ def _shape_finding(name: str, h: Array, a: Array, tol: Array) -> Finding:
 def _nan_finding(name: str, h: Array) -> Finding:
     bad = ~host.isfinite(h)
     first = tuple(int(i) for i in host.argwhere(bad)[0])
-    message = f"d{name} holds {int(bad.sum())} values that are NaN or infinite, the first at {list(first)}; autodiff's are finite"
+    message = (
+        f"d{name} holds {int(bad.sum())} values that are NaN or infinite, the first at {list(first)}; "
+        f"autodiff's are finite"
+    )
     return Finding(name, "not finite", message, evidence={"index": first})
 
 
@@ -363,13 +377,22 @@ def _not_on_tape(run: Forward, sweep: Sweep, values: list[Any], outputs: int) ->
             again = record(run.f, moved, outputs)
         except CannotRun:
             return []
-        slopes.append(sum(float((sweep.seeds[y.node] * z.data).sum()) for y, z in zip(run.outputs, again.outputs, strict=True) if y.node in sweep.seeds))
+        slopes.append(
+            sum(
+                float((sweep.seeds[y.node] * z.data).sum())
+                for y, z in zip(run.outputs, again.outputs, strict=True)
+                if y.node in sweep.seeds
+            )
+        )
     slope = (slopes[0] - slopes[1]) / (2 * h)
     tape = sum(float((a * d).sum()) for a, d in zip(sweep.gradients, u, strict=True))
     size = sum(float(host.abs(a * d).sum()) for a, d in zip(sweep.gradients, u, strict=True))
     where = "; ".join(dict.fromkeys(run.escapes))
     if abs(slope - tape) > 1e-4 * (size + abs(slope)):
-        message = f"the tape does not see all of {name_of(run.f)}: {where}. Autodiff takes it for a constant, and its gradient is not the function's"
+        message = (
+            f"the tape does not see all of {name_of(run.f)}: {where}. Autodiff takes it for a constant, and "
+            f"its gradient is not the function's"
+        )
         return [Finding("", "left the tape", message, evidence={"slope": slope, "by the tape": tape})]
     return [Finding("", "left the tape", f"{where}. It makes no difference to the gradient here", severity=NOTE)]
 
@@ -444,7 +467,15 @@ def _worst(explainer: Explainer, k: int, many: int = 3) -> list[dict[str, Any]]:
     for flat in host.argsort(-gap)[:many]:
         index = tuple(int(i) for i in host.unravel_index(int(flat), a.shape)) if a.ndim else ()
         mine, right = float(h[index]), float(a[index])
-        rows.append({"gradient": f"d{explainer.run.leaf_name(k)}", "index": index, "hand": mine, "autodiff": right, "ratio": mine / right if right else float("inf")})
+        rows.append(
+            {
+                "gradient": f"d{explainer.run.leaf_name(k)}",
+                "index": index,
+                "hand": mine,
+                "autodiff": right,
+                "ratio": mine / right if right else float("inf"),
+            }
+        )
     return rows
 
 
@@ -461,8 +492,10 @@ def _unexplained(explainer: Explainer, k: int, name: str) -> Finding:
         if len(hit) < a.shape[axis] and len(hit) <= 6:
             places.append(f"only at {[int(i) for i in hit]} of axis {axis}")
     message = (
-        f"d{name} differs from autodiff in {int(off.sum())} of {a.size} elements{' (' + ', '.join(places) + ')' if places else ''}, "
-        f"and none of the mistakes known here explains it. The first is at {list(first)}: {float(h[first]):.6g} by hand, "
+        f"d{name} differs from autodiff in {int(off.sum())} of {a.size} "
+        f"elements{' (' + ', '.join(places) + ')' if places else ''}, "
+        f"and none of the mistakes known here explains it. The first is at {list(first)}: {float(h[first]):.6g} "
+        f"by hand, "
         f"{float(a[first]):.6g} by autodiff. To find the step, return the intermediates' cotangents in a dict too"
     )
     return Finding(name, "unexplained", message, evidence={"worst": worst, "different": int(off.sum())})
@@ -514,8 +547,12 @@ def _walk(run: Forward, sweep: Sweep, steps: Mapping[str, Array], rtol: float) -
         scale = float(host.abs(sweep.cotangents[node]).max(initial=0.0)) + float(host.abs(expected).max(initial=0.0))
         if not (host.abs(value - expected) <= 100 * rtol * scale).all():
             before = [placed[n][0] for n in sorted(given, key=lambda n: -n.serial)]
-            head = f"the first wrong step is d{name}" if not any(f.kind == "wrong step" for f in findings) else f"d{name} is wrong too"
-            given_that = f", given that {', '.join('d' + b for b in before)} {'is' if len(before) == 1 else 'are'} taken as they are" if before else ""
+            head = (
+                f"the first wrong step is d{name}"
+                if not any(f.kind == "wrong step" for f in findings)
+                else f"d{name} is wrong too"
+            )
+            given_that = f", with {', '.join('d' + b for b in before)} taken as given" if before else ""
             cause = _step_cause(run, sweep, node, value, given, rtol)
             message = f"{head}{run.where(node)}{given_that}" + (f": {cause}" if cause else "")
             findings.append(Finding(name, "wrong step", message, (name,)))
@@ -533,9 +570,7 @@ def node_size(node: Node) -> int:
 def _step_cause(run: Forward, sweep: Sweep, node: Node, value: Array, given: Mapping[Node, Array], rtol: float) -> str:
     """The mistake in one step: the same search, with the intermediate as the input asked about."""
     x = Tensor(run.values[node], node)
-    part = Forward(run.f, ["", *run.input_names], run.inputs, [0], [x], run.outputs, (), run.order, run.values,
-                   run.arguments, run.names, run.lines)  # fmt: skip
-    part.input_names = [run.names[node]]
+    part = replace(run, input_names=[run.names[node]], inputs=[run.values[node]], differentiable=[0], leaves=[x])
     try:
         seeds = dict(sweep.seeds)
         for n, g in given.items():

@@ -163,6 +163,7 @@ def score_sentence(score: Score, missed: list[Mutant], run: Forward, sweep: Swee
     if missed[0].cause == "inputs":
         return f"{head}, because {' and '.join(score.dull)}."
     return (
-        f"{head}: your cotangent annihilates them (BatchNorm's pullback does this to sum(y) and sum(y**2), for example). "
+        f"{head}: your cotangent annihilates them (BatchNorm's pullback does this to sum(y) and sum(y**2), for "
+        f"example). "
         "Leave cotangent out to have a random one"
     )

@@ -46,7 +46,11 @@ def moved(xs: Sequence[Array], u: Sequence[Array], h: float | complex) -> list[A
 
 def _scale(xs: Sequence[Array], u: Sequence[Array]) -> float:
     """A length for the steps: the size of the inputs where the direction moves them."""
-    sizes = [host.abs(x[host.nonzero(d)]).max(initial=0.0) if x.ndim else abs(float(x)) for x, d in zip(xs, u, strict=True) if d.any()]
+    sizes = [
+        host.abs(x[host.nonzero(d)]).max(initial=0.0) if x.ndim else abs(float(x))
+        for x, d in zip(xs, u, strict=True)
+        if d.any()
+    ]
     reach = max((float(host.abs(d).max(initial=0.0)) for d in u), default=1.0) or 1.0
     return max(1e-3, min(1.0, max(map(float, sizes), default=1.0))) / reach
 
@@ -55,7 +59,9 @@ def central(f: Function, xs: Sequence[Array], u: Sequence[Array]) -> Slope:
     """Central differences over a sweep of steps; the best step is where neighbours agree best."""
     scale = _scale(xs, u)
     with host.errstate(all="ignore"):
-        table = host.stack([(f(moved(xs, u, h * scale)) - f(moved(xs, u, -h * scale))) / (2 * h * scale) for h in STEPS])
+        table = host.stack(
+            [(f(moved(xs, u, h * scale)) - f(moved(xs, u, -h * scale))) / (2 * h * scale) for h in STEPS]
+        )
     gaps = host.abs(host.diff(table, axis=0))
     overall = gaps.max(axis=1) if gaps.shape[1] else host.zeros(len(gaps))
     overall = host.where(host.isfinite(overall), overall, host.inf)
@@ -73,7 +79,9 @@ def richardson(f: Function, xs: Sequence[Array], u: Sequence[Array]) -> Slope:
     """Romberg's triangle over halved steps; its last two diagonal entries tell the error."""
     start = 0.1 * _scale(xs, u)
     with host.errstate(all="ignore"):
-        slope = [(f(moved(xs, u, start / 2**k)) - f(moved(xs, u, -start / 2**k))) / (2 * start / 2**k) for k in range(11)]
+        slope = [
+            (f(moved(xs, u, start / 2**k)) - f(moved(xs, u, -start / 2**k))) / (2 * start / 2**k) for k in range(11)
+        ]
     best: tuple[float, Array, Array, int] | None = None
     row = [slope[0]]
     for k in range(1, len(slope)):
@@ -90,7 +98,9 @@ def richardson(f: Function, xs: Sequence[Array], u: Sequence[Array]) -> Slope:
     here = f(list(xs))
     step = start / 2 ** best[3]
     rounding = host.finfo(here.dtype).eps * host.abs(here).max(initial=0.0) / step
-    return Slope(best[1], 2 * best[2] + rounding, "Richardson", step, "truncation" if best[0] > rounding else "rounding")
+    return Slope(
+        best[1], 2 * best[2] + rounding, "Richardson", step, "truncation" if best[0] > rounding else "rounding"
+    )
 
 
 def complex_step(f: Function, xs: Sequence[Array], u: Sequence[Array]) -> Slope | None:

@@ -75,7 +75,9 @@ class Report:
         lines = [f"{self.title}: {'right' if self.ok else 'WRONG' if self.mistakes else 'PROVES NOTHING'}"]
         for finding in self.findings:
             mark = {MISTAKE: "x", VACUOUS: "!", NOTE: "-"}[finding.severity]
-            lines += [f"  {mark} {line}" if i == 0 else f"    {line}" for i, line in enumerate(finding.message.split("\n"))]
+            lines += [
+                f"  {mark} {line}" if i == 0 else f"    {line}" for i, line in enumerate(finding.message.split("\n"))
+            ]
             for row in finding.evidence.get("worst", ()):
                 lines.append("      " + ", ".join(f"{k} {_short(v)}" for k, v in row.items()))
         for name, fact in self.facts.items():
@@ -93,7 +95,8 @@ class Report:
         colour = "#1a7f37" if self.ok else "#cf222e"
         state = "right" if self.ok else "wrong" if self.mistakes else "proves nothing"
         items = "".join(
-            f"<li><b>{html.escape(f.kind)}</b>: {html.escape(f.message).replace(chr(10), '<br>')}</li>" for f in self.findings
+            f"<li><b>{html.escape(f.kind)}</b>: {html.escape(f.message).replace(chr(10), '<br>')}</li>"
+            for f in self.findings
         )
         columns = list(dict.fromkeys(key for fact in self.facts.values() for key in fact))
         head = "".join(f"<th>{html.escape(c)}</th>" for c in ["", *columns])
@@ -138,6 +141,7 @@ class Report:
         """
         try:
             from matplotlib.figure import Figure
+            from matplotlib.ticker import MaxNLocator
         except ImportError as error:
             raise ImportError("plot: needs matplotlib; install it with: pip install 'minigrad[examples]'") from error
         if not self.maps:
@@ -148,9 +152,13 @@ class Report:
             pictures = [_flat(checked), _flat(reference), _flat(checked - reference)]
             bound = max(float(host.nanmax(host.abs(p), initial=0.0)) for p in pictures[:2]) or 1.0
             for ax, picture, title in zip(row, pictures, ("checked", "reference", "difference"), strict=True):
-                image = ax.imshow(picture, cmap="RdBu_r", vmin=-bound, vmax=bound, aspect="auto", interpolation="nearest")
+                image = ax.imshow(
+                    picture, cmap="RdBu_r", vmin=-bound, vmax=bound, aspect="auto", interpolation="nearest"
+                )
                 ax.set_title(f"{name}: {title}", fontsize=9)
                 ax.tick_params(labelsize=7)
+                for side in (ax.xaxis, ax.yaxis):
+                    side.set_major_locator(MaxNLocator(integer=True))
             figure.colorbar(image, ax=list(row), shrink=0.8)
         if path is not None:
             figure.savefig(path, dpi=120)

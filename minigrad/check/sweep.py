@@ -148,7 +148,8 @@ class Sweep:
         return tangents.reshape(DIRECTIONS, -1) @ host.broadcast_to(delta, node.shape).reshape(-1)
 
     def replayed(self, changed: Mapping[Node, Array], only: set[Node] | None = None) -> dict[Node, tuple[Array, Any]]:
-        """New values and residuals of the nodes (or of some only) that depend on changed ones, which hold those given."""
+        """New values and residuals of the nodes (or of some only) that depend on changed ones, which hold those "
+        "given."""
         fresh: dict[Node, tuple[Array, Any]] = {node: (value, node.residuals) for node, value in changed.items()}
         for node in self.run.order:
             row = node.primitive

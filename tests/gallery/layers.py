@@ -1,4 +1,5 @@
 """Affine layers, attention, convolution, pooling, embedding."""
+# ruff: noqa: E501  (one mistake a line, so that the edits can be compared)
 
 import numpy as np
 
@@ -28,15 +29,61 @@ mlp = Exhibit(
         return dx, dW1, db1, dW2, db2
     """,
 )  # fmt: skip
-mlp.mistake("relu's derivative", ("da = dh * (a > 0)", "da = dh"), of="x", kind="derivative left out", words="dx, dW1 and db1 lack the derivative of maximum at `h`")
-mlp.mistake("mask of the upstream", ("(a > 0)", "(dh > 0)"), of="x", kind="mistaken value", words="use the cotangent that arrives where `a` is meant")
-mlp.mistake("W2 not transposed", ("dh = g @ W2.T", "dh = g @ W2"), of="x", kind="mistaken value", words="`W2` transposed")
-mlp.mistake("dW2 transposed", ("dW2 = h.T @ g", "dW2 = g.T @ h"), of="W2", kind="permuted", words="dW2 is autodiff's transposed")
-mlp.mistake("a for h", ("dW2 = h.T @ g", "dW2 = a.T @ g"), of="W2", kind="mistaken value", words="dW2 uses `a` where `h` is meant")
-mlp.mistake("db1 not summed", ("db1 = da.sum(axis=0)", "db1 = da"), of="b1", kind="broadcast not summed", words=r"sum it over axes \[0\]")
-mlp.mistake("db2 over the wrong axis", ("db2 = g.sum(axis=0)", "db2 = g.sum(axis=1)"), of="b2", kind="shape", words=r"db2 has shape \[6\]")
-mlp.mistake("dW1 divided by N", ("dW1 = x.T @ da", "dW1 = x.T @ da / len(x)"), of="W1", kind="factor", words="dW1 lacks a factor 6")
-mlp.mistake("activations for relu's mask", ("(a > 0)", "a"), of="x", kind="wrong derivative", words="`a` for the derivative of maximum at `h`")
+mlp.mistake(
+    "relu's derivative",
+    ("da = dh * (a > 0)", "da = dh"),
+    of="x",
+    kind="derivative left out",
+    words="dx, dW1 and db1 lack the derivative of maximum at `h`",
+)
+mlp.mistake(
+    "mask of the upstream",
+    ("(a > 0)", "(dh > 0)"),
+    of="x",
+    kind="mistaken value",
+    words="use the cotangent that arrives where `a` is meant",
+)
+mlp.mistake(
+    "W2 not transposed", ("dh = g @ W2.T", "dh = g @ W2"), of="x", kind="mistaken value", words="`W2` transposed"
+)
+mlp.mistake(
+    "dW2 transposed", ("dW2 = h.T @ g", "dW2 = g.T @ h"), of="W2", kind="permuted", words="dW2 is autodiff's transposed"
+)
+mlp.mistake(
+    "a for h",
+    ("dW2 = h.T @ g", "dW2 = a.T @ g"),
+    of="W2",
+    kind="mistaken value",
+    words="dW2 uses `a` where `h` is meant",
+)
+mlp.mistake(
+    "db1 not summed",
+    ("db1 = da.sum(axis=0)", "db1 = da"),
+    of="b1",
+    kind="broadcast not summed",
+    words=r"sum it over axes \[0\]",
+)
+mlp.mistake(
+    "db2 over the wrong axis",
+    ("db2 = g.sum(axis=0)", "db2 = g.sum(axis=1)"),
+    of="b2",
+    kind="shape",
+    words=r"db2 has shape \[6\]",
+)
+mlp.mistake(
+    "dW1 divided by N",
+    ("dW1 = x.T @ da", "dW1 = x.T @ da / len(x)"),
+    of="W1",
+    kind="factor",
+    words="dW1 lacks a factor 6",
+)
+mlp.mistake(
+    "activations for relu's mask",
+    ("(a > 0)", "a"),
+    of="x",
+    kind="wrong derivative",
+    words="`a` for the derivative of maximum at `h`",
+)
 
 
 def attention_forward(q, k, v):
@@ -60,17 +107,59 @@ attention = Exhibit(
         return ds @ k, ds.T @ q, dv
     """,
 )  # fmt: skip
-attention.mistake("scale forgotten", ("    ds = ds / np.sqrt(q.shape[-1])\n", ""), of="q", kind="factor", words=r"factor (sqrt\(m\)|1\.73205)")
-attention.mistake("softmax's normaliser", (" - (dp * p).sum(axis=-1, keepdims=True)", ""), of="q", kind="missing path", words="dq and dk equal autodiff with the path through `total` cut")
-attention.mistake("softmax's derivative", ("ds = p * (dp - (dp * p).sum(axis=-1, keepdims=True))", "ds = dp"), of="q", kind="derivative left out", words="from `scores` to `p`")
-attention.mistake("mean for sum", ("(dp * p).sum(", "(dp * p).mean("), of="q", kind="factor", words="path through `total` lacks a factor .*5")
-attention.mistake("dq and dk by one another", ("return ds @ k, ds.T @ q", "return ds @ ds.T @ q, ds.T @ q"), of="q", kind="unexplained", words="none of the mistakes")
-attention.mistake("dv with the scores", ("dv = p.T @ g", "dv = (q @ k.T / np.sqrt(q.shape[-1])).T @ g"), of="v", kind="mistaken value", words="dv uses `scores` where `p` is meant")
-attention.mistake("scale twice", ("ds / np.sqrt(q.shape[-1])", "ds / q.shape[-1]"), of="q", kind="factor", words=r"lacks? a factor (sqrt\(m\)|1\.73205)")
+attention.mistake(
+    "scale forgotten",
+    ("    ds = ds / np.sqrt(q.shape[-1])\n", ""),
+    of="q",
+    kind="factor",
+    words=r"factor (sqrt\(m\)|1\.73205)",
+)
+attention.mistake(
+    "softmax's normaliser",
+    (" - (dp * p).sum(axis=-1, keepdims=True)", ""),
+    of="q",
+    kind="missing path",
+    words="dq and dk equal autodiff with the path through `total` cut",
+)
+attention.mistake(
+    "softmax's derivative",
+    ("ds = p * (dp - (dp * p).sum(axis=-1, keepdims=True))", "ds = dp"),
+    of="q",
+    kind="derivative left out",
+    words="from `scores` to `p`",
+)
+attention.mistake(
+    "mean for sum",
+    ("(dp * p).sum(", "(dp * p).mean("),
+    of="q",
+    kind="factor",
+    words="path through `total` lacks a factor .*5",
+)
+attention.mistake(
+    "dq and dk by one another",
+    ("return ds @ k, ds.T @ q", "return ds @ ds.T @ q, ds.T @ q"),
+    of="q",
+    kind="unexplained",
+    words="none of the mistakes",
+)
+attention.mistake(
+    "dv with the scores",
+    ("dv = p.T @ g", "dv = (q @ k.T / np.sqrt(q.shape[-1])).T @ g"),
+    of="v",
+    kind="mistaken value",
+    words="dv uses `scores` where `p` is meant",
+)
+attention.mistake(
+    "scale twice",
+    ("ds / np.sqrt(q.shape[-1])", "ds / q.shape[-1]"),
+    of="q",
+    kind="factor",
+    words=r"lacks? a factor (sqrt\(m\)|1\.73205)",
+)
 
 
 def conv_forward(x, w, b):
-    N, C, H, W = x.shape
+    N, _, H, W = x.shape
     F, _, HH, WW = w.shape
     xp = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)), mode="constant")
     out = np.zeros((N, F, H, W))
@@ -97,12 +186,44 @@ convolution = Exhibit(
         return dxp[:, :, 1:-1, 1:-1], dw, g.sum(axis=(0, 2, 3))
     """,
 )  # fmt: skip
-convolution.mistake("assigned, not added", ("j : j + 3] += np", "j : j + 3] = np"), of="x", kind="overwritten", words="overwrite each other")
-convolution.mistake("kernel flipped", ("np.tensordot(d, w, axes", "np.tensordot(d, w[:, :, ::-1, ::-1], axes"), of="x", kind="mistaken value", words="`w` flipped along axes 2, 3")
-convolution.mistake("dw flipped", ("dw, g.sum", "dw[:, :, ::-1, ::-1], g.sum"), of="w", kind="permuted", words="dw is autodiff's flipped along axes 2, 3")
-convolution.mistake("padding kept", ("return dxp[:, :, 1:-1, 1:-1]", "return dxp"), of="x", kind="shape", words=r"dx has shape \[2, 2, 6, 6\]")
-convolution.mistake("db over the batch only", ("g.sum(axis=(0, 2, 3))", "g.sum(axis=0)"), of="b", kind="broadcast not summed", words="sum it over axes")
-convolution.mistake("dw averaged", ("dw, g.sum", "dw / len(x), g.sum"), of="w", kind="factor", words="dw lacks a factor 2")
+convolution.mistake(
+    "assigned, not added",
+    ("j : j + 3] += np", "j : j + 3] = np"),
+    of="x",
+    kind="overwritten",
+    words="overwrite each other",
+)
+convolution.mistake(
+    "kernel flipped",
+    ("np.tensordot(d, w, axes", "np.tensordot(d, w[:, :, ::-1, ::-1], axes"),
+    of="x",
+    kind="mistaken value",
+    words="`w` flipped along axes 2, 3",
+)
+convolution.mistake(
+    "dw flipped",
+    ("dw, g.sum", "dw[:, :, ::-1, ::-1], g.sum"),
+    of="w",
+    kind="permuted",
+    words="dw is autodiff's flipped along axes 2, 3",
+)
+convolution.mistake(
+    "padding kept",
+    ("return dxp[:, :, 1:-1, 1:-1]", "return dxp"),
+    of="x",
+    kind="shape",
+    words=r"dx has shape \[2, 2, 6, 6\]",
+)
+convolution.mistake(
+    "db over the batch only",
+    ("g.sum(axis=(0, 2, 3))", "g.sum(axis=0)"),
+    of="b",
+    kind="broadcast not summed",
+    words="sum it over axes",
+)
+convolution.mistake(
+    "dw averaged", ("dw, g.sum", "dw / len(x), g.sum"), of="w", kind="factor", words="dw lacks a factor 2"
+)
 
 
 def average_pool(x):
@@ -120,7 +241,13 @@ avg_pool = Exhibit(
 )  # fmt: skip
 avg_pool.mistake("not divided", (" / 4", ""), of="x", kind="factor", words="dx has a factor .*4")
 avg_pool.mistake("divided by one side", (" / 4", " / 2"), of="x", kind="factor", words="dx has a factor 2")
-avg_pool.mistake("tiled", ("np.repeat(np.repeat(g, 2, axis=2), 2, axis=3)", "np.tile(g, (1, 1, 2, 2))"), of="x", kind="unexplained", words="none of the mistakes")
+avg_pool.mistake(
+    "tiled",
+    ("np.repeat(np.repeat(g, 2, axis=2), 2, axis=3)", "np.tile(g, (1, 1, 2, 2))"),
+    of="x",
+    kind="unexplained",
+    words="none of the mistakes",
+)
 
 
 def maximum_pool(x):
@@ -140,9 +267,17 @@ max_pool = Exhibit(
         return (mask * g[:, :, :, None, :, None]).reshape(x.shape)
     """,
 )  # fmt: skip
-max_pool.mistake("spread over the window", ("mask * g[:, :, :, None, :, None]", "np.ones_like(mask) * g[:, :, :, None, :, None] / 4"), of="x", kind="wrong derivative", words="spread evenly over all elements")
+max_pool.mistake(
+    "spread over the window",
+    ("mask * g[:, :, :, None, :, None]", "np.ones_like(mask) * g[:, :, :, None, :, None] / 4"),
+    of="x",
+    kind="wrong derivative",
+    words="spread evenly over all elements",
+)
 max_pool.mistake("negated", ("return (mask", "return -(mask"), of="x", kind="wrong sign", words="dx has the wrong sign")
-max_pool.mistake("times the maximum", ("(mask * g", "(mask * top * g"), of="x", kind="factor", words="factor .* too many")
+max_pool.mistake(
+    "times the maximum", ("(mask * g", "(mask * top * g"), of="x", kind="factor", words="factor .* too many"
+)
 
 
 def embedding_forward(table, words):
@@ -160,9 +295,33 @@ embedding = Exhibit(
         return dtable
     """,
 )  # fmt: skip
-embedding.mistake("repeated words overwrite", ("np.add.at(dtable, words, d)", "dtable[words] = d"), of="table", kind="overwritten", words="overwrite each other")
-embedding.mistake("repeated words added once", ("np.add.at(dtable, words, d)", "dtable[words] += d"), of="table", kind="overwritten", words="overwrite each other")
-embedding.mistake("tanh's derivative", (" * (1 - np.tanh(table[words]) ** 2)", ""), of="table", kind="derivative left out", words="derivative of tanh")
-embedding.mistake("tanh's square forgotten", ("np.tanh(table[words]) ** 2", "np.tanh(table[words])"), of="table", kind="wrong derivative|factor", words=r"`output`")
+embedding.mistake(
+    "repeated words overwrite",
+    ("np.add.at(dtable, words, d)", "dtable[words] = d"),
+    of="table",
+    kind="overwritten",
+    words="overwrite each other",
+)
+embedding.mistake(
+    "repeated words added once",
+    ("np.add.at(dtable, words, d)", "dtable[words] += d"),
+    of="table",
+    kind="overwritten",
+    words="overwrite each other",
+)
+embedding.mistake(
+    "tanh's derivative",
+    (" * (1 - np.tanh(table[words]) ** 2)", ""),
+    of="table",
+    kind="derivative left out",
+    words="derivative of tanh",
+)
+embedding.mistake(
+    "tanh's square forgotten",
+    ("np.tanh(table[words]) ** 2", "np.tanh(table[words])"),
+    of="table",
+    kind="wrong derivative|factor",
+    words=r"`output`",
+)
 
 EXHIBITS = [mlp, attention, convolution, avg_pool, max_pool, embedding]

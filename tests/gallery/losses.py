@@ -1,5 +1,6 @@
 """Softmax with cross entropy, sigmoid cross entropy, cosine similarity, L2 normalisation, hinge."""
 
+
 import numpy as np
 
 from tests.gallery import Exhibit
@@ -26,14 +27,44 @@ cross_entropy = Exhibit(
         return g * d / N
     """,
 )  # fmt: skip
-cross_entropy.mistake("not divided by N", ("return g * d / N", "return g * d"), of="x", kind="factor", words="dx has a factor .*5")
-cross_entropy.mistake("targets not subtracted", ("    d[np.arange(N), y] -= 1\n", ""), of="x", kind="missing path", words="the path .* cut")
-cross_entropy.mistake("softmax's own path", ("d = p.copy()", "d = np.zeros_like(p)"), of="x", kind="missing path|derivative left out", words="path through `(Z|e)` cut|from `x` to `logp`")
-cross_entropy.mistake("sign", ("return g * d / N", "return -g * d / N"), of="x", kind="wrong sign", words="dx has the wrong sign")
+cross_entropy.mistake(
+    "not divided by N", ("return g * d / N", "return g * d"), of="x", kind="factor", words="dx has a factor .*5"
+)
+cross_entropy.mistake(
+    "targets not subtracted",
+    ("    d[np.arange(N), y] -= 1\n", ""),
+    of="x",
+    kind="missing path",
+    words="the path .* cut",
+)
+cross_entropy.mistake(
+    "softmax's own path",
+    ("d = p.copy()", "d = np.zeros_like(p)"),
+    of="x",
+    kind="missing path|derivative left out",
+    words="path through `(Z|e)` cut|from `x` to `logp`",
+)
+cross_entropy.mistake(
+    "sign", ("return g * d / N", "return -g * d / N"), of="x", kind="wrong sign", words="dx has the wrong sign"
+)
 cross_entropy.mistake("plus one", ("-= 1", "+= 1"), of="x", kind="wrong sign|factor|combination", words="wrong sign")
-cross_entropy.mistake("upstream ignored", ("return g * d / N", "return d / N"), of="x", kind="upstream ignored", words="dx ignores the upstream")
-cross_entropy.mistake("returns None", ("return g * d / N", "g * d / N"), of="", kind="nothing returned", words="returned None")
-cross_entropy.mistake("normalised over the batch", ("e / e.sum(axis=1, keepdims=True)", "e / e.sum(axis=0, keepdims=True)"), of="x", kind="unexplained", words="none of the mistakes")
+cross_entropy.mistake(
+    "upstream ignored",
+    ("return g * d / N", "return d / N"),
+    of="x",
+    kind="upstream ignored",
+    words="dx ignores the upstream",
+)
+cross_entropy.mistake(
+    "returns None", ("return g * d / N", "g * d / N"), of="", kind="nothing returned", words="returned None"
+)
+cross_entropy.mistake(
+    "normalised over the batch",
+    ("e / e.sum(axis=1, keepdims=True)", "e / e.sum(axis=0, keepdims=True)"),
+    of="x",
+    kind="unexplained",
+    words="none of the mistakes",
+)
 
 
 def sigmoid_loss(scores, targets):
@@ -52,8 +83,16 @@ binary = Exhibit(
     """,
 )  # fmt: skip
 binary.mistake("summed, not averaged", ("d / d.size", "d"), of="scores", kind="factor", words="has a factor m = 6")
-binary.mistake("derivative of sigmoid too", ("d = p - targets", "d = (p - targets) * p * (1 - p)"), of="scores", kind="factor", words=r"has a factor `p`\(1 - `p`\) too many")
-binary.mistake("targets forgotten", ("d = p - targets", "d = p"), of="scores", kind="unexplained", words="none of the mistakes")
+binary.mistake(
+    "derivative of sigmoid too",
+    ("d = p - targets", "d = (p - targets) * p * (1 - p)"),
+    of="scores",
+    kind="factor",
+    words=r"has a factor `p`\(1 - `p`\) too many",
+)
+binary.mistake(
+    "targets forgotten", ("d = p - targets", "d = p"), of="scores", kind="unexplained", words="none of the mistakes"
+)
 
 
 def cosine_forward(a, b):
@@ -77,12 +116,32 @@ cosine = Exhibit(
         return da, db
     """,
 )  # fmt: skip
-cosine.mistake("norm of a as a constant", (" - cos * a / na**2", ""), of="a", kind="missing path", words="path through `na` cut")
-cosine.mistake("norm of b as a constant", (" - cos * b / nb**2", ""), of="b", kind="missing path", words="path through `nb` cut")
-cosine.mistake("sign of the norm's path", ("- cos * a", "+ cos * a"), of="a", kind="wrong sign", words="path through `na` has the wrong sign")
-cosine.mistake("norm not squared", ("cos * a / na**2", "cos * a / na"), of="a", kind="factor", words="path through `na` has a factor `na` too many")
-cosine.mistake("da and db swapped", ("return da, db", "return db, da"), of="a", kind="swapped", words="da holds autodiff's db")
-cosine.mistake("dot's path forgotten", ("b / (na * nb) - cos", "-cos"), of="a", kind="missing path", words="path through `dot` cut")
+cosine.mistake(
+    "norm of a as a constant", (" - cos * a / na**2", ""), of="a", kind="missing path", words="path through `na` cut"
+)
+cosine.mistake(
+    "norm of b as a constant", (" - cos * b / nb**2", ""), of="b", kind="missing path", words="path through `nb` cut"
+)
+cosine.mistake(
+    "sign of the norm's path",
+    ("- cos * a", "+ cos * a"),
+    of="a",
+    kind="wrong sign",
+    words="path through `na` has the wrong sign",
+)
+cosine.mistake(
+    "norm not squared",
+    ("cos * a / na**2", "cos * a / na"),
+    of="a",
+    kind="factor",
+    words="path through `na` has a factor `na` too many",
+)
+cosine.mistake(
+    "da and db swapped", ("return da, db", "return db, da"), of="a", kind="swapped", words="da holds autodiff's db"
+)
+cosine.mistake(
+    "dot's path forgotten", ("b / (na * nb) - cos", "-cos"), of="a", kind="missing path", words="path through `dot` cut"
+)
 
 
 def unit_forward(w, scale):
@@ -101,9 +160,33 @@ weight_norm = Exhibit(
         return dw, (g * d).sum(1, keepdims=True)
     """,
 )  # fmt: skip
-weight_norm.mistake("length as a constant", (" - d * (g * d).sum(1, keepdims=True)", ""), of="w", kind="missing path", words="path through `length` cut")
-weight_norm.mistake("scale forgotten", ("dw = scale / length", "dw = 1 / length"), of="w", kind="factor", words="dw lacks a factor `scale`")
-weight_norm.mistake("length forgotten", ("dw = scale / length", "dw = scale"), of="w", kind="factor", words="dw has a factor `length` too many")
-weight_norm.mistake("w for its direction", ("return dw, (g * d)", "return dw, (g * w)"), of="scale", kind="factor|mistaken value", words="`length`|`w`")
+weight_norm.mistake(
+    "length as a constant",
+    (" - d * (g * d).sum(1, keepdims=True)", ""),
+    of="w",
+    kind="missing path",
+    words="path through `length` cut",
+)
+weight_norm.mistake(
+    "scale forgotten",
+    ("dw = scale / length", "dw = 1 / length"),
+    of="w",
+    kind="factor",
+    words="dw lacks a factor `scale`",
+)
+weight_norm.mistake(
+    "length forgotten",
+    ("dw = scale / length", "dw = scale"),
+    of="w",
+    kind="factor",
+    words="dw has a factor `length` too many",
+)
+weight_norm.mistake(
+    "w for its direction",
+    ("return dw, (g * d)", "return dw, (g * w)"),
+    of="scale",
+    kind="factor|mistaken value",
+    words="`length`|`w`",
+)
 
 EXHIBITS = [cross_entropy, binary, cosine, weight_norm]

@@ -1,5 +1,6 @@
 """BatchNorm (two derivations), LayerNorm, GroupNorm, RMSNorm."""
 
+
 import numpy as np
 
 from tests.gallery import Exhibit
@@ -34,34 +35,170 @@ batchnorm = Exhibit(
 )  # fmt: skip
 VAR_TERM = " - xhat * np.sum(dxhat * xhat, axis=0) / m"
 MEAN_TERM = " - np.sum(dxhat, axis=0) / m"
-batchnorm.mistake("variance path forgotten", (VAR_TERM, ""), of="x", kind="missing path", words="dx equals autodiff with the path through `var` cut")
-batchnorm.mistake("mean path forgotten", (MEAN_TERM, ""), of="x", kind="missing path", words="dx equals autodiff with the path through `mu` cut")
-batchnorm.mistake("statistics as constants", (VAR_TERM, ""), (MEAN_TERM, ""), of="x", kind="missing path", words="`mu` and `var` both treated as constants")
-batchnorm.mistake("sign of the variance term", (VAR_TERM, VAR_TERM.replace("-", "+", 1)), of="x", kind="wrong sign", words="path through `var` has the wrong sign")
-batchnorm.mistake("sign of the mean term", (MEAN_TERM, MEAN_TERM.replace("-", "+", 1)), of="x", kind="wrong sign", words="path through `mu` has the wrong sign")
-batchnorm.mistake("mean term not divided by m", (MEAN_TERM, MEAN_TERM[:-4]), of="x", kind="factor", words="path through `mu` has a factor m = 7")
-batchnorm.mistake("variance term not divided by m", (VAR_TERM, VAR_TERM[:-4]), of="x", kind="factor", words="path through `var` has a factor m = 7")
+batchnorm.mistake(
+    "variance path forgotten",
+    (VAR_TERM, ""),
+    of="x",
+    kind="missing path",
+    words="dx equals autodiff with the path through `var` cut",
+)
+batchnorm.mistake(
+    "mean path forgotten",
+    (MEAN_TERM, ""),
+    of="x",
+    kind="missing path",
+    words="dx equals autodiff with the path through `mu` cut",
+)
+batchnorm.mistake(
+    "statistics as constants",
+    (VAR_TERM, ""),
+    (MEAN_TERM, ""),
+    of="x",
+    kind="missing path",
+    words="`mu` and `var` both treated as constants",
+)
+batchnorm.mistake(
+    "sign of the variance term",
+    (VAR_TERM, VAR_TERM.replace("-", "+", 1)),
+    of="x",
+    kind="wrong sign",
+    words="path through `var` has the wrong sign",
+)
+batchnorm.mistake(
+    "sign of the mean term",
+    (MEAN_TERM, MEAN_TERM.replace("-", "+", 1)),
+    of="x",
+    kind="wrong sign",
+    words="path through `mu` has the wrong sign",
+)
+batchnorm.mistake(
+    "mean term not divided by m",
+    (MEAN_TERM, MEAN_TERM[:-4]),
+    of="x",
+    kind="factor",
+    words="path through `mu` has a factor m = 7",
+)
+batchnorm.mistake(
+    "variance term not divided by m",
+    (VAR_TERM, VAR_TERM[:-4]),
+    of="x",
+    kind="factor",
+    words="path through `var` has a factor m = 7",
+)
 batchnorm.mistake("everything times m", ("dx = (", "dx = m * ("), of="x", kind="factor", words="dx has a factor m = 7")
-batchnorm.mistake("everything over m", ("dx = (", "dx = 1 / m * ("), of="x", kind="factor", words="dx lacks a factor m = 7")
-batchnorm.mistake("unbiased variance", (VAR_TERM, VAR_TERM[:-1] + "(m - 1)"), of="x", kind="factor", words=r"path through `var` has a factor m/\(m-1\)")
-batchnorm.mistake("factor 2 in the variance", (VAR_TERM, VAR_TERM.replace("xhat *", "2 * xhat *", 1)), of="x", kind="factor", words="path through `var` has a factor 2 too many.*root")
-batchnorm.mistake("factor 1/2 in the variance", (VAR_TERM, VAR_TERM.replace("xhat *", "0.5 * xhat *", 1)), of="x", kind="factor", words="path through `var` lacks a factor 2.*square")
-batchnorm.mistake("gamma forgotten", ("dxhat = g * gamma", "dxhat = g"), of="x", kind="factor", words="dx lacks a factor `gamma`")
-batchnorm.mistake("gamma twice", ("dxhat = g * gamma", "dxhat = g * gamma * gamma"), of="x", kind="factor", words="dx has a factor `gamma` too many")
-batchnorm.mistake("divided by gamma", ("dxhat = g * gamma", "dxhat = g / gamma"), of="x", kind="factor", words="dx lacks a factor `gamma`²")
+batchnorm.mistake(
+    "everything over m", ("dx = (", "dx = 1 / m * ("), of="x", kind="factor", words="dx lacks a factor m = 7"
+)
+batchnorm.mistake(
+    "unbiased variance",
+    (VAR_TERM, VAR_TERM[:-1] + "(m - 1)"),
+    of="x",
+    kind="factor",
+    words=r"path through `var` has a factor m/\(m-1\)",
+)
+batchnorm.mistake(
+    "factor 2 in the variance",
+    (VAR_TERM, VAR_TERM.replace("xhat *", "2 * xhat *", 1)),
+    of="x",
+    kind="factor",
+    words="path through `var` has a factor 2 too many.*root",
+)
+batchnorm.mistake(
+    "factor 1/2 in the variance",
+    (VAR_TERM, VAR_TERM.replace("xhat *", "0.5 * xhat *", 1)),
+    of="x",
+    kind="factor",
+    words="path through `var` lacks a factor 2.*square",
+)
+batchnorm.mistake(
+    "gamma forgotten", ("dxhat = g * gamma", "dxhat = g"), of="x", kind="factor", words="dx lacks a factor `gamma`"
+)
+batchnorm.mistake(
+    "gamma twice",
+    ("dxhat = g * gamma", "dxhat = g * gamma * gamma"),
+    of="x",
+    kind="factor",
+    words="dx has a factor `gamma` too many",
+)
+batchnorm.mistake(
+    "divided by gamma",
+    ("dxhat = g * gamma", "dxhat = g / gamma"),
+    of="x",
+    kind="factor",
+    words="dx lacks a factor `gamma`²",
+)
 batchnorm.mistake("sigma forgotten", (") / std", ")"), of="x", kind="factor", words="dx has a factor `std` too many")
-batchnorm.mistake("divided by the variance", (") / std", ") / std**2"), of="x", kind="factor", words="dx lacks a factor `std`")
-batchnorm.mistake("multiplied by sigma", (") / std", ") * std"), of="x", kind="factor", words="dx has a factor `std`² too many")
-batchnorm.mistake("eps outside", (") / std", ") / np.sqrt(std**2 - 1e-3)"), of="x", kind="eps left out", words=r"leaves out 0\.001 \(eps\)")
-batchnorm.mistake("dgamma with y for xhat", ("np.sum(g * xhat, axis=0)\n", "np.sum(g * out, axis=0)\n"), of="gamma", kind="mistaken value", words="dgamma uses `out` where `xhat` is meant")
-batchnorm.mistake("dgamma with the centred input", ("np.sum(g * xhat, axis=0)\n", "np.sum(g * xmu, axis=0)\n"), of="gamma", kind="factor", words="dgamma has a factor `std` too many")
-batchnorm.mistake("dgamma averaged", ("dgamma = np.sum(", "dgamma = np.mean("), of="gamma", kind="factor", words="dgamma lacks a factor m = 7")
-batchnorm.mistake("dbeta not summed", ("dbeta = np.sum(g, axis=0)", "dbeta = g"), of="beta", kind="broadcast not summed", words=r"dbeta has shape \[7, 4\].*sum it over axes \[0\]")
-batchnorm.mistake("dgamma and dbeta swapped", ("return dx, dgamma, dbeta", "return dx, dbeta, dgamma"), of="gamma", kind="swapped", words="another order")
-batchnorm.mistake("upstream ignored", ("m = g.shape[0]", "m = g.shape[0]; g = np.ones_like(g)"), of="x", kind="upstream ignored", words="dx, dgamma and dbeta ignore the upstream")
-batchnorm.mistake("upstream twice", ("m = g.shape[0]", "m = g.shape[0]; g = g * g"), of="x", kind="upstream twice", words="upstream gradient applied twice")
+batchnorm.mistake(
+    "divided by the variance", (") / std", ") / std**2"), of="x", kind="factor", words="dx lacks a factor `std`"
+)
+batchnorm.mistake(
+    "multiplied by sigma", (") / std", ") * std"), of="x", kind="factor", words="dx has a factor `std`² too many"
+)
+batchnorm.mistake(
+    "eps outside",
+    (") / std", ") / np.sqrt(std**2 - 1e-3)"),
+    of="x",
+    kind="eps left out",
+    words=r"leaves out 0\.001 \(eps\)",
+)
+batchnorm.mistake(
+    "dgamma with y for xhat",
+    ("np.sum(g * xhat, axis=0)\n", "np.sum(g * out, axis=0)\n"),
+    of="gamma",
+    kind="mistaken value",
+    words="dgamma uses `out` where `xhat` is meant",
+)
+batchnorm.mistake(
+    "dgamma with the centred input",
+    ("np.sum(g * xhat, axis=0)\n", "np.sum(g * xmu, axis=0)\n"),
+    of="gamma",
+    kind="factor",
+    words="dgamma has a factor `std` too many",
+)
+batchnorm.mistake(
+    "dgamma averaged",
+    ("dgamma = np.sum(", "dgamma = np.mean("),
+    of="gamma",
+    kind="factor",
+    words="dgamma lacks a factor m = 7",
+)
+batchnorm.mistake(
+    "dbeta not summed",
+    ("dbeta = np.sum(g, axis=0)", "dbeta = g"),
+    of="beta",
+    kind="broadcast not summed",
+    words=r"dbeta has shape \[7, 4\].*sum it over axes \[0\]",
+)
+batchnorm.mistake(
+    "dgamma and dbeta swapped",
+    ("return dx, dgamma, dbeta", "return dx, dbeta, dgamma"),
+    of="gamma",
+    kind="swapped",
+    words="another order",
+)
+batchnorm.mistake(
+    "upstream ignored",
+    ("m = g.shape[0]", "m = g.shape[0]; g = np.ones_like(g)"),
+    of="x",
+    kind="upstream ignored",
+    words="dx, dgamma and dbeta ignore the upstream",
+)
+batchnorm.mistake(
+    "upstream twice",
+    ("m = g.shape[0]", "m = g.shape[0]; g = g * g"),
+    of="x",
+    kind="upstream twice",
+    words="upstream gradient applied twice",
+)
 batchnorm.mistake("dx negated", ("dx = (", "dx = -("), of="x", kind="wrong sign", words="dx has the wrong sign")
-batchnorm.mistake("gamma and the variance forgotten", ("dxhat = g * gamma", "dxhat = g"), (VAR_TERM, ""), of="x", kind="combination", words="lacks a factor `gamma`.*path through `var` is missing")
+batchnorm.mistake(
+    "gamma and the variance forgotten",
+    ("dxhat = g * gamma", "dxhat = g"),
+    (VAR_TERM, ""),
+    of="x",
+    kind="combination",
+    words="lacks a factor `gamma`.*path through `var` is missing",
+)
 
 
 staged = Exhibit(
@@ -82,16 +219,64 @@ staged = Exhibit(
         return dx, np.sum(g * xhat, axis=0), np.sum(g, axis=0)
     """,
 )  # fmt: skip
-staged.mistake("1/2 of the root", ("0.5 / std", "1 / std"), of="x", kind="factor", words="path through `var` has a factor 2 too many")
-staged.mistake("2 of the square", ("2 * xmu * dsq", "xmu * dsq"), of="x", kind="factor", words="path through `var` lacks a factor 2")
-staged.mistake("minus of the reciprocal", ("dstd = -divar", "dstd = divar"), of="x", kind="wrong sign", words="path through `var` has the wrong sign")
-staged.mistake("square of sigma", ("divar / std**2", "divar / std"), of="x", kind="mistaken value", words="`xmu` where `xhat` is meant")
-staged.mistake("1/sigma of the direct path", ("dxhat * ivar", "dxhat"), of="x", kind="derivative left out", words="factor 1/`std` of `xhat`")
-staged.mistake("m of the square's mean", ("dvar / m", "dvar"), of="x", kind="factor", words="path through `var` has a factor m = 7")
-staged.mistake("dmu not spread by 1/m", ("dmu / m", "dmu"), of="x", kind="factor", words="path through `mu` has a factor m = 7")
-staged.mistake("dmu forgotten", (" + np.ones_like(g) * dmu / m", ""), of="x", kind="missing path", words="path through `mu` cut")
-staged.mistake("minus of the centring", ("dmu = -np", "dmu = np"), of="x", kind="wrong sign", words="path through `mu` has the wrong sign")
-staged.mistake("direct path forgotten", ("dxmu + np.ones_like(g) * dmu / m", "np.ones_like(g) * dmu / m"), of="x", kind="missing path", words="from `x` into `xmu` cut")
+staged.mistake(
+    "1/2 of the root",
+    ("0.5 / std", "1 / std"),
+    of="x",
+    kind="factor",
+    words="path through `var` has a factor 2 too many",
+)
+staged.mistake(
+    "2 of the square",
+    ("2 * xmu * dsq", "xmu * dsq"),
+    of="x",
+    kind="factor",
+    words="path through `var` lacks a factor 2",
+)
+staged.mistake(
+    "minus of the reciprocal",
+    ("dstd = -divar", "dstd = divar"),
+    of="x",
+    kind="wrong sign",
+    words="path through `var` has the wrong sign",
+)
+staged.mistake(
+    "square of sigma",
+    ("divar / std**2", "divar / std"),
+    of="x",
+    kind="mistaken value",
+    words="`xmu` where `xhat` is meant",
+)
+staged.mistake(
+    "1/sigma of the direct path",
+    ("dxhat * ivar", "dxhat"),
+    of="x",
+    kind="derivative left out",
+    words="factor 1/`std` of `xhat`",
+)
+staged.mistake(
+    "m of the square's mean", ("dvar / m", "dvar"), of="x", kind="factor", words="path through `var` has a factor m = 7"
+)
+staged.mistake(
+    "dmu not spread by 1/m", ("dmu / m", "dmu"), of="x", kind="factor", words="path through `mu` has a factor m = 7"
+)
+staged.mistake(
+    "dmu forgotten", (" + np.ones_like(g) * dmu / m", ""), of="x", kind="missing path", words="path through `mu` cut"
+)
+staged.mistake(
+    "minus of the centring",
+    ("dmu = -np", "dmu = np"),
+    of="x",
+    kind="wrong sign",
+    words="path through `mu` has the wrong sign",
+)
+staged.mistake(
+    "direct path forgotten",
+    ("dxmu + np.ones_like(g) * dmu / m", "np.ones_like(g) * dmu / m"),
+    of="x",
+    kind="missing path",
+    words="from `x` into `xmu` cut",
+)
 
 
 def layernorm_forward(x, gamma, beta, eps=1e-5):
@@ -114,13 +299,45 @@ layernorm = Exhibit(
         return dx, (g * normed).sum(axis=(0, 1)), g.sum(axis=(0, 1))
     """,
 )  # fmt: skip
-layernorm.mistake("variance path", (" - normed * (dn * normed).mean(-1, keepdims=True)", ""), of="x", kind="missing path", words="path through `var` cut")
-layernorm.mistake("mean path", (" - dn.mean(-1, keepdims=True)", ""), of="x", kind="missing path", words="path through `mean` cut")
-layernorm.mistake("gamma forgotten", ("dn = g * cache[\"gamma\"]", "dn = g"), of="x", kind="derivative left out", words="factor `gamma`")
-layernorm.mistake("gamma afterwards", ("dn = g * cache[\"gamma\"]", "dn = g"), ("dx = rstd", "dx = cache['gamma'] * rstd"), of="x", kind="factor too late", words="factor `gamma` applied too late")
-layernorm.mistake("rstd forgotten", ("dx = rstd * (", "dx = ("), of="x", kind="factor", words="dx lacks a factor `rstd`")
-layernorm.mistake("dgamma over one axis", ("(g * normed).sum(axis=(0, 1))", "(g * normed).sum(axis=0)"), of="gamma", kind="broadcast not summed", words=r"sum it over axes \[0\]")
-layernorm.mistake("sums for means", ("dn.mean(", "dn.sum("), ("(dn * normed).mean(", "(dn * normed).sum("), of="x", kind="combination", words="`mean` has a factor m = 6.*`var` has a factor m = 6|`var` has a factor m = 6.*`mean` has a factor m = 6")
+layernorm.mistake(
+    "variance path",
+    (" - normed * (dn * normed).mean(-1, keepdims=True)", ""),
+    of="x",
+    kind="missing path",
+    words="path through `var` cut",
+)
+layernorm.mistake(
+    "mean path", (" - dn.mean(-1, keepdims=True)", ""), of="x", kind="missing path", words="path through `mean` cut"
+)
+layernorm.mistake(
+    "gamma forgotten", ('dn = g * cache["gamma"]', "dn = g"), of="x", kind="derivative left out", words="factor `gamma`"
+)
+layernorm.mistake(
+    "gamma afterwards",
+    ('dn = g * cache["gamma"]', "dn = g"),
+    ("dx = rstd", "dx = cache['gamma'] * rstd"),
+    of="x",
+    kind="factor too late",
+    words="factor `gamma` applied too late",
+)
+layernorm.mistake(
+    "rstd forgotten", ("dx = rstd * (", "dx = ("), of="x", kind="factor", words="dx lacks a factor `rstd`"
+)
+layernorm.mistake(
+    "dgamma over one axis",
+    ("(g * normed).sum(axis=(0, 1))", "(g * normed).sum(axis=0)"),
+    of="gamma",
+    kind="broadcast not summed",
+    words=r"sum it over axes \[0\]",
+)
+layernorm.mistake(
+    "sums for means",
+    ("dn.mean(", "dn.sum("),
+    ("(dn * normed).mean(", "(dn * normed).sum("),
+    of="x",
+    kind="combination",
+    words="`mean` has a factor m = 6.*`var` has a factor m = 6|`var` has a factor m = 6.*`mean` has a factor m = 6",
+)
 
 
 def groupnorm_forward(x, gamma, beta, groups, eps=1e-5):
@@ -151,11 +368,29 @@ groupnorm = Exhibit(
         return dx.reshape(n, c, h, w), dgamma, dbeta
     """,
 )  # fmt: skip
-groupnorm.mistake("variance path", (" - xh * (d * xh).sum(2, keepdims=True) / m", ""), of="x", kind="missing path", words="path through `var` cut")
-groupnorm.mistake("mean path", (" - d.sum(2, keepdims=True) / m", ""), of="x", kind="missing path", words="path through `mu` cut")
-groupnorm.mistake("batch for m", ("m = d.shape[2]", "m = n"), of="x", kind="combination", words="`mu`.*`var`|`var`.*`mu`")
-groupnorm.mistake("gamma forgotten", ("d = (g * gamma)", "d = g"), of="x", kind="derivative left out", words="factor `gamma`")
-groupnorm.mistake("keepdims forgotten", ("dbeta = g.sum(axis=axes, keepdims=True)", "dbeta = g.sum(axis=axes)"), of="beta", kind="shape", words=r"reshape it to \[1, 4, 1, 1\]")
+groupnorm.mistake(
+    "variance path",
+    (" - xh * (d * xh).sum(2, keepdims=True) / m", ""),
+    of="x",
+    kind="missing path",
+    words="path through `var` cut",
+)
+groupnorm.mistake(
+    "mean path", (" - d.sum(2, keepdims=True) / m", ""), of="x", kind="missing path", words="path through `mu` cut"
+)
+groupnorm.mistake(
+    "batch for m", ("m = d.shape[2]", "m = n"), of="x", kind="combination", words="`mu`.*`var`|`var`.*`mu`"
+)
+groupnorm.mistake(
+    "gamma forgotten", ("d = (g * gamma)", "d = g"), of="x", kind="derivative left out", words="factor `gamma`"
+)
+groupnorm.mistake(
+    "keepdims forgotten",
+    ("dbeta = g.sum(axis=axes, keepdims=True)", "dbeta = g.sum(axis=axes)"),
+    of="beta",
+    kind="shape",
+    words=r"reshape it to \[1, 4, 1, 1\]",
+)
 groupnorm.mistake("std forgotten", (" / m) / std", " / m)"), of="x", kind="factor", words="factor `std` too many")
 
 
@@ -175,8 +410,22 @@ rmsnorm = Exhibit(
         return dx, np.sum(g * x * r, axis=0)
     """,
 )  # fmt: skip
-rmsnorm.mistake("through the root mean square", (" - x * r**3 * np.mean(d * x, axis=-1, keepdims=True)", ""), of="x", kind="missing path", words="path through `(ms|r)` cut")
-rmsnorm.mistake("r squared for r cubed", ("r**3", "r**2"), of="x", kind="factor", words="path through `(ms|r)` lacks a factor `r`")
-rmsnorm.mistake("weight without r", ("np.sum(g * x * r, axis=0)", "np.sum(g * x, axis=0)"), of="weight", kind="derivative left out|mistaken value|factor", words="`r`|`x`")
+rmsnorm.mistake(
+    "through the root mean square",
+    (" - x * r**3 * np.mean(d * x, axis=-1, keepdims=True)", ""),
+    of="x",
+    kind="missing path",
+    words="path through `(ms|r)` cut",
+)
+rmsnorm.mistake(
+    "r squared for r cubed", ("r**3", "r**2"), of="x", kind="factor", words="path through `(ms|r)` lacks a factor `r`"
+)
+rmsnorm.mistake(
+    "weight without r",
+    ("np.sum(g * x * r, axis=0)", "np.sum(g * x, axis=0)"),
+    of="weight",
+    kind="derivative left out|mistaken value|factor",
+    words="`r`|`x`",
+)
 
 EXHIBITS = [batchnorm, staged, layernorm, groupnorm, rmsnorm]

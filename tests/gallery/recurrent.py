@@ -1,5 +1,6 @@
 """An LSTM cell and a plain recurrent cell over several steps."""
 
+
 import numpy as np
 
 from tests.gallery import Exhibit
@@ -37,15 +38,53 @@ lstm = Exhibit(
     """,
     outputs=2,
 )  # fmt: skip
-lstm.mistake("tanh of the cell", ("dt * (1 - t**2)", "dt"), of="x", kind="derivative left out", words="lack the derivative of tanh at `t`")
-lstm.mistake("cell's own upstream", ("dc = dc + dt * (1 - t**2)", "dc = dt * (1 - t**2)"), of="x", kind="missing path", words="upstream gradient of the output `c_next`")
-lstm.mistake("forget gate's derivative", ("df * f * (1 - f)", "df * f"), of="x", kind="factor", words=r"path through `f` lacks a factor \(1 - `f`\)")
-lstm.mistake("input and candidate exchanged", ("di, dn = dc * c, dc * n, dc * i", "di, dn = dc * c, dc * i, dc * n"), of="x", kind="mistaken value", words="factors `i` and `n` of the multiply .* are exchanged")
-lstm.mistake("candidate not squared", ("dn * (1 - n**2)", "dn * (1 - n)"), of="x", kind="factor", words="path through `n`")
-lstm.mistake("cell without the forget gate", ("dc * f, x.T", "dc, x.T"), of="c", kind="factor", words="dc lacks a factor `f`")
-lstm.mistake("gates in another order", ("[di * i * (1 - i), df * f * (1 - f),", "[df * f * (1 - f), di * i * (1 - i),"), of="b", kind="permuted", words="parts that belong to `i` and `f`")
-lstm.mistake("output gate forgotten", ("do = dh * t", "do = 0 * dh"), of="x", kind="missing path", words="path through `o` cut")
-lstm.mistake("do without tanh", ("do = dh * t", "do = dh"), of="x", kind="derivative left out|factor", words="factor `t`")
+lstm.mistake(
+    "tanh of the cell",
+    ("dt * (1 - t**2)", "dt"),
+    of="x",
+    kind="derivative left out",
+    words="lack the derivative of tanh at `t`",
+)
+lstm.mistake(
+    "cell's own upstream",
+    ("dc = dc + dt * (1 - t**2)", "dc = dt * (1 - t**2)"),
+    of="x",
+    kind="missing path",
+    words="upstream gradient of the output `c_next`",
+)
+lstm.mistake(
+    "forget gate's derivative",
+    ("df * f * (1 - f)", "df * f"),
+    of="x",
+    kind="factor",
+    words=r"path through `f` lacks a factor \(1 - `f`\)",
+)
+lstm.mistake(
+    "input and candidate exchanged",
+    ("di, dn = dc * c, dc * n, dc * i", "di, dn = dc * c, dc * i, dc * n"),
+    of="x",
+    kind="mistaken value",
+    words="factors `i` and `n` of the multiply .* are exchanged",
+)
+lstm.mistake(
+    "candidate not squared", ("dn * (1 - n**2)", "dn * (1 - n)"), of="x", kind="factor", words="path through `n`"
+)
+lstm.mistake(
+    "cell without the forget gate", ("dc * f, x.T", "dc, x.T"), of="c", kind="factor", words="dc lacks a factor `f`"
+)
+lstm.mistake(
+    "gates in another order",
+    ("[di * i * (1 - i), df * f * (1 - f),", "[df * f * (1 - f), di * i * (1 - i),"),
+    of="b",
+    kind="permuted",
+    words="parts that belong to `i` and `f`",
+)
+lstm.mistake(
+    "output gate forgotten", ("do = dh * t", "do = 0 * dh"), of="x", kind="missing path", words="path through `o` cut"
+)
+lstm.mistake(
+    "do without tanh", ("do = dh * t", "do = dh"), of="x", kind="derivative left out|factor", words="factor `t`"
+)
 
 
 def rnn_forward(x, h0, Wx, Wh):
@@ -75,9 +114,25 @@ rnn = Exhibit(
     """,
 )  # fmt: skip
 rnn.mistake("no gradient through time", ("(g[step] + dh)", "g[step]"), of="x", kind="missing path", words="cut")
-rnn.mistake("weights of the last step only", ("dWh = dWh + ", "dWh = "), of="Wh", kind="overwritten", words="of the 3 contributions to `Wh` only one is left")
-rnn.mistake("tanh's derivative", (" * (1 - hs[step + 1] ** 2)", ""), of="x", kind="derivative left out", words="derivative of tanh at each of 3 steps")
-rnn.mistake("h0 not reached", ("return dx, dh,", "return dx, 0 * dh,"), of="h0", kind="zero", words="dh0 is zero everywhere")
-rnn.mistake("Wh not transposed", ("dh = da @ Wh.T", "dh = da @ Wh"), of="x", kind="mistaken value", words="`Wh` transposed")
+rnn.mistake(
+    "weights of the last step only",
+    ("dWh = dWh + ", "dWh = "),
+    of="Wh",
+    kind="overwritten",
+    words="of the 3 contributions to `Wh` only one is left",
+)
+rnn.mistake(
+    "tanh's derivative",
+    (" * (1 - hs[step + 1] ** 2)", ""),
+    of="x",
+    kind="derivative left out",
+    words="derivative of tanh at each of 3 steps",
+)
+rnn.mistake(
+    "h0 not reached", ("return dx, dh,", "return dx, 0 * dh,"), of="h0", kind="zero", words="dh0 is zero everywhere"
+)
+rnn.mistake(
+    "Wh not transposed", ("dh = da @ Wh.T", "dh = da @ Wh"), of="x", kind="mistaken value", words="`Wh` transposed"
+)
 
 EXHIBITS = [lstm, rnn]

@@ -1,0 +1,84 @@
+"""Arrays in other orders and shapes: what a gradient or a value may have been mistaken for."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from minigrad import kernels
+from minigrad.backend import numpy as host
+
+Array = Any
+
+
+def fitted(value: Array, shape: tuple[int, ...]) -> Array | None:
+    """A value in a form that broadcasts to a shape without changing it, or None."""
+    if value.ndim <= len(shape):
+        try:
+            if host.broadcast_shapes(value.shape, shape) == shape:
+                return value
+        except ValueError:
+            pass
+    squeezed = value.squeeze()
+    if squeezed.shape == tuple(n for n in shape if n != 1):
+        return squeezed.reshape(shape)
+    return None
+
+
+def rearrangements(array: Array) -> Iterator[tuple[str, Array]]:
+    """Transposed, permuted and flipped copies, with the words for them (shapes may differ)."""
+    if array.ndim == 2:
+        yield "transposed", array.T
+    elif 2 < array.ndim <= 4:
+        for order in itertools.permutations(range(array.ndim)):
+            if order != tuple(range(array.ndim)):
+                yield f"permuted to axes {list(order)}", array.transpose(order)
+    for many in range(1, min(array.ndim, 3) + 1):
+        for axes in itertools.combinations(range(array.ndim), many):
+            if all(array.shape[axis] > 1 for axis in axes):
+                yield (
+                    f"flipped along {'axis' if many == 1 else 'axes'} {', '.join(map(str, axes))}",
+                    host.flip(array, axes),
+                )
+    if array.ndim >= 1 and array.shape[0] > 2:
+        for shift in (1, -1):
+            yield f"rolled by {shift} along axis 0", host.roll(array, shift, 0)
+
+
+def reshaped(hand: Array, reference: Array, close: Callable[[Array], bool]) -> tuple[str, str] | None:
+    """Why a gradient of the wrong shape is nearly right: (kind, what to do), or None."""
+    shape = reference.shape
+    if hand.size == reference.size:
+        for words, moved in rearrangements(hand):
+            if moved.shape == shape and words.startswith(("transposed", "permuted")) and close(moved):
+                return "transposed", f"it is autodiff's gradient {words}"
+        if close(hand.reshape(shape)):
+            return "shape", f"the values are right; reshape it to {list(shape)}"
+        return None
+    if hand.size > reference.size:
+        lead = hand.ndim - len(shape)
+        if lead >= 0 and all(n in (1, hand.shape[i + lead]) for i, n in enumerate(shape)):
+            try:
+                total = kernels.sum_to(hand, shape)
+            except ValueError:
+                return None
+            axes = [i for i in range(hand.ndim) if i < lead or (shape[i - lead] == 1 and hand.shape[i] > 1)]
+            if close(total):
+                return "broadcast not summed", f"the broadcast is not summed back: sum it over axes {axes}"
+            m = hand.size // reference.size
+            if close(total / m):
+                return "broadcast not summed", f"the broadcast is not summed back: average it over axes {axes}"
+        for many in range(1, hand.ndim + 1):
+            for chosen in itertools.combinations(range(hand.ndim), many):
+                total = hand.sum(axis=chosen)
+                if total.size == reference.size and close(total.reshape(shape)):
+                    return "broadcast not summed", f"the broadcast is not summed back: sum it over axes {list(chosen)}"
+    if hand.size < reference.size:
+        try:
+            wide = host.broadcast_to(hand, shape)
+        except ValueError:
+            return None
+        if close(wide):
+            return "shape", f"the values are right; broadcast it to {list(shape)}"
+    return None

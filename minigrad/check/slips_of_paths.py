@@ -1,0 +1,271 @@
+"""Mistakes in what is added up: paths cut, of the wrong sign, scaled, overwritten; the upstream gradient misused."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator
+
+from minigrad.backend import numpy as host
+from minigrad.check.rearranged import fitted, rearrangements
+from minigrad.check.suspicion import (
+    COMPOUND,
+    INVOLVED,
+    LOCAL,
+    PLAIN,
+    SIMPLE,
+    STATISTICS,
+    Explanation,
+    Factor,
+    Suspicion,
+)  # fmt: skip
+from minigrad.check.sweep import DIRECTIONS, Array, Edge
+from minigrad.tape import Node
+
+
+class SlipsOfPaths(Suspicion):
+    """Searches for mistakes in whole gradients and whole paths."""
+
+    def whole(self) -> Iterator[Explanation]:
+        """The gradient as a whole: zero, the other sign, scaled, rearranged, another argument's."""
+        a, h, d = self.a, self.h, "{d}"
+        if not host.any(h):
+            yield Explanation(("zero",), SIMPLE, "zero", "{d} {is} zero everywhere, and autodiff's {is} not")
+            return
+        if self.fits(-a):
+            yield Explanation(("sign",), SIMPLE, "wrong sign", "{d} {has} the wrong sign", factor="-1")
+        size = float((a * a).sum())
+        w = float((a * h).sum()) / size if size else 0.0
+        if self.fits(w * a) and abs(w + 1) > 1e-6:
+            named = self.name_weight(w)
+            sign = " and the wrong sign" if w < 0 else ""
+            if named is not None:
+                message = named.sentence(d).replace("lacks", "{lacks}").replace("has", "{has}") + sign
+                yield Explanation(("whole", named.short, w < 0), SIMPLE + 0.1, "factor", message, factor=named.short)
+            elif a.size >= 3:
+                message = (
+                    "{d} {is} " + f"{w:.6g} times autodiff's, everywhere, a number that stands for nothing on the tape"
+                )
+                yield Explanation(("whole", round(w, 6)), INVOLVED, "factor", message, factor=f"{w:.6g}")
+        for j, other in enumerate(self.sweep.gradients):
+            if j != self.k and other.shape == a.shape and self.fits(other):
+                yield Explanation(
+                    ("swapped",), SIMPLE, "swapped", "{d} holds " + f"autodiff's "
+                    f"d{self.run.leaf_name(j)}", (self.run.leaf_name(j),)
+                )  # fmt: skip
+        for words, moved in rearrangements(a):
+            if moved.shape == a.shape and self.fits(moved):
+                yield Explanation(("moved", words), SIMPLE + 0.05, "permuted", "{d} {is} autodiff's " + words)
+
+    def upstream(self) -> Iterator[Explanation]:
+        """The cotangent ignored, applied twice, or only its mean used."""
+        ways: dict[str, Callable[[Array], Array]] = {
+            "ignored": host.ones_like,
+            "twice": lambda g: g * g,
+            "summed": lambda g: host.full_like(g, g.sum()),
+            "averaged": lambda g: host.full_like(g, g.mean()),
+        }
+        words = {
+            "ignored": "{d} {ignores} the upstream gradient (a cotangent of ones gives the same)",
+            "twice": "{d} {has} the upstream gradient applied twice",
+            "summed": "{d} {is} as if every output had the sum of the upstream gradient",
+            "averaged": "{d} {is} as if every output had the mean of the upstream gradient",
+        }
+        for name, way in ways.items():
+            seeds = {node: way(g) for node, g in self.sweep.seeds.items()}
+            predicted = self.sweep.at_leaf(self.sweep.down(seeds), self.k)
+            if self.fits(predicted):
+                yield Explanation(("upstream", name), SIMPLE, f"upstream {name}", words[name])
+
+        if len(self.sweep.seeds) > 1:
+            for node in self.sweep.seeds:
+                left = {other: g for other, g in self.sweep.seeds.items() if other is not node}
+                if self.fits(self.sweep.at_leaf(self.sweep.down(left), self.k)):
+                    message = "{d} {ignores} the upstream gradient of the output " + self.run.describe(node)
+                    yield Explanation(("output", node), SIMPLE, "missing path", message, self.names_of(node))
+
+    def sites(self) -> Iterator[Explanation]:
+        """One path missing, of the wrong sign, or scaled by a number."""
+        whole = self.u.reshape(DIRECTIONS, -1) @ self.a.reshape(-1)
+        for site, p in self._weights():
+            w = 1 + float(p @ self.q) / float(p @ p)
+            if not (host.abs((w - 1) * p - self.q) <= self.q_tol).all():
+                continue
+            everything = bool((host.abs(p - whole) <= 1e-9 * host.abs(whole).max()).all())
+            effect = self.sweep.at_leaf(self.sweep.effect(site), self.k)
+            yield from self._weighted(site, w, effect, everything)
+
+    def _weighted(self, site: Node | Edge, w: float, effect: Array, everything: bool) -> Iterator[Explanation]:
+        words, names = self.path_words(site), self.names_of(site)
+        rank = PLAIN + self.believed(site) + (0.8 if everything else 0.0)
+        if abs(w) < 1e-5 and self.fits(self.a - effect):
+            if not everything:
+                message = "{d} {equals} autodiff with " + words + " cut: it is missing"
+                yield Explanation(("cut", site), rank, "missing path", message, names, "0", self._where(site))
+            return
+        if not self.fits(self.a + (w - 1) * effect):
+            return
+        hint = self._hint(site, w)
+        if abs(w + 1) < 2e-6:
+            message = "in {d} " + words + f" has the wrong sign{hint}"
+            yield Explanation(("sign", site), rank, "wrong sign", message, names, "-1", self._where(site))
+            return
+        named = self.name_weight(w)
+        if named is not None:
+            sign = " and the wrong sign" if w < 0 else ""
+            message = "in {d} " + named.sentence(words) + sign + hint
+            rank += 0.0 if hint else 0.05
+            yield Explanation(
+                ("weight", site, named.short), rank, "factor", message, names, named.short, self._where(site)
+            )
+        elif self.a.size >= 6:
+            message = "in {d} " + f"{words} counts {w:.6g} times"
+            yield Explanation(("weight", site), rank + 2, "factor", message, names, f"{w:.6g}", self._where(site))
+
+    def _segment(self, site: Node | Edge) -> list[Edge]:
+        """The edges that carry the same thing as a site: the chain without forks that it stands on."""
+        chain: list[Edge] = [] if isinstance(site, Node) else [site]
+        node = site if isinstance(site, Node) else site[0].inputs[site[1]]
+        top = node
+        while top is not None and len(self.consumers.get(top, ())) == 1:
+            edge = self.consumers[top][0]
+            chain.append(edge)
+            top = edge[0] if sum(s in self.sweep.needed for s in edge[0].inputs if s is not None) == 1 else None
+        while node is not None and node.primitive is not None:
+            inputs = [(node, i) for i, s in enumerate(node.inputs) if s is not None and s in self.sweep.needed]
+            if len({e[0].inputs[e[1]] for e in inputs}) != 1:
+                break
+            chain += inputs
+            node = node.inputs[inputs[0][1]]
+            if len(self.consumers.get(node, ())) != len(inputs):  # type: ignore[arg-type]
+                break
+        return chain
+
+    def _hint(self, site: Node | Edge, w: float) -> str:
+        """Where on a chain a factor like this one is easily lost."""
+        for node, i in self._segment(site):
+            assert node.primitive is not None
+            row, same = node.primitive.name, len(set(node.inputs)) < len(node.inputs)
+            where = self.run.where(node)
+            if abs(w + 1) < 1e-6 and ((row in ("subtract", "divide") and i == 1) or row in ("negative", "reciprocal")):
+                return f" (the minus that the derivative of the {row} brings{where})"
+            if abs(w - 2) < 1e-6 and row == "sqrt":
+                return f" (the 1/2 of the derivative of the root{where} is left out)"
+            if abs(w - 0.5) < 1e-6 and (row == "square" or (row == "multiply" and same)):
+                return f" (the 2 of the derivative of the square{where} is left out)"
+            if row == "mean" and abs(w - math.prod(node.inputs[0].shape) / math.prod(node.shape)) < 1e-6 * abs(w):  # type: ignore[union-attr]
+                return f" (the 1/m of the mean{where} is left out)"
+        return ""
+
+    def constants(self) -> Iterator[Explanation]:
+        """Several statistics treated as constants at once."""
+        below = self.sweep.directions(self.k)[1]
+        statistics = [
+            n for n in self.run.order
+            if n in below and n in self.sweep.cotangents and n.primitive is not None and n not in self.seed_nodes
+            and (n in self.run.names or n.primitive.name in STATISTICS)
+        ]  # fmt: skip
+        statistics = statistics[:12]
+        for many in (2, 3):
+            for chosen in itertools.combinations(statistics, many):
+                predicted = self.sweep.at_leaf(self.sweep.down(self.sweep.seeds, drop=frozenset(chosen)), self.k)
+                if self.fits(predicted):
+                    singly = [self.sweep.down(self.sweep.seeds, drop=frozenset({n})) for n in chosen]
+                    if any(self.fits(self.sweep.at_leaf(one, self.k)) for one in singly):
+                        continue
+                    words = " and ".join(self.run.describe(n) for n in chosen)
+                    quantity = "both" if many == 2 else "all three"
+                    message = (
+                        "{d} {equals} autodiff with "
+                        + f"{words} {quantity} treated as constants: their paths are missing"
+                    )
+                    rank = PLAIN + 0.5 + 0.3 * (many - 2) + sum(self.believed(n) for n in chosen)
+                    names = tuple(self.run.names.get(n, self.run.describe(n)) for n in chosen)
+                    yield Explanation(("constants", chosen), rank, "missing path", message, names, "0")
+
+    def overwritten(self) -> Iterator[Explanation]:
+        """Contributions that were assigned where they should have been added up."""
+        for source, edges in self.consumers.items():
+            if len(edges) > 2:
+                for edge in edges:
+                    if self.confirmed(source, self.sweep.edges[edge] - self.sweep.cotangents[source]):
+                        at = self.run.describe(source)
+                        message = (
+                            f"of the {len(edges)} contributions to {at} " + "only one is left in {d}, the one from "
+                        )
+                        message += f"{self.run.describe(edge[0])}: the others are overwritten instead of added up"
+                        yield Explanation(("only", source), LOCAL, "overwritten", message, self.names_of(source))
+            takes = [node for node, _ in edges if node.primitive is not None and node.primitive.name == "take"]
+            if not takes or source not in self.sweep.cotangents or len(takes) != len(edges):
+                continue
+            written = host.zeros(source.shape, source.dtype)
+            for node in takes:
+                written[node.params[0]] = self.sweep.cotangents[node]
+            if self.confirmed(source, written - self.sweep.cotangents[source]):
+                at = self.run.describe(source)
+                message = (
+                    "in {d} contributions to "
+                    + f"{at} that meet in one element overwrite each other, and should be added up"
+                )
+                yield Explanation(("overwritten", source), LOCAL, "overwritten", message, self.names_of(source))
+
+    def pairs(self) -> Iterator[Explanation]:
+        """Two paths off by known numbers, or a factor on everything and one path besides."""
+        weights = self._weights()
+        weights = [(s, p) for s, p in weights if isinstance(s, Node) and s in self.run.names] or weights
+        whole = self.u.reshape(DIRECTIONS, -1) @ self.a.reshape(-1)
+        for (s1, p1), (s2, p2) in itertools.combinations(weights[:24], 2):
+            both = host.stack([p1, p2], 1)
+            w, *_ = host.linalg.lstsq(both, self.q, rcond=1e-9)
+            if not (host.abs(both @ w - self.q) <= self.q_tol).all():
+                continue
+            first, second = self._known(1 + w[0]), self._known(1 + w[1])
+            if first is None or second is None:
+                continue
+            effects = [self.sweep.at_leaf(self.sweep.effect(s), self.k) for s in (s1, s2)]
+            if self.fits(self.a + w[0] * effects[0] + w[1] * effects[1]):
+                message = "two things in {d}: " + f"{self.path_words(s1)} {first}, and {self.path_words(s2)} {second}"
+                rank = COMPOUND + self.believed(s1) + self.believed(s2)
+                kind = "missing path" if {first, second} == {"is missing"} else "combination"
+                yield Explanation(("pair", s1, s2), rank, kind, message, self.names_of(s1) + self.names_of(s2))
+        off = [(f, fitted(v, self.a.shape)) for f, v in self.forms()]
+        off += [(f, host.asarray(f.value)) for f in self._scalars] + [(Factor("-1", -1.0), host.asarray(-1.0))]
+        for factor, value in off:
+            if value is None or not host.all(value):
+                continue
+            q = self.u.reshape(DIRECTIONS, -1) @ (self.h / value - self.a).reshape(-1)
+            tol = 1e-5 * float(host.abs(whole).max()) * 1e-2
+            for site, p in weights:
+                w1 = 1 + float(p @ q) / float(p @ p)
+                if not (host.abs((w1 - 1) * p - q) <= tol).all():
+                    continue
+                known = self._known(w1)
+                effect = self.sweep.at_leaf(self.sweep.effect(site), self.k)
+                if known is not None and self.fits((self.a + (w1 - 1) * effect) * value):
+                    message = "two things: " + factor.sentence("{d}").replace("lacks", "{lacks}").replace(
+                        "has", "{has}"
+                    )
+                    message += f", and {self.path_words(site)} {known}"
+                    rank = COMPOUND + 0.5 + self.believed(site)
+                    yield Explanation(
+                        ("both", factor.short, site), rank, "combination", message, self.names_of(site), factor.short
+                    )
+
+    def combinations(self) -> Iterator[Explanation]:
+        """The gradient as a weighted sum of all its paths, apart by the named intermediates."""
+        groups = self.groups(self.k)
+        if not 2 <= len(groups) <= DIRECTIONS - 1 or self.a.size <= len(groups):
+            return
+        columns = host.stack([c.reshape(-1) for c in groups.values()], 1)
+        if host.linalg.matrix_rank(columns, tol=1e-8 * host.abs(columns).max()) < len(groups):
+            return
+        assert self.h is not None
+        w, *_ = host.linalg.lstsq(columns, self.h.reshape(-1), rcond=None)
+        if not self.fits((columns @ w).reshape(self.a.shape)):
+            return
+        changed = [(labels, x) for labels, x in zip(groups, w, strict=True) if abs(x - 1) > 1e-5]
+        told = [(labels, self._known(x) or f"counts {x:.4g} times") for labels, x in changed]
+        words = "; ".join(f"the path x -> {' -> '.join(labels) or 'y'} {what}" for labels, what in told)
+        yield Explanation(
+            ("weights",), COMPOUND + 1, "combination", "in {d} " + words, tuple({n for ls, _ in told for n in ls})
+        )

@@ -1,0 +1,509 @@
+"""Mistakes in what is multiplied: factors, derivatives left out or replaced, one value taken for another."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from minigrad.backend import numpy as host
+from minigrad.check.rearranged import fitted, rearrangements
+from minigrad.check.suspicion import INVOLVED, LOCAL, PLAIN, Explanation, Suspicion
+from minigrad.check.sweep import Array, Edge
+from minigrad.ops import sum_to
+from minigrad.paths import pull
+from minigrad.tape import Node
+
+MOVES = frozenset(("alias", "broadcast_to", "flip", "pad", "reshape", "roll", "take", "transpose"))
+"""Rows that carry values along without computing."""
+
+
+class SlipsOfValues(Suspicion):
+    """Searches for mistakes in single steps, and for the same slip at every step of a loop."""
+
+    def factors(self) -> Iterator[Explanation]:
+        """Off by a named array: the whole gradient, or what passes one site."""
+        for factor, value in self.forms():
+            value = fitted(value, self.a.shape)
+            if value is not None and self.fits(self.a * value):
+                message = factor.sentence("{d}").replace("lacks", "{lacks}").replace("has", "{has}")
+                yield Explanation(("whole", factor.short), PLAIN + 0.1, "factor", message, factor=factor.short)
+            for sign in (-1.0,):
+                if value is not None and self.fits(sign * self.a * value):
+                    message = factor.sentence("{d}").replace("lacks", "{lacks}").replace("has", "{has}")
+                    yield Explanation(
+                        ("whole", "-" + factor.short),
+                        PLAIN + 0.4,
+                        "factor",
+                        message + " and has the wrong sign",
+                        factor=factor.short,
+                    )
+        for site, _ in self._weights():
+            source, c = self.sweep.landing(site)
+            for factor, value in self.likely(source, c):
+                if self.confirmed(source, c * value - c):
+                    message = "in {d} " + factor.sentence(self.path_words(site))
+                    yield Explanation(
+                        ("factor", site, factor.short), LOCAL + 0.2 + self.believed(site), "factor", message,
+                        self.names_of(site), factor.short, self._where(site),
+                    )  # fmt: skip
+
+    def local(self) -> Iterator[Explanation]:
+        """The derivative of one op left out: its cotangent passed on as it came."""
+        for node in self.run.order:
+            row = node.primitive
+            if row is None or row.kind not in ("elementwise", "bilinear") or node not in self.sweep.cotangents:
+                continue
+            g = self.sweep.cotangents[node]
+            for i, source in enumerate(node.inputs):
+                if (node, i) not in self.sweep.edges or row.kind != "elementwise":
+                    continue
+                assert source is not None
+                c = self.sweep.edges[node, i]
+                passed = g if g.shape == source.shape else sum_to(g, source.shape)
+                for sign, words in ((1.0, ""), (-1.0, " (and a minus)")):
+                    if self.confirmed(source, sign * passed - c):
+                        yield Explanation(
+                            ("local", node, i), LOCAL + (0.0 if sign > 0 else 0.4), "derivative left out",
+                            "{d} {lacks} " + self._derivative(node, i) + words, self.names_of(node), None,
+                            self._where(node),
+                        )  # fmt: skip
+                once = self._again(node, i, g, c)
+                if once is not None and self.confirmed(source, once - c):
+                    yield Explanation(
+                        ("again", node, i), LOCAL + 0.3, "derivative twice",
+                        "{d} {has} " + self._derivative(node, i) + " twice", self.names_of(node), None,
+                        self._where(node),
+                    )  # fmt: skip
+
+    def _again(self, node: Node, i: int, g: Array, c: Array) -> Array | None:
+        """The contribution with the local derivative applied twice."""
+        if c.shape != g.shape:
+            return None
+        for j, _, again in pull(node, c, False, self.sweep.needed):
+            if j == i and again.shape == c.shape:
+                return again
+        return None
+
+    def _derivative(self, node: Node, i: int) -> str:
+        """The local derivative of an op in words."""
+        assert node.primitive is not None
+        name = node.primitive.name.rstrip("_")
+        if name in ("multiply", "divide") and len(node.inputs) == 2:
+            other = node.inputs[1 - i]
+            if name == "multiply" and other is not None:
+                return f"the factor {self.run.describe(other)} of {self.run.describe(node)}{self.run.where(node)}"
+            if name == "divide" and i == 0 and other is not None:
+                return f"the factor 1/{self.run.describe(other)} of {self.run.describe(node)}{self.run.where(node)}"
+        return f"the derivative of {name} at {self.run.describe(node)}{self.run.where(node)}"
+
+    def mistaken(self) -> Iterator[Explanation]:
+        """A value used where another was meant, and a value transposed, flipped or negated."""
+        for node in self.run.order:
+            row = node.primitive
+            if row is None or row.joint is not None or node not in self.sweep.cotangents or not row.lifts:
+                continue
+            g = self.sweep.cotangents[node]
+            for place, held in enumerate(node.residuals):
+                if not isinstance(held, host.ndarray) or held.dtype.kind != "f":
+                    continue
+                meant = self._meant(node, row.lifts[place])
+                for text, other, source in self._candidates(held, g):
+                    if source is not None and meant == self.run.describe(source):
+                        continue
+                    values = list(node.residuals)
+                    values[place] = other
+                    try:
+                        wrong = {i: c for i, _, c in pull(node, g, False, self.sweep.needed, values)}
+                    except (ValueError, TypeError, IndexError):
+                        continue
+                    for i, c in wrong.items():
+                        right = self.sweep.edges[node, i]
+                        target = node.inputs[i]
+                        assert target is not None
+                        if c.shape == right.shape and self.confirmed(target, c - right):
+                            at = self.run.describe(node)
+                            message = (
+                                "{d} {uses} "
+                                + f"{text} where {meant} is meant, in the derivative of {at}{self.run.where(node)}"
+                            )
+                            rank = (
+                                LOCAL
+                                + 0.1
+                                + (0.0 if "`" in text[:1] or "of `" in text else 0.4)
+                                + (0.0 if meant[:1] == "`" else 0.3)
+                            )
+                            names = tuple(w.strip("`") for w in (text, meant))
+                            yield Explanation(
+                                ("mistaken", node, place, text),
+                                rank,
+                                "mistaken value",
+                                message,
+                                names,
+                                None,
+                                self._where(node),
+                            )
+
+    def _meant(self, node: Node, origin: int | None) -> str:
+        if origin == -1:
+            return self.run.describe(node)
+        if origin is not None and origin >= 0:
+            source = node.inputs[origin]
+            if source is not None:
+                return self.run.describe(source)
+            for text, value, _ in self.values:
+                if value is self.run.arguments[node][origin]:
+                    return text
+        return "another value"
+
+    def _candidates(self, held: Array, upstream: Array | None = None) -> Iterator[tuple[str, Array, Node | None]]:
+        """What could have been used in place of a value: others of its shape, and itself rearranged."""
+        for text, value, source in self.values:
+            if value.dtype.kind == "f" and value is not held:
+                shaped = fitted(value, held.shape)
+                if shaped is not None:
+                    yield text, host.broadcast_to(shaped, held.shape), source
+        itself = next((text for text, value, _ in self.values if value is held), "a value")
+        for words, moved in rearrangements(held):
+            if moved.shape == held.shape:
+                yield f"{itself} {words}", moved, None
+        yield f"minus {itself}", -held, None
+        if upstream is not None and upstream.shape == held.shape:
+            yield "the cotangent that arrives", upstream, None
+        if (held > 0).all():
+            yield f"the square of {itself}", held * held, None
+            yield f"the root of {itself}", host.sqrt(held), None
+
+    def passed_over(self) -> Iterator[Explanation]:
+        """The derivative of everything between two intermediates left out: the cotangent handed straight down."""
+        below = self.sweep.directions(self.k)[1]
+        named = [n for n in self.run.order if n in below and n in self.sweep.cotangents and n in self.run.names]
+        for low, high in itertools.combinations(named, 2):
+            if low.shape == high.shape and self.confirmed(
+                low, self.sweep.cotangents[high] - self.sweep.cotangents[low]
+            ):
+                between = f"from {self.run.describe(low)} to {self.run.describe(high)}"
+                message = (
+                    "{d} {lacks} the derivative of the way "
+                    + f"{between}: the cotangent of {self.run.describe(high)} is "
+                )
+                message += f"used as that of {self.run.describe(low)}"
+                names = (self.run.names[low], self.run.names[high])
+                yield Explanation(
+                    ("over", low, high), LOCAL + 0.4, "derivative left out", message, names, None, self._where(high)
+                )
+
+    def replaced(self) -> Iterator[Explanation]:
+        """A local derivative replaced by a simple function of some value, or a maximum's by a mean's or a sum's."""
+        for node in self.run.order:
+            row = node.primitive
+            if row is None or node not in self.sweep.cotangents:
+                continue
+            g = self.sweep.cotangents[node]
+            for i, source in enumerate(node.inputs):
+                if source is None or (node, i) not in self.sweep.edges:
+                    continue
+                c = self.sweep.edges[node, i]
+                at = f"{self.run.describe(node)}{self.run.where(node)}"
+                function = len(row.arguments) == 1 or row.name in ("maximum", "minimum")
+                if row.kind == "elementwise" and function and g.shape == c.shape:
+                    tangents = self.sweep.directions(self.k)[1].get(source)
+                    if tangents is None:
+                        continue
+                    fit, rows = self.fitting(g.shape)
+                    hits = (
+                        host.abs(rows @ (g * tangents[0]).reshape(-1) - (c * tangents[0]).sum() - self.q[0])
+                        <= self.q_tol
+                    )
+                    for number in host.flatnonzero(hits):
+                        factor, value = fit[number]
+                        if self.confirmed(source, g * value - c):
+                            message = (
+                                "{d} {uses} " + f"{factor.short} for the derivative of {row.name.rstrip('_')} at {at}"
+                            )
+                            yield Explanation(
+                                ("replaced", node, factor.short), LOCAL + 0.35, "wrong derivative", message,
+                                self.names_of(node), factor.short, self._where(node),
+                            )  # fmt: skip
+                elif row.name == "amax":
+                    axis, keepdims = node.params
+                    wide = g if keepdims or axis is None else host.expand_dims(g, axis)
+                    wide = host.broadcast_to(wide, source.shape)
+                    for many, words in (
+                        (math.prod(source.shape) / max(1, g.size), "spread evenly over"),
+                        (1.0, "copied to"),
+                    ):
+                        if self.confirmed(source, wide / many - c):
+                            message = (
+                                "in {d} the cotangent of the maximum at "
+                                + f"{at} is {words} all elements; only the largest has it"
+                            )
+                            yield Explanation(
+                                ("spread", node),
+                                LOCAL,
+                                "wrong derivative",
+                                message,
+                                self.names_of(node),
+                                None,
+                                self._where(node),
+                            )
+
+    def exchanged(self) -> Iterator[Explanation]:
+        """The two factors of a product exchanged, parts written into one another's place, a factor applied too late."""
+        for node in self.run.order:
+            row = node.primitive
+            if row is None or node not in self.sweep.cotangents:
+                continue
+            g = self.sweep.cotangents[node]
+            if row.name == "multiply" and all((node, i) in self.sweep.edges for i in (0, 1)):
+                a, b = node.inputs
+                assert a is not None and b is not None
+                if a is not b and a.shape == b.shape == node.shape:
+                    va, vb = self.run.values[a], self.run.values[b]
+                    two = {a: g * va - self.sweep.edges[node, 0], b: g * vb - self.sweep.edges[node, 1]}
+                    if self._both(two):
+                        words = f"{self.run.describe(a)} and {self.run.describe(b)}"
+                        message = (
+                            "in {d} the factors "
+                            + f"{words} of {self.run.describe(node)} are exchanged{self.run.where(node)}"
+                        )
+                        yield Explanation(
+                            ("exchanged", node),
+                            LOCAL,
+                            "mistaken value",
+                            message,
+                            self.names_of(node),
+                            None,
+                            self._where(node),
+                        )
+            if row.name == "multiply":
+                yield from self._too_late(node, g)
+        for source, edges in self.consumers.items():
+            takes = [n for n, _ in edges if n.primitive is not None and n.primitive.name == "take"]
+            for first, second in itertools.combinations(takes[:8], 2):
+                if first.shape != second.shape or source not in self.sweep.cotangents:
+                    continue
+                moved = host.zeros(source.shape)
+                moved[first.params[0]] += self.sweep.cotangents[second] - self.sweep.cotangents[first]
+                moved[second.params[0]] += self.sweep.cotangents[first] - self.sweep.cotangents[second]
+                if self.confirmed(source, moved):
+                    parts = " and ".join(self._part(n) for n in (first, second))
+                    message = "in {d} the parts that belong to " + f"{parts} are written into one another's place"
+                    yield Explanation(
+                        ("places", source, first, second),
+                        LOCAL,
+                        "permuted",
+                        message,
+                        (self._part(first).strip("`"), self._part(second).strip("`")),
+                    )
+
+    def _part(self, node: Node) -> str:
+        """What became of a slice, under the nearest name."""
+        seen = node
+        while seen not in self.run.names or "." in self.run.names[seen]:
+            edges = self.consumers.get(seen, ())
+            if len(edges) != 1:
+                break
+            seen = edges[0][0]
+        return self.run.describe(seen if seen in self.run.names else node)
+
+    def _both(self, deltas: Mapping[Node, Array]) -> bool:
+        seen = sum(self.sweep.seen(self.k, node, delta) for node, delta in deltas.items())
+        if not (host.abs(seen - self.q) <= self.q_tol).all():
+            return False
+        return self.fits(self.a + self.sweep.at_leaf(self.sweep.down(deltas), self.k))
+
+    def _too_late(self, node: Node, g: Array) -> Iterator[Explanation]:
+        """A factor of a product that multiplies the finished gradient instead of the cotangent it belongs to."""
+        for i, source in enumerate(node.inputs):
+            if source is None or (node, i) not in self.sweep.edges:
+                continue
+            other = self.run.arguments[node][1 - i]
+            value = fitted(host.asarray(other), self.a.shape)
+            if value is None:
+                continue
+            passed = g if g.shape == source.shape else sum_to(g, source.shape)
+            without = self.a + self.sweep.at_leaf(self.sweep.down({source: passed - self.sweep.edges[node, i]}), self.k)
+            if self.fits(without * value):
+                factor = node.inputs[1 - i]
+                words = self.run.describe(factor) if factor is not None else "a constant"
+                message = (
+                    "{d} {has} the factor " + f"{words} applied too late: it belongs to the cotangent that enters "
+                )
+                message += f"{self.run.describe(node)}, before the sums{self.run.where(node)}"
+                yield Explanation(
+                    ("late", node, i),
+                    LOCAL + 0.3,
+                    "factor too late",
+                    message,
+                    self.names_of(node),
+                    words,
+                    self._where(node),
+                )
+
+    def everywhere(self) -> Iterator[Explanation]:
+        """The same slip at every step of a loop: all nodes that one line made, or all uses of one value."""
+        groups: dict[tuple[int, str, int], list[Edge]] = {}
+        uses: dict[int, list[tuple[Node, int]]] = {}
+        for node in self.run.order:
+            if node not in self.sweep.cotangents or node.primitive is None or node.primitive.joint is not None:
+                continue
+            for i in range(len(node.inputs)):
+                if (node, i) in self.sweep.edges and node in self.run.lines:
+                    groups.setdefault((self.run.lines[node][0], node.primitive.name, i), []).append((node, i))
+            for place, value in enumerate(node.residuals):
+                if isinstance(value, host.ndarray) and value.dtype.kind == "f" and value.ndim > 1:
+                    uses.setdefault(id(value), []).append((node, place))
+        for (_, name, i), edges in list(groups.items())[:40]:
+            if len(edges) < 2:
+                continue
+            where, many = self.run.where(edges[0][0]), len(edges)
+            cut = self.sweep.down(self.sweep.seeds, edit={edge: (lambda g, c: c * 0) for edge in edges})
+            if self.fits(self.sweep.at_leaf(cut, self.k)):
+                source = self.run.describe(edges[-1][0].inputs[i])  # type: ignore[arg-type]
+                message = (
+                    "{d} {equals} autodiff with "
+                    + f"all {many} paths into {source.split(' #')[0].rstrip('`')}` through the {name.rstrip('_')} "
+                    f"cut{where}"
+                )
+                yield Explanation(
+                    ("all cut", where, i),
+                    LOCAL + 0.2,
+                    "missing path",
+                    message,
+                    self.names_of(edges[0]),
+                    "0",
+                    self._where(edges[0]),
+                )
+            if all(node.primitive is not None and node.primitive.kind == "elementwise" for node, _ in edges):
+                same = [edge for edge in edges if edge[0].shape == edge[0].inputs[i].shape]  # type: ignore[union-attr]
+                left = self.sweep.down(self.sweep.seeds, edit={edge: (lambda g, c: g) for edge in same})
+                if same and self.fits(self.sweep.at_leaf(left, self.k)):
+                    message = "{d} {lacks} " + f"the derivative of {name.rstrip('_')} at each of {many} steps{where}"
+                    yield Explanation(
+                        ("all left", where, i),
+                        LOCAL,
+                        "derivative left out",
+                        message,
+                        self.names_of(edges[0]),
+                        None,
+                        self._where(edges[0]),
+                    )
+        for places in list(uses.values())[:24]:
+            if len(places) < 2:
+                continue
+            held = places[0][0].residuals[places[0][1]]
+            text = next((words for words, value, _ in self.values if value is held), None)
+            for words, moved in rearrangements(held) if text else ():
+                if moved.shape != held.shape:
+                    continue
+                values = {node: list(node.residuals) for node, _ in places}
+                for node, place in places:
+                    values[node][place] = moved
+                try:
+                    found = self.sweep.down(self.sweep.seeds, residuals=values)
+                except (ValueError, TypeError):
+                    continue
+                if self.fits(self.sweep.at_leaf(found, self.k)):
+                    message = (
+                        "{d} {uses} " + f"{text} {words} where {text} itself is meant, at each of {len(places)} steps"
+                    )
+                    yield Explanation(
+                        ("all moved", text, words), LOCAL, "mistaken value", message, (str(text).strip("`"),)
+                    )
+
+        yield from self._rearranged_inputs()
+
+    def _rearranged_inputs(self) -> Iterator[Explanation]:
+        """An input used flipped or transposed throughout the backward pass, as a kernel in a convolution."""
+        for j, x in enumerate(self.run.leaves):
+            if x.ndim < 2 or x.size > 1e5:
+                continue
+            carriers: set[Node] = {x.node}  # type: ignore[arg-type]
+            for node in self.run.order:
+                if node.primitive is not None and node.primitive.name in MOVES and not carriers.isdisjoint(node.inputs):
+                    carriers.add(node)
+            users = [n for n in self.run.order if n.primitive is not None and not carriers.isdisjoint(n.inputs)]
+            for words, moved in rearrangements(x.data):
+                if moved.shape != x.shape or host.array_equal(moved, x.data):
+                    continue
+                changed = {n: v for n, (v, _) in self.sweep.replayed({x.node: moved}, carriers).items()}  # type: ignore[dict-item]
+                mixed = {n: self._mixed(n, changed) for n in users if n.primitive.joint is None}  # type: ignore[union-attr]
+                try:
+                    found = self.sweep.down(self.sweep.seeds, residuals=mixed)
+                except (ValueError, TypeError):
+                    continue
+                if self.fits(self.sweep.at_leaf(found, self.k)):
+                    name = self.run.leaf_name(j)
+                    message = "{d} {uses} " + f"`{name}` {words} where `{name}` itself is meant"
+                    yield Explanation(("input moved", j, words), LOCAL, "mistaken value", message, (name,))
+
+    def replays(self) -> Iterator[Explanation]:
+        """A constant left out of the values that the backward pass used (eps), or m - 1 for m in them."""
+        for node in self.run.order:
+            row = node.primitive
+            if row is None or node not in self.sweep.cotangents:
+                continue
+            if row.name == "add":
+                constant = next((a for a in self.run.arguments[node] if not getattr(a, "ndim", 0)), None)
+                source = next((s for s in node.inputs if s is not None), None)
+                if (
+                    constant is None
+                    or source is None
+                    or sum(s is not None for s in node.inputs) != 1
+                    or not float(constant)
+                ):
+                    continue
+                value = host.broadcast_to(self.run.values[source], node.shape)
+                text = f"{float(constant):.6g}"
+                words = (
+                    "{d} {leaves} out "
+                    + f"{text} (eps) that is added in {self.run.describe(node)}{self.run.where(node)}"
+                )
+                yield from self._replayed(node, value, words, "eps left out", text)
+            elif row.name in ("mean", "divide") and (node in self.run.names or row.name == "mean"):
+                source = next((s for s in node.inputs if s is not None), None)
+                if source is None:
+                    continue
+                for m in self.counts:
+                    if row.name == "mean" and m != math.prod(source.shape) // max(1, math.prod(node.shape)):
+                        continue
+                    if m < 2:
+                        continue
+                    value = self.run.values[node] * (m / (m - 1))
+                    words = (
+                        "{d} {uses} "
+                        + f"{self.run.describe(node)} divided by m - 1 instead of m = {m}{self.run.where(node)}"
+                    )
+                    yield from self._replayed(node, value, words, "factor", "m/(m-1)")
+
+    def _replayed(self, node: Node, value: Array, words: str, kind: str, factor: str) -> Iterator[Explanation]:
+        """Backward passes in which some of the values below a changed one follow the change."""
+        fresh = self.sweep.replayed({node: value})
+        if any(not host.isfinite(v).all() for v, _ in fresh.values()):
+            return
+        for n, (v, _) in fresh.items():
+            if n is node or v.shape != self.run.values[n].shape:
+                continue
+            ratio = fitted(self.run.values[n] / v, self.a.shape)
+            for power in (1, -1, 2, -2, 3):
+                if ratio is not None and self.fits(self.a * ratio**power):
+                    yield Explanation(
+                        (kind, node), INVOLVED - 0.5, kind, words, self.names_of(node), factor, self._where(node)
+                    )
+                    return
+        chosen = [n for n in fresh if n is not node and n in self.sweep.cotangents][:7]
+        for many in range(len(chosen), 0, -1):
+            for subset in itertools.combinations(chosen, many):
+                mixed: dict[Node, Any] = {}
+                for n in self.run.order:
+                    if n.primitive is None or n.primitive.joint is not None or n not in self.sweep.cotangents:
+                        continue
+                    mixed[n] = self._mixed(n, {s: fresh[s][0] for s in subset} | ({node: value}))
+                predicted = self.sweep.at_leaf(self.sweep.down(self.sweep.seeds, residuals=mixed), self.k)
+                if self.fits(predicted):
+                    yield Explanation(
+                        (kind, node), INVOLVED - 0.5, kind, words, self.names_of(node), factor, self._where(node)
+                    )
+                    return

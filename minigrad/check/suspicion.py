@@ -1,0 +1,371 @@
+"""What every search for a mistake needs: names for factors and places, and the two tests of a suspicion.
+
+A *suspicion* is a change of the right reverse pass, `delta` at some node. It is first tested by inner
+products with a few random directions (see `sweep`), thousands at a time, and then by its full
+prediction, which has to reproduce every element of the hand-derived gradient.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from minigrad.backend import numpy as host
+from minigrad.check.forward import Forward
+from minigrad.check.rearranged import fitted
+from minigrad.check.sweep import DIRECTIONS, Array, Edge, Sweep
+from minigrad.ops import sum_to
+from minigrad.paths import pull
+from minigrad.tape import Node
+
+STATISTICS = frozenset(("amax", "logsumexp", "mean", "norm", "sum"))
+"""Rows that take many values together: what a derivation is most likely to treat as constant."""
+
+SIMPLE, PLAIN, LOCAL, INVOLVED, COMPOUND = 1.0, 2.0, 3.0, 4.0, 6.0
+"""How readily a kind of mistake is believed, where several reproduce the numbers."""
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """A mistake that reproduces a hand-derived gradient to rounding.
+
+    key:     the same for one mistake that shows in several gradients
+    rank:    lower is simpler
+    message: with {d} where the gradients' names go, {s} for the third person's s of one gradient
+    """
+
+    key: Any
+    rank: float
+    kind: str
+    message: str
+    paths: tuple[str, ...] = ()
+    factor: str | None = None
+    evidence: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Factor:
+    """A named number or array by which a term may be off."""
+
+    text: str
+    value: Any
+    inverse: bool = False
+
+    def sentence(self, subject: str) -> str:
+        """What is wrong with a term that was multiplied by this factor."""
+        return (
+            f"{subject} lacks a factor {self.text}" if self.inverse else f"{subject} has a factor {self.text} too many"
+        )
+
+    @property
+    def short(self) -> str:
+        return f"1/({self.text})" if self.inverse and "(" not in self.text and " " in self.text else (
+            f"1/{self.text}" if self.inverse else self.text
+        )  # fmt: skip
+
+
+class Suspicion:
+    """The vocabulary and the tests, for one recorded run and the gradients that a hand derived for it.
+
+    hand: for each leaf its hand-derived gradient (of the leaf's shape) or None.  tolerances: of each
+    leaf's elements.  found: what was found already, for each leaf.
+    """
+
+    def __init__(self, sweep: Sweep, hand: Sequence[Array | None], tolerances: Sequence[Array]) -> None:
+        self.sweep = sweep
+        self.run: Forward = sweep.run
+        self.hand = hand
+        self.tolerances = tolerances
+        self.consumers: dict[Node, list[Edge]] = {}
+        for node in self.run.order:
+            for i, source in enumerate(node.inputs):
+                if source is not None and source in sweep.needed and node in sweep.cotangents:
+                    self.consumers.setdefault(source, []).append((node, i))
+        self.leaf_nodes = {x.node for x in self.run.leaves}
+        self.seed_nodes = set(sweep.seeds)
+        self.counts = self._counts()
+        self.values = self._values()
+        self.found: dict[int, list[Explanation]] = {}
+        self._forms: list[tuple[Factor, Array]] | None = None
+        self._fitting: dict[tuple[int, ...], tuple[list[tuple[Factor, Array]], Array]] = {}
+
+    def _counts(self) -> dict[int, str]:
+        """Numbers of elements that the run adds up or averages, and lengths of axes, with their words."""
+        counts: dict[int, str] = {}
+        for node in self.run.order:
+            if node.primitive is not None and node.primitive.name in STATISTICS and node.inputs[0] is not None:
+                size = math.prod(node.inputs[0].shape)
+                many = size // max(1, math.prod(node.shape))
+                if many > 1:
+                    counts.setdefault(many, f"m = {many} (the elements that {self.run.describe(node)} takes together)")
+        for k, x in enumerate(self.run.leaves):
+            for axis, n in enumerate(x.shape):
+                if n > 1:
+                    counts.setdefault(n, f"{n} ({self.run.leaf_name(k)}.shape[{axis}])")
+            if x.size > 1:
+                counts.setdefault(x.size, f"{x.size} ({self.run.leaf_name(k)}.size)")
+        for node in self.run.order:
+            for n in node.shape:
+                if n > 1:
+                    counts.setdefault(n, f"{n} (an axis of {self.run.describe(node)})")
+        return counts
+
+    def _values(self) -> list[tuple[str, Array, Node | None]]:
+        """Every array that a hand could have used, the named ones first."""
+        named: list[tuple[str, Array, Node | None]] = []
+        unnamed: list[tuple[str, Array, Node | None]] = []
+        for node in self.run.order:
+            if node not in self.run.values:
+                continue
+            entry = (self.run.describe(node), self.run.values[node], node)
+            (named if node in self.run.names else unnamed).append(entry)
+        named += [("the upstream gradient", g, None) for g in self.sweep.seeds.values()]
+        for number, value in enumerate(self.run.inputs):
+            if number not in self.run.differentiable and isinstance(value, host.ndarray) and value.dtype.kind in "fiub":
+                named.append((f"`{self.run.input_names[number]}`", value.astype(float), None))
+        return named + unnamed
+
+    def scalars(self) -> list[Factor]:
+        """Numbers by which terms are off: counts, 2, and constants of the forward."""
+        plain: list[Factor] = []
+        factors: list[Factor] = []
+        for n, words in sorted(self.counts.items()):
+            plain += [Factor(words, float(n)), Factor(words, 1 / n, True)]
+            if n > 1:
+                m = words.split(" (")[0]
+                m = m if "=" in m else f"m = {m}"
+                factors.append(Factor(f"m/(m-1) ({m})", n / (n - 1)))
+                factors.append(Factor(f"m/(m-1) ({m})", (n - 1) / n, True))
+                factors += [Factor(f"sqrt(m) ({m})", math.sqrt(n)), Factor(f"sqrt(m) ({m})", 1 / math.sqrt(n), True)]
+                factors += [Factor(f"m² ({m})", float(n * n)), Factor(f"m² ({m})", 1 / (n * n), True)]
+        two = [Factor("2", 2.0), Factor("2", 0.5, True)]
+        if 2 in self.counts:
+            two = [
+                Factor(f"2 (which is also {self.counts[2]})", 2.0),
+                Factor(f"2 (which is also {self.counts[2]})", 0.5, True),
+            ]
+        constants: list[Factor] = []
+        for node in self.run.order:
+            for value in (*self.run.arguments.get(node, ()), *node.params):
+                if isinstance(value, host.ndarray) and not value.ndim and value.dtype.kind in "fi":
+                    value = value.item()
+                if isinstance(value, (int, float)) and not isinstance(value, bool) and value not in (0, 1, -1, 2, 0.5):
+                    text = (
+                        f"{value:.6g} of "
+                        f"{self.run.describe(node)}{self.run.where(node) if node in self.run.names else ''}"
+                    )
+                    constants += [Factor(text, float(value)), Factor(text, 1 / value, True)]
+        return [*two, *plain, *constants, *factors, Factor("4", 4.0), Factor("4", 0.25, True), Factor("3", 3.0)]
+
+    @property
+    def _scalars(self) -> list[Factor]:
+        if not hasattr(self, "_scalar_cache"):
+            self._scalar_cache = self.scalars()
+        return self._scalar_cache
+
+    def name_weight(self, w: float) -> Factor | None:
+        """The first known number that a weight equals, up to sign."""
+        for factor in self._scalars:
+            if abs(abs(w) - abs(factor.value)) <= 2e-6 * abs(factor.value):
+                return factor
+        return None
+
+    def _known(self, w: float) -> str | None:
+        """What a weight does to a path, where it is a known number."""
+        if abs(w) < 1e-5:
+            return "is missing"
+        if abs(w + 1) < 1e-5:
+            return "has the wrong sign"
+        named = self.name_weight(w)
+        return None if named is None or w < 0 else named.sentence("it")[3:]
+
+    def forms(self) -> list[tuple[Factor, Array]]:
+        """Named arrays and their simple functions, as factors."""
+        if self._forms is None:
+            self._forms = []
+            seen: list[Array] = []
+            for text, v, _ in self.values:
+                if v.dtype.kind not in "fiu" or v.size == 0:
+                    continue
+                if any(v.shape == other.shape and host.array_equal(v, other) for other in seen):
+                    continue
+                seen.append(v)
+                if not v.ndim and text != "the upstream gradient" and v.size == 1 and float(v) in (0.0, 1.0, -1.0):
+                    continue
+                with host.errstate(all="ignore"):
+                    powers = [(text, v), (f"{text}²", v * v)]
+                    if text.startswith("`"):
+                        powers += [(f"(1 - {text})", 1 - v), (f"(1 - {text}²)", 1 - v * v), (f"(1 + {text})", 1 + v)]
+                        powers += [(f"{text}(1 - {text})", v * (1 - v)), (f"{text}³", v**3)]
+                        if (v > 0).all():
+                            powers.append((f"sqrt({text})", host.sqrt(v)))
+                    for words, value in powers:
+                        if host.isfinite(value).all() and host.ptp(value) + abs(float(value.flat[0]) - 1) > 1e-12:
+                            self._forms.append((Factor(words, value), value))
+                            inverse = 1 / value
+                            if host.isfinite(inverse).all():
+                                self._forms.append((Factor(words, inverse, True), inverse))
+        return self._forms
+
+    def _prepare(self, k: int) -> None:
+        self.k = k
+        self.a, self.h = self.sweep.gradients[k], self.hand[k]
+        self.d = self.h - self.a
+        self.tol = host.broadcast_to(self.tolerances[k], self.a.shape)
+        self.u = self.sweep.directions(k)[0]
+        self.q = self.u.reshape(DIRECTIONS, -1) @ self.d.reshape(-1)
+        self.q_tol = 1e-5 * float(host.abs(self.q).max()) + 5 * math.sqrt(float((self.tol**2).sum()))
+
+    def fits(self, predicted: Array) -> bool:
+        """Whether a prediction reproduces the hand-derived gradient in every element."""
+        if not host.isfinite(predicted).all():
+            return False
+        reach = 1e-6 * float(host.abs(self.d).max())
+        return bool((host.abs(self.h - predicted) <= reach + 3 * self.tol).all())
+
+    def suspected(self, node: Node, delta: Array) -> bool:
+        """The cheap test of an error `delta` in the cotangent of a node."""
+        with host.errstate(all="ignore"):
+            return bool((host.abs(self.sweep.seen(self.k, node, delta) - self.q) <= self.q_tol).all())
+
+    def confirmed(self, node: Node, delta: Array) -> bool:
+        """Both tests: the cheap one, then the partial reverse pass."""
+        if not self.suspected(node, delta):
+            return False
+        return self.fits(self.a + self.sweep.at_leaf(self.sweep.down({node: delta}), self.k))
+
+    def _sites(self) -> list[Node | Edge]:
+        """The places where something can go wrong on the way to this leaf, without those that come to the same."""
+        x = self.run.leaves[self.k].node
+        below = self.sweep.directions(self.k)[1]
+        places: list[Node | Edge] = []
+        for node in reversed(self.run.order):
+            if node not in self.sweep.cotangents or node not in below or node is x:
+                continue
+            if node not in self.seed_nodes or len(self.seed_nodes) > 1:
+                places.append(node)
+            inputs = [s for s in node.inputs if s is not None and s in below]
+            for i, source in enumerate(node.inputs):
+                if source in inputs and len(inputs) > 1 and len(self.consumers.get(source, ())) > 1:  # type: ignore[arg-type]
+                    places.append((node, i))
+            if len(inputs) == 1 and x in inputs and len(self.consumers.get(x, ())) > 1:  # type: ignore[arg-type]
+                pass
+        return places
+
+    def _weights(self) -> list[tuple[Node | Edge, Array]]:
+        """For every site what passes through it, as the random directions see it."""
+        key = ("weights", self.k)
+        if getattr(self, "_weights_key", None) != key:
+            self._weights_key = key
+            self._weights_kept = []
+            for site in self._sites():
+                p = self.sweep.seen(self.k, *self.sweep.landing(site))
+                if host.abs(p).max() > 0:
+                    self._weights_kept.append((site, p))
+        return self._weights_kept
+
+    def path_words(self, site: Node | Edge) -> str:
+        """A site as a path: "the path through `var`"."""
+        if isinstance(site, Node):
+            return f"the path through {self.run.describe(site)}"
+        node, i = site
+        return f"the path from {self.run.describe(node.inputs[i])} into {self.run.describe(node)}"  # type: ignore[arg-type]
+
+    def believed(self, site: Node | Edge) -> float:
+        """Readiness to believe in a site: named intermediates before unnamed, statistics first, edges last."""
+        if not isinstance(site, Node):
+            named = sum(node in self.run.names for node in (site[0], site[0].inputs[site[1]]))
+            return 0.6 - 0.1 * named
+        rank = 0.5 if site not in self.run.names else 0.3 if "." in self.run.names[site] else 0.0
+        assert site.primitive is not None
+        rank -= 0.1 if site.primitive.name in STATISTICS else 0.0
+        return rank + 1e-4 * self.run.order.index(site) / len(self.run.order)
+
+    def names_of(self, site: Node | Edge) -> tuple[str, ...]:
+        nodes = (site,) if isinstance(site, Node) else (site[0].inputs[site[1]], site[0])
+        return tuple(self.run.names[n] for n in nodes if n in self.run.names)
+
+    def _where(self, site: Node | Edge) -> dict[str, Any]:
+        node = site if isinstance(site, Node) else site[0]
+        return {"line": f"{self.run.lines[node][0]}: {self.run.lines[node][1]}"} if node in self.run.lines else {}
+
+    def fitting(self, shape: tuple[int, ...]) -> tuple[list[tuple[Factor, Array]], Array]:
+        """The factors that fit a shape, and all of them as the rows of one matrix."""
+        if shape not in self._fitting:
+            fit = [
+                (factor, host.broadcast_to(v, shape))
+                for factor, value in self.forms()
+                if (v := fitted(value, shape)) is not None
+            ]
+            rows = host.stack([v.reshape(-1) for _, v in fit]) if fit else host.zeros((0, math.prod(shape)))
+            self._fitting[shape] = (fit, rows)
+        return self._fitting[shape]
+
+    def likely(self, node: Node, c: Array) -> list[tuple[Factor, Array]]:
+        """The factors on a contribution `c` to a node that pass the test of the first direction, all tried at once."""
+        tangents = self.sweep.directions(self.k)[1].get(node)
+        if tangents is None or not c.size:
+            return []
+        fit, rows = self.fitting(c.shape)
+        weights = (c * tangents[0]).reshape(-1)
+        passed = host.abs(rows @ weights - weights.sum() - self.q[0]) <= self.q_tol
+        return [fit[i] for i in host.flatnonzero(passed)]
+
+    def _mixed(self, node: Node, changed: Mapping[Node, Array]) -> list[Any]:
+        """A node's residuals with the changed values of its inputs and output in them."""
+        values = list(node.residuals)
+        assert node.primitive is not None
+        for place, origin in enumerate(node.primitive.lifts):
+            if origin == -1 and node in changed:
+                values[place] = changed[node]
+            elif origin is not None and origin >= 0 and values[place] is not None and node.inputs[origin] in changed:
+                values[place] = changed[node.inputs[origin]]  # type: ignore[index]
+        return values
+
+    def absolute(self, k: int) -> Array:
+        """The sizes of the terms that the k-th gradient adds up: what its rounding is to be judged by."""
+        x = self.run.leaves[k].node
+        total = host.abs(self.sweep.gradients[k]) + sum(host.abs(c) for c in self.groups(k).values())
+        for node, i in self.consumers.get(x, ()):  # type: ignore[arg-type]
+            row = node.primitive
+            assert row is not None
+            if row.joint is not None:
+                continue
+            rule, places = row.pullbacks[0 if row.variadic else i]  # type: ignore[misc]
+            values = [node.residuals[place] if place >= 0 else i for place in places]
+            sizes = [host.abs(v) if isinstance(v, host.ndarray) and v.dtype.kind == "f" else v for v in values]
+            with host.errstate(all="ignore"):
+                term = sum_to(host.abs(rule(host.abs(self.sweep.cotangents[node]), *sizes)), total.shape)
+            total = total + host.where(host.isfinite(term), term, 0)
+        return total
+
+    def groups(self, k: int, limit: int = 24) -> dict[tuple[str, ...], Array]:
+        """The k-th gradient split by the named intermediates (and statistics) that each path passes."""
+        run, x = self.run, self.run.leaves[k].node
+        marks = {
+            n: run.names.get(n, run.describe(n)) for n in run.order
+            if n not in self.leaf_nodes and n not in self.seed_nodes and n.primitive is not None
+            and (n in run.names or n.primitive.name in STATISTICS)
+        }  # fmt: skip
+        held: dict[Node, dict[tuple[str, ...], Array]] = {n: {(): g} for n, g in self.sweep.seeds.items()}
+        for node in reversed(run.order):
+            groups = held.get(node)
+            if groups is None or node is x:
+                continue
+            if node in marks:
+                groups = {(marks[node], *labels): c for labels, c in groups.items()}
+            while len(groups) > limit:
+                longest = max(map(len, groups))
+                shorter: dict[tuple[str, ...], Array] = {}
+                for labels, c in groups.items():
+                    key = labels[: longest - 1]
+                    shorter[key] = shorter[key] + c if key in shorter else c
+                groups = shorter
+            for labels, c in groups.items():
+                for _, source, part in pull(node, c, False, self.sweep.needed):
+                    place = held.setdefault(source, {})
+                    place[labels] = place[labels] + part if labels in place else part
+            held[node] = {}
+        return held.get(x, {})  # type: ignore[arg-type]

@@ -1,0 +1,436 @@
+"""The checker itself: every row passes it, planted errors fail it by name, and bad input is told clearly."""
+
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import minigrad as mg
+from minigrad import functional, ops
+from minigrad.check import CannotRun, assert_gradient, assert_hand_gradient
+from minigrad.check.oracles import central, complex_step, richardson
+from tests.samples import SAMPLES
+
+rng = np.random.default_rng(0)
+X, GAMMA, BETA = rng.normal(size=(6, 4)) * 2 + 1, rng.normal(size=4) + 0.1, rng.normal(size=4)
+BN = (X, GAMMA, BETA)
+
+
+def forward(x, gamma, beta):
+    mu = np.mean(x, axis=0)
+    xmu = x - mu
+    var = np.mean(xmu**2, axis=0)
+    std = np.sqrt(var + 1e-5)
+    xhat = xmu / std
+    return gamma * xhat + beta, (xhat, xmu, std, gamma)
+
+
+def right(g, cache):
+    xhat, _, std, gamma = cache
+    d = g * gamma
+    return (d - d.mean(0) - xhat * (d * xhat).mean(0)) / std, (g * xhat).sum(0), g.sum(0)
+
+
+def without_variance(g, cache):
+    _, dgamma, dbeta = right(g, cache)
+    d = g * cache[3]
+    return (d - d.mean(0)) / cache[2], dgamma, dbeta
+
+
+def only(report):
+    (finding,) = report.mistakes
+    return finding
+
+
+# ---- gradcheck ---------------------------------------------------------------------------------------
+DIFFERENTIABLE = [
+    s
+    for s in SAMPLES
+    if getattr(getattr(getattr(ops, s.name, None), "primitive", None), "kind", "") != "discrete"
+    and any(a.dtype.kind == "f" and a.size for a in s.arrays)
+]
+
+
+@pytest.mark.parametrize("sample", DIFFERENTIABLE, ids=str)
+def test_every_row_of_the_table_agrees_with_numbers(sample):
+    assert mg.gradcheck(sample.call, sample.arrays)
+
+
+def test_every_row_with_a_derivative_has_a_sample_here():
+    rows = {
+        name
+        for name, value in vars(ops).items()
+        if getattr(getattr(value, "primitive", None), "kind", "discrete") != "discrete"
+    }
+    assert rows <= {sample.name for sample in DIFFERENTIABLE} | {name for name in rows if name + "_" in rows}
+
+
+WRONG = {
+    "tanh": (0, lambda g, y: g * (1 - y)),
+    "exp": (0, lambda g, y: g),
+    "sqrt": (0, lambda g, y: g / y),
+    "divide": (1, lambda g, b, y: g * y / b),
+    "mean": (0, lambda g, x_shape, axis, keepdims: ops.spread(g, x_shape, axis, keepdims)),
+    "multiply": (0, lambda g, b: g),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_an_error_planted_in_a_row_is_named_also_inside_a_function(name, monkeypatch):
+    row = getattr(ops, name).primitive
+    i, wrong = WRONG[name]
+    _, places = row.pullbacks[i]
+    planted = tuple((wrong, places) if j == i else rule for j, rule in enumerate(row.pullbacks))
+    monkeypatch.setattr(row, "pullbacks", planted)
+
+    def f(x, gamma):
+        centred = x - x.mean(0, keepdims=True)
+        return ops.tanh(ops.exp(centred * 0.1) * gamma / ops.sqrt((centred * centred).mean(0) + 1.0))
+
+    report = mg.gradcheck(f, (X, GAMMA))
+    assert not report
+    assert {finding.argument for finding in report.findings if finding.kind == "wrong pullback"} == {name}
+    sample = next(s for s in SAMPLES if s.name == name)
+    assert not mg.gradcheck(sample.call, sample.arrays)
+
+
+def test_an_error_of_the_second_order_is_found_in_the_nesting_where_it_is():
+    def frozen(g, x):
+        return g * (3 * (x.data if isinstance(x, mg.Tensor) else x) ** 2)
+
+    cube = mg.primitive(lambda x: x**3, frozen, name="cube")
+    assert mg.gradcheck(lambda x: cube(x), (X,))
+    report = mg.gradcheck(lambda x: cube(x), (X,), order=2)
+    assert not report
+    assert all("derivative" in finding.message for finding in report.mistakes if finding.kind == "wrong gradient")
+
+
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_batch_norm_is_right_to_the_third_order_in_every_nesting(order):
+    report = mg.gradcheck(lambda x, g: functional.batch_norm(x, g, g, axis=0)[0], (X[:3, :2], GAMMA[:2]), order=order)
+    assert report, str(report)
+    assert sum("derivative" in name for name in report.facts) == 4 * sum(2**k for k in range(1, order))
+
+
+def test_a_failure_tells_input_element_values_ratio_oracle_and_step():
+    bad = mg.primitive(lambda x: x**3, lambda g, x: 2 * g * x * x, name="cube")
+    finding = next(f for f in mg.gradcheck(lambda x: bad(x), (X,)).mistakes if f.kind == "wrong gradient")
+    assert "with respect to x" in finding.message
+    worst = finding.evidence["worst"][0]
+    assert worst["ratio"] == pytest.approx(2 / 3)
+    assert worst["input"] == np.unravel_index(np.argmax(np.abs(X)), X.shape)
+    assert finding.evidence["oracle"] == "complex step"
+
+
+@pytest.mark.parametrize(
+    ("f", "x", "named"),
+    [
+        (lambda x: mg.relu(x), [0.0, 1.0, -1.0], "relu"),
+        (lambda x: mg.abs(x), [0.0, 1.0], "abs"),
+        (lambda x: mg.clip(x, -1, 1), [1.0, 0.3], "clip"),
+        (lambda x: mg.maximum(x, 0.5), [0.5, 2.0], "maximum"),
+        (lambda x: mg.max(x), [2.0, 2.0, 1.0], "amax"),
+        (lambda x: mg.max(x, axis=0), [2.0, 2.0, 1.0], "choice of elements"),
+    ],
+)
+@pytest.mark.parametrize("oracle", ["auto", "central", "richardson"])
+def test_a_kink_is_named_and_is_not_an_error(f, x, named, oracle):
+    report = mg.gradcheck(f, (np.array(x),), oracle=oracle)
+    assert report, str(report)
+    assert any(finding.kind == "kink" and named in finding.message for finding in report.findings)
+
+
+def test_the_three_oracles_agree_with_one_another_and_claim_honest_errors():
+    def f(xs):
+        return np.tanh(xs[0]) * np.exp(xs[0])
+
+    x, u = rng.normal(size=5), rng.normal(size=5)
+    exact = u * np.exp(x) * (np.tanh(x) + 1 / np.cosh(x) ** 2)
+    for oracle, reach in ((complex_step, 1e-15), (richardson, 1e-12), (central, 1e-9)):
+        slope = oracle(f, [x], [u])
+        assert np.abs(slope.value - exact).max() < 4 * reach
+        assert (np.abs(slope.value - exact) <= slope.error + 1e-15).all()
+
+
+def test_central_differences_tell_a_kink_from_rounding():
+    assert central(lambda xs: np.abs(xs[0] - 1e-12), [np.zeros(1)], [np.ones(1)]).regime != "truncation"
+    assert central(lambda xs: np.exp(xs[0]), [np.ones(1)], [np.ones(1)]).regime == "rounding"
+
+
+def test_float32_inputs_are_checked_in_float64_and_the_report_says_so():
+    x = X.astype(np.float32)
+    assert mg.gradcheck(mg.tanh, (x,)).details["computed in"] == "float64 (inputs: float32)"
+    assert mg.gradcheck(mg.tanh, (x,), keep_dtype=True).details["computed in"] == "float32"
+
+
+def test_large_inputs_are_checked_along_random_directions():
+    report = mg.gradcheck(lambda x: mg.tanh(x).sum(0), (rng.normal(size=(50, 40)),))
+    assert report.details["oracle"] == "complex step (4 directions)"
+    bad = mg.primitive(lambda x: x * x, lambda g, x: g * x, name="square")
+    assert not mg.gradcheck(lambda x: bad(x), (rng.normal(size=(50, 40)),))
+
+
+def test_a_function_without_a_complex_form_falls_to_richardson():
+    assert "Richardson" in mg.gradcheck(lambda x: mg.remainder(x, 3.0), (X,)).details["oracle"]
+
+
+# ---- check_hand_gradient -------------------------------------------------------------------------------
+def test_inputs_may_be_tensors_and_the_hand_may_take_inputs_or_a_cache_or_be_arrays():
+    def by_inputs(g, x, gamma, beta):
+        return right(g, forward(x, gamma, beta)[1])
+
+    assert mg.check_hand_gradient(forward, tuple(map(mg.tensor, BN)), right)
+    assert mg.check_hand_gradient(forward, BN, by_inputs)
+    g = rng.normal(size=X.shape)
+    arrays = right(g, forward(*BN)[1])
+    assert mg.check_hand_gradient(forward, BN, arrays, cotangent=g)
+    assert mg.check_hand_gradient(forward, BN, dict(zip(("dx", "dgamma", "dbeta"), arrays)), cotangent=g)
+    with pytest.raises(CannotRun, match="pass cotangent="):
+        mg.check_hand_gradient(forward, BN, arrays)
+
+
+def test_the_sentence_of_the_issue():
+    finding = only(mg.check_hand_gradient(forward, BN, without_variance))
+    assert finding.message == "dx equals autodiff with the path through `var` cut: it is missing"
+    assert (finding.argument, finding.kind, finding.paths, finding.factor) == ("x", "missing path", ("var",), "0")
+    assert finding.evidence["worst"][0]["ratio"] != 1
+
+
+def test_labels_name_paths_where_the_forward_is_minigrads_own():
+    def batch_norm(x, gamma, beta):
+        return functional.batch_norm(x, gamma, beta, axis=0)[0]
+
+    def hand(g, x, gamma, beta):
+        std = np.sqrt(x.var(0) + 1e-5)
+        return g * gamma / std, (g * (x - x.mean(0)) / std).sum(0), g.sum(0)
+
+    finding = only(mg.check_hand_gradient(batch_norm, BN, hand))
+    assert finding.kind == "missing path"
+    assert "`mean`" in finding.message
+    assert "`var`" in finding.message or "`scale`" in finding.message
+
+
+STEPS = """
+xhat, xmu, std, gamma = forward(*BN)[1]
+m = len(g)
+dxhat = g * gamma
+dstd = -(dxhat * xmu).sum(0) / std**2
+dvar = dstd / (2 * std)
+dxmu = dxhat / std + 2 * xmu * dvar / m
+dmu = -dxmu.sum(0)
+dx = dxmu + dmu / m
+"""
+
+
+@pytest.mark.parametrize(
+    ("edit", "wrong"),
+    [
+        (("g * gamma", "g"), "xhat"),
+        (("dstd = -", "dstd = "), "std"),
+        (("dstd / (2 * std)", "dstd / std"), "var"),
+        (("2 * xmu * dvar / m", "xmu * dvar / m"), "xmu"),
+        (("dmu = -dxmu", "dmu = dxmu"), "mu"),
+        (("dmu / m", "dmu"), "x"),
+    ],
+)
+def test_step_by_step_the_first_wrong_step_is_named_and_those_after_it_are_not_blamed(edit, wrong):
+    g = np.random.default_rng(1).normal(size=X.shape)
+    scope = {"g": g, "forward": forward, "BN": BN}
+    exec(STEPS.replace(*edit), scope)
+    steps = {name: scope["d" + name] for name in ("xhat", "std", "var", "xmu", "mu", "x")}
+    report = mg.check_hand_gradient(forward, BN, steps, cotangent=g, score=False)
+    blamed = [finding for finding in report.findings if finding.kind == "wrong step"]
+    assert [finding.argument for finding in blamed] == ([wrong] if wrong != "x" else [])
+    if wrong == "x":
+        assert only(report).argument == "x"
+    else:
+        assert blamed[0].message.startswith(f"the first wrong step is d{wrong}")
+    exec(STEPS, scope)
+    assert mg.check_hand_gradient(
+        forward, BN, {name: scope["d" + name] for name in steps}, cotangent=g, score=False
+    )  # fmt: skip
+
+
+# ---- a check that proves nothing ---------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "cotangent", [lambda y: np.ones_like(y), lambda y: 2 * (y - BETA)], ids=["sum(y)", "sum(y**2)"]
+)
+def test_a_cotangent_that_batchnorm_annihilates_is_a_finding(cotangent):
+    report = mg.check_hand_gradient(forward, BN, right, cotangent=cotangent(forward(*BN)[0]))
+    assert not report
+    assert not report.mistakes
+    finding = next(finding for finding in report.findings if finding.kind == "vacuous")
+    assert finding.evidence["caught"] < finding.evidence["visible"]
+    assert "annihilates" in finding.message
+
+
+def test_the_default_cotangent_catches_every_mutant():
+    caught, visible = re.findall(r"\d+", mg.check_hand_gradient(forward, BN, right).details["mutation score"])
+    assert caught == visible
+
+
+def test_gamma_of_one_hides_a_missing_gamma_and_the_check_looks_elsewhere_too():
+    def without_gamma(g, cache):
+        return right(g, (*cache[:3], 1.0))
+
+    inputs = (X, np.ones(4), np.zeros(4))
+    report = mg.check_hand_gradient(forward, inputs, without_gamma)
+    assert "factor `gamma`" in only(report).message
+    assert "gamma is 1 everywhere" in only(report).message
+    report = mg.check_hand_gradient(forward, inputs, right)
+    assert report
+    assert [finding.kind for finding in report.findings] == ["vacuous"]
+
+
+def test_a_structural_zero_is_named_with_its_cancellation():
+    def biased(x, bias):
+        z = x + bias
+        return (z - z.mean(axis=0)) / np.sqrt(z.var(axis=0) + 1e-5)
+
+    def hand(g, x, bias):
+        xhat, std = biased(x, bias), np.sqrt(x.var(0) + 1e-5)
+        return (g - g.mean(0) - xhat * (g * xhat).mean(0)) / std, np.zeros(4)
+
+    report = mg.check_hand_gradient(biased, (X, GAMMA), hand)
+    assert report
+    finding = next(finding for finding in report.findings if finding.kind == "structural zero")
+    assert finding.argument == "bias"
+    assert finding.evidence["cancellation"] > 1e11
+
+
+# ---- bad input ------------------------------------------------------------------------------------------------
+def raises(g, cache):
+    return g @ g
+
+
+@pytest.mark.parametrize(
+    ("hand", "kind", "words"),
+    [
+        (raises, "raised", r"raises\(\) raised ValueError at test_check.py:\d+: `return g @ g`"),
+        (lambda g, cache: None, "nothing returned", "returned None"),
+        (lambda g, cache: right(g, cache)[:2], "number of gradients", "2 gradients were returned, and 3 are needed"),
+        (lambda g, cache: (right(g, cache)[0], None, g.sum(0)), "nothing returned", "dgamma is None"),
+        (lambda g, cache: (np.nan * g, *right(g, cache)[1:]), "not finite", r"NaN or infinite, the first at \[0, 0\]"),
+        (lambda g, cache: (g[:3], *right(g, cache)[1:]), "shape", r"dx has shape \[3, 4\], and x \[6, 4\]"),
+        (lambda g, cache: ("a", *right(g, cache)[1:]), "not numbers", "dx holds"),
+        (lambda g: g, "number of gradients", "1 gradients"),
+    ],
+)
+def test_a_bad_hand_function_is_a_finding(hand, kind, words):
+    report = mg.check_hand_gradient(forward, BN, hand)
+    assert not report
+    assert any(finding.kind == kind and re.search(words, finding.message) for finding in report.mistakes), str(report)
+
+
+def inverted(x):
+    scale = np.linalg.inv(x.T @ x)
+    return x @ scale
+
+
+@pytest.mark.parametrize(
+    ("f", "words"),
+    [
+        (
+            inverted,
+            r"inverted\(\) raised TypeError at test_check.py:\d+: `scale = np.linalg.inv.*np.linalg.inv: the tape",
+        ),
+        (lambda x: np.asarray(x) * 2, "np.asarray"),
+        (lambda x: 3.0, "returned float as output 0"),
+        (lambda x: np.sign(x), "does not depend on any differentiable input"),
+        (lambda x, y: x, "missing 1 required positional argument"),
+    ],
+)
+def test_a_forward_that_cannot_be_checked_says_which_call(f, words):
+    with pytest.raises(CannotRun, match=words):
+        mg.check_hand_gradient(f, (X,), lambda g, x: g)
+
+
+def test_a_value_that_leaves_the_tape_is_noticed():
+    def scaled(x):
+        size = float(np.max(x))
+        return x * size
+
+    def hand(g, x):
+        d = g * x.max()
+        d[np.unravel_index(x.argmax(), x.shape)] += (g * x).sum()
+        return d
+
+    report = mg.check_hand_gradient(scaled, (X,), hand, score=False)
+    finding = next(finding for finding in report.mistakes if finding.kind == "left the tape")
+    assert "`size = float(np.max(x))`" in finding.message
+
+    def harmless(x):
+        return np.exp(x - float(np.max(x))) * np.exp(float(np.max(x)))
+
+    report = mg.check_hand_gradient(harmless, (X,), lambda g, x: g * np.exp(x), score=False)
+    assert report
+    assert "no difference" in report.findings[0].message
+
+
+def test_the_users_arrays_and_numpy_itself_are_left_as_they_were():
+    x = X.copy()
+
+    def hand(g, cache):
+        result = right(g, cache)
+        for array in (g, *cache):
+            array[...] = 0
+        return result
+
+    assert mg.check_hand_gradient(forward, (x, GAMMA, BETA), hand)
+    assert np.array_equal(x, X)
+    assert type(np.zeros(3)) is np.ndarray
+    with pytest.raises(RuntimeError, match="setitem"):
+        mg.tensor(X, requires_grad=True)[0] = 1
+
+
+# ---- the report ---------------------------------------------------------------------------------------------
+def test_a_report_speaks_text_html_json_and_pictures(tmp_path):
+    report = mg.check_hand_gradient(forward, BN, without_variance)
+    assert "WRONG" in str(report)
+    assert "path through `var` cut" in repr(report)
+    assert "<table>" in report._repr_html_()
+    record = json.loads(report.to_json())
+    assert record["ok"] is False
+    assert record["findings"][0]["kind"] == "missing path"
+    pytest.importorskip("matplotlib")
+    report.plot(str(tmp_path / "report.png"))
+    assert (tmp_path / "report.png").stat().st_size > 1000
+    mg.gradcheck(mg.tanh, (X,)).plot(str(tmp_path / "check.png"))
+
+
+def test_assertions_fail_with_the_sentence():
+    with pytest.raises(AssertionError, match="path through `var` cut"):
+        assert_hand_gradient(forward, BN, without_variance)
+    with pytest.raises(AssertionError, match="pullback of cube"):
+        assert_gradient(mg.primitive(lambda x: x**3, lambda g, x: g * x * x, name="cube"), (X,))
+    assert assert_hand_gradient(forward, BN, right).ok
+
+
+# ---- the command line ---------------------------------------------------------------------------------------
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "import numpy as np\n"
+        "def forward(x, w):\n    return np.tanh(x @ w)\n"
+        "def right(g, x, w):\n    d = g * (1 - np.tanh(x @ w) ** 2)\n    return d @ w.T, x.T @ d\n"
+        "def wrong(g, x, w):\n    return g @ w.T, x.T @ g\n"
+    )
+    np.savez(tmp_path / "inputs.npz", w=rng.normal(size=(3, 2)), x=rng.normal(size=(4, 3)))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("backward", "code", "words"),
+    [("right", 0, "right"), ("wrong", 1, "derivative of tanh"), ("absent", 2, "no function 'absent'")],
+)
+def test_the_command_line_and_its_exit_codes(folder, backward, code, words):
+    command = [sys.executable, "-m", "minigrad.check", f"mine.py:{backward}", "--forward", "mine.py:forward"]
+    done = subprocess.run(
+        [*command, "--inputs", "inputs.npz"], cwd=folder, capture_output=True, text=True, check=False
+    )  # fmt: skip
+    assert done.returncode == code, done.stderr
+    assert words in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
