@@ -201,3 +201,7 @@ def test_the_command_writes_figures_and_a_page(tmp_path, capsys):
     text = (tmp_path / "batchnorm.html").read_text()
     assert text.count("data:image/png;base64,") == 2 and "http" not in text.replace("http://www.w3.org/2000/svg", "")
     assert (tmp_path / "claim5.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_numbers_given_with_a_dtype_keep_their_digits():
+    assert mg.tensor([0.1], dtype=mg.float64).item() == 0.1

@@ -72,6 +72,7 @@ def run(full: bool = False) -> Finding:
     )
 
     layer = nn.BatchNorm1d(4).to_dtype(mg.float64)
+    assert layer.weight is not None and layer.bias is not None
     layer.weight.update(gamma.detach())
     layer.bias.update(beta.detach())
     optimizer = optim.SGD([{"params": [layer.weight], "lr": 0.1}, {"params": [layer.bias], "lr": 0.01}])

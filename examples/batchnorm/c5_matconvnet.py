@@ -59,6 +59,7 @@ def run(full: bool = False) -> Finding:
         theirs.step(x, mg.random.normal(m, 2, dtype=mg.float64), 0.1)
         ours(x)
         roots = 0.95 * roots + 0.05 * mg.sqrt(x.var(0) + 1e-5)
+        assert ours.running_mean is not None and ours.running_var is not None
         biased = ours.running_var.detach() * ((m - 1) / m)
         sigma_of_ours.append(mg.sqrt(biased + 1e-5)[0].item())
         means.append(abs(theirs.moments[:, 0] - ours.running_mean.detach()).max().item())

@@ -42,6 +42,7 @@ def run(full: bool = False) -> Finding:
     for x in batches:
         layer(x)
         cumulative(x)
+        assert layer.running_mean is not None and layer.running_var is not None and cumulative.running_var is not None
         batch = study.batch_statistics(x)
         ours = study.exponential(ours, batch, 0.1)
         tf_mean = study.tensorflow_average(tf_mean, batch.mean, 0.9)
@@ -56,6 +57,7 @@ def run(full: bool = False) -> Finding:
     whole = max(
         abs(population.mean - everything.mean(0)).max().item(), abs(population.var / everything.var(0) - 1).max().item()
     )
+    assert cumulative.running_var is not None
     unbiased_error = abs(cumulative.running_var.detach() / (true_std * true_std) - 1).max().item()
     bias = (biased_sum / steps / cumulative.running_var.detach()).mean().item()
     bias_gap = abs(bias - (m - 1) / m)

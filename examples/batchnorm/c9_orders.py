@@ -56,10 +56,9 @@ def oracle(
 
     with localcontext() as context:
         context.prec = 50
-        return study.batch_norm_series(
-            *(lift(data[name]) for name in ("x", "v", "weights", "gamma", "beta", "eps")),
-            order, root, None if training else lift(data["running"]),
-        )  # fmt: skip
+        x, v, weights, gamma, beta, eps = (lift(data[name]) for name in ("x", "v", "weights", "gamma", "beta", "eps"))
+        running = None if training else lift(data["running"])
+        return study.batch_norm_series(x, v, weights, gamma, beta, eps, order, root, running)
 
 
 def error(found: float, true: Any) -> float:
@@ -96,6 +95,7 @@ def cut_changes() -> tuple[dict[str, tuple[float, float]], float]:
         changes[name] = (first, second)
         if name == "mean inside var":
             dvar = mg.Tape((study.batch_norm(x, gamma, beta) * g).sum())["var"].cotangent
+            assert dvar is not None
             expected = -2 / 36 * dvar * u.sum(0, keepdims=True) * mg.ones(6, 1, dtype=mg.float64)
             explained = (mg.norm(whole[1] - cut[1] - expected) / mg.norm(expected)).item()
     return changes, explained

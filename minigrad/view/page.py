@@ -128,19 +128,18 @@ def picture(array: Any, limit: tuple[int, int]) -> dict[str, Any] | None:
     values = to_numpy(array).astype("float64")
     if values.size == 0:
         return None
-    finite = [v for v in values.ravel().tolist() if math.isfinite(v)]
-    largest = max((abs(v) for v in finite), default=0.0)
+    finite = values[abs(values) < math.inf]  # NaN is not less than anything
+    largest = float(abs(finite).max()) if finite.size else 0.0
     flat = values.reshape(values.shape[0], -1) if values.ndim > 1 else values.reshape(1, -1)
     rows, columns = (_picked(n, most) for n, most in zip(flat.shape, limit, strict=True))
     cells = [[_level(v, largest) for v in flat[r][columns].tolist()] for r in rows]
-    low, high = (min(finite), max(finite)) if finite else (0.0, 0.0)
-    mean = sum(finite) / len(finite) if finite else 0.0
-    std = math.sqrt(sum((v - mean) ** 2 for v in finite) / len(finite)) if finite else 0.0
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+    mean, std = (float(finite.mean()), float(finite.std())) if finite.size else (0.0, 0.0)
     few = [words.number(v) for v in values.ravel().tolist()] if values.size <= 32 else None
     return {
         "shape": list(values.shape), "cells": cells, "few": few, "whole": flat.shape == (len(rows), len(columns)),
         "min": words.number(low), "max": words.number(high), "mean": words.number(mean), "std": words.number(std),
-        "hist": _histogram(finite, low, high, 20), "bad": values.size - len(finite),
+        "hist": _histogram(finite, low, high, 20), "bad": values.size - finite.size,
     }  # fmt: skip
 
 
@@ -155,11 +154,11 @@ def _level(value: float, largest: float) -> int | None:
     return round(127 * value / largest) if largest else 0
 
 
-def _histogram(values: Sequence[float], low: float, high: float, bins: int) -> list[int]:
-    counts = [0] * bins
-    for v in values:
-        counts[min(bins - 1, int((v - low) / (high - low) * bins)) if high > low else bins // 2] += 1
-    return counts
+def _histogram(values: Any, low: float, high: float, bins: int) -> list[int]:
+    if not high > low:
+        return [0] * (bins // 2) + [int(values.size)] + [0] * (bins - bins // 2 - 1)
+    places = ((values - low) / (high - low) * bins).astype(int).clip(0, bins - 1)
+    return [int((places == k).sum()) for k in range(bins)]
 
 
 def _paths(tape: Tape, leaves: Sequence[Line] | None, large: bool) -> list[dict[str, Any]]:
