@@ -97,12 +97,18 @@ def test_ulps(name: str, dtype: str) -> None:
 HALVES = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
 HALVES = HALVES[np.isfinite(HALVES)]
 OF_HALVES: dict[str, tuple[Callable[[np.ndarray], np.ndarray], float]] = {
-    "exp": (np.exp, 1.0), "tanh": (np.tanh, 1.0), "sin": (np.sin, 1.0), "arctan": (np.arctan, 1.0),
-    "sigmoid": (lambda x: np.exp(-np.logaddexp(0, -x)), 2.0), "softplus": (lambda x: np.logaddexp(x, 0), 2.0),
+    "exp": (np.exp, 1.0),
+    "tanh": (np.tanh, 1.0),
+    "sin": (np.sin, 1.0),
+    "arctan": (np.arctan, 1.0),
+    "sigmoid": (lambda x: np.exp(-np.logaddexp(0, -x)), 2.0),
+    "softplus": (lambda x: np.logaddexp(x, 0), 2.0),
     # far to the left sigmoid is subnormal, and has few digits
-    "silu": (lambda x: x * np.exp(-np.logaddexp(0, -x)), 9.0), "elu": (lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))), 1.0),
-    "erf": (np.vectorize(math.erf), 0.6), "erfc": (np.vectorize(math.erfc), 0.6),
-}  # fmt: skip
+    "silu": (lambda x: x * np.exp(-np.logaddexp(0, -x)), 9.0),
+    "elu": (lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))), 1.0),
+    "erf": (np.vectorize(math.erf), 0.6),
+    "erfc": (np.vectorize(math.erfc), 0.6),
+}
 
 
 @pytest.mark.parametrize("name", OF_HALVES)

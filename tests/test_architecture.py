@@ -1,0 +1,173 @@
+"""The import law and the other promises of the layout, read off the source."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "minigrad"
+FILES = sorted(PACKAGE.rglob("*.py"))
+OPTIONAL = {"matplotlib", "tqdm", "pooch", "sklearn", "torch", "cupy"}
+"""What may be imported where it is used, since minigrad works without."""
+
+
+@dataclass(frozen=True)
+class Import:
+    """One imported module: its full name, and whether a function or a block for type checkers holds it."""
+
+    module: str
+    in_function: bool
+    for_types: bool
+
+
+def module_of(path: Path) -> str:
+    """`minigrad/nn/layers.py` is "minigrad.nn.layers"."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_of(path) for path in FILES}
+
+
+def imports(path: Path) -> Iterator[Import]:
+    """Every import of a file. `from minigrad import ops` is an import of "minigrad.ops"."""
+
+    def walk(node: ast.AST, in_function: bool, for_types: bool) -> Iterator[Import]:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.Import):
+                yield from (Import(alias.name, in_function, for_types) for alias in child.names)
+            elif isinstance(child, ast.ImportFrom):
+                assert child.level == 0, f"{path}: a relative import"
+                whole = child.module or ""
+                for alias in child.names:
+                    full = f"{whole}.{alias.name}"
+                    yield Import(full if full in MODULES else whole, in_function, for_types)
+            else:
+                inside = in_function or isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
+                types = for_types or (isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test))
+                yield from walk(child, inside, types)
+
+    yield from walk(ast.parse(path.read_text()), False, False)
+
+
+def imported(path: Path) -> set[str]:
+    """The modules that a file imports when it runs."""
+    return {i.module for i in imports(path) if not i.for_types}
+
+
+def belongs(module: str, *families: str) -> bool:
+    """Whether a module is one of the given ones or stands below one of them."""
+    return any(module == family or module.startswith(family + ".") for family in families)
+
+
+each_file = pytest.mark.parametrize("path", FILES, ids=[str(path.relative_to(ROOT)) for path in FILES])
+
+
+@each_file
+def test_only_backend_and_the_reading_of_files_import_an_array_library(path: Path) -> None:
+    if module_of(path) in ("minigrad.backend", "minigrad.data"):
+        return
+    assert not {m for m in imported(path) if belongs(m, "numpy", "cupy")}
+
+
+@each_file
+def test_nothing_imports_what_stands_on_top(path: Path) -> None:
+    assert not {m for m in imported(path) if belongs(m, "models", "examples", "tests", "benchmarks")}
+    if module_of(path) != "minigrad.study":
+        assert not {m for m in imported(path) if belongs(m, "minigrad.study")}
+
+
+@each_file
+def test_an_import_inside_a_function_is_of_something_optional(path: Path) -> None:
+    assert not {i.module for i in imports(path) if i.in_function and i.module.split(".")[0] not in OPTIONAL}
+
+
+@each_file
+def test_no_file_has_a_name_that_says_nothing(path: Path) -> None:
+    assert not {"utils", "helpers", "common", "base", "core", "misc"} & set(module_of(path).split("."))
+
+
+@each_file
+def test_a_module_opens_with_a_paragraph(path: Path) -> None:
+    assert ast.get_docstring(ast.parse(path.read_text()))
+
+
+@pytest.mark.parametrize("name", ["tape", "tensor", "primitive"])
+def test_what_the_table_is_made_of_does_not_know_the_table(name: str) -> None:
+    assert not {m for m in imported(PACKAGE / f"{name}.py") if belongs(m, "minigrad.ops", "minigrad.autodiff")}
+
+
+def test_the_table_does_not_know_the_reverse_pass() -> None:
+    for name in ("ops", "kernels", "convolution", "pooling"):
+        assert not {m for m in imported(PACKAGE / f"{name}.py") if belongs(m, "minigrad.autodiff", "minigrad.nn")}
+
+
+def test_the_optimizers_know_neither_ops_nor_autodiff_nor_layers() -> None:
+    wrong = ("minigrad.ops", "minigrad.autodiff", "minigrad.nn", "minigrad.functional")
+    assert not {m for m in imported(PACKAGE / "optim.py") if belongs(m, *wrong)}
+
+
+def test_layers_are_made_of_ops_and_not_of_the_array_library() -> None:
+    for path in [PACKAGE / "functional.py", *(PACKAGE / "nn").glob("*.py")]:
+        names = {
+            alias.name
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.ImportFrom) and node.module == "minigrad.backend"
+            for alias in node.names
+        }
+        assert "xp" not in names, path
+
+
+def test_no_pullback_mentions_the_array_library() -> None:
+    """In a row the forward function comes first; every other function is a pullback, and those are made of ops."""
+    kinds = {"elementwise", "linear", "bilinear", "primitive"}
+    pullbacks = 0
+    for node in ast.walk(ast.parse((PACKAGE / "ops.py").read_text())):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in kinds:
+            for rule in node.args[1:]:
+                names = {n.id for n in ast.walk(rule) if isinstance(n, ast.Name)}
+                assert not names & {"xp", "kernels", "convolution", "pooling"}, ast.unparse(rule)
+                pullbacks += isinstance(rule, ast.Lambda)
+    assert pullbacks > 60
+
+
+def run(code: str) -> str:
+    """The output of a fresh interpreter."""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_importing_minigrad_imports_nothing_optional() -> None:
+    loaded = run("import minigrad, sys; print(*sorted({m.split('.')[0] for m in sys.modules}))").split()
+    assert not OPTIONAL & set(loaded)
+    assert "minigrad" in loaded
+
+
+def test_everything_works_without_the_fused_kernels() -> None:
+    """A module that is not there: minigrad imports, records and differentiates."""
+    run(
+        "import sys; sys.modules['minigrad.fused'] = None\n"
+        "import minigrad as mg\n"
+        "x = mg.tensor([[1.0, 2.0], [3.0, 5.0]], requires_grad=True)\n"
+        "mg.nn.BatchNorm1d(2)(mg.softmax(x)).sum().backward()\n"
+        "assert x.grad is not None\n"
+    )
+
+
+def test_every_public_name_exists_once_and_is_documented() -> None:
+    run(
+        "import minigrad as mg\n"
+        "missing = [n for n in mg.__all__ if not hasattr(mg, n)]\n"
+        "assert not missing, missing\n"
+        "bare = [n for n in mg.__all__ if callable(getattr(mg, n)) and not isinstance(getattr(mg, n), type)\n"
+        "        and not getattr(mg, n).__doc__ and not hasattr(getattr(mg, n), 'primitive')]\n"
+        "assert not bare, bare\n"
+    )
