@@ -154,9 +154,10 @@ def chart(rows: list[dict[str, Any]], path: Path) -> None:
             low, high = row["quartiles"]["minigrad"]
             color = ("#7fb3d5", "#1f618d")[place % 2]
             label = f"{threads} thread{'s' if threads > 1 else ''}" if y == 0 else None
-            axes.barh(y + (place - (len(counts) - 1) / 2) * height, ratio, height, color=color, label=label)
-            axes.plot([low, high], [y + (place - (len(counts) - 1) / 2) * height] * 2, color="black", lw=1)
-            axes.text(max(ratio, high) * 1.04, y + (place - (len(counts) - 1) / 2) * height, f"{ratio:.2f}", va="center", fontsize=7)
+            at = y + (place - (len(counts) - 1) / 2) * height
+            axes.barh(at, ratio, height, color=color, label=label)
+            axes.plot([low, high], [at, at], color="black", lw=1)
+            axes.text(max(ratio, high) * 1.04, at, f"{ratio:.2f}", va="center", fontsize=7)
     axes.axvline(1, color="black", lw=0.8)
     axes.set_xscale("log")
     axes.set_yticks(range(len(titles)), [title.rsplit(" (", 1)[0] for title in titles], fontsize=8)

@@ -16,7 +16,7 @@ Arrays = dict[str, np.ndarray]
 
 
 class Workload(NamedTuple):
-    """name: of the peers' function.  repeat: steps in one timing.  unit: what is reported, in seconds.  flops: a step's."""
+    """name: of the peers' function.  repeat: steps in one timing.  unit: of the report, in seconds.  flops: a step's."""
 
     name: str
     title: str
@@ -37,7 +37,7 @@ WORKLOADS = [
     Workload("w4_fused", "W4 fused (ms)"),
     Workload("w4_primitives", "W4 written from primitive ops (ms)"),
     Workload("w5_expression", "W5 ((a*b)+c).sum() on (4,), with backward (µs)", repeat=300, unit=1e-6),
-    Workload("w5_chain", "W5 chained add, with backward (µs per add)", unit=1e-9 * 1e6),
+    Workload("w5_chain", "W5 chained add, with backward (µs per add)", unit=1e-3),
     Workload("w6_forward", "W6 conv2d (128, 16, 28, 28) -> 32, 3x3: forward (ms)", flops=CONV),
     Workload("w6_both", "W6 conv2d: forward and backward (ms)", flops=3 * CONV),
     Workload("w7", "W7 evaluation of 10,000 images (ms)"),

@@ -109,6 +109,7 @@ def reverse(
             else:
                 cotangents[source] = held + c
             held = c = None
+        joint = None  # its arrays are the cotangents' alone from here on, and may be kept or written to
         if not retain_graph:
             node.residuals = FREED
             if review is not None:

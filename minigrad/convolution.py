@@ -12,7 +12,7 @@ row runs over into the next are computed and thrown away, which costs less than 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from minigrad import parallel
@@ -162,6 +162,15 @@ class Geometry:
         product[..., : self.out[1]] = g.transpose(1, 0, 2, 3)
         return product.reshape(self.groups, self.o // self.groups, -1)
 
+    def weight(self, columns: Array, product: Array) -> Array:
+        """What some images contribute to the adjoint in the weight, transposed: BLAS likes the longer factor first."""
+        return xp.matmul(columns, product.swapaxes(1, 2))
+
+    def joined(self, parts: Sequence[Array]) -> Array:
+        """The sum of `weight`s in the shape of the weight."""
+        total = parts[0] if len(parts) == 1 else xp.stack(parts).sum(0)
+        return xp.ascontiguousarray(total.swapaxes(1, 2)).reshape(self.o, self.c // self.groups, *self.kernel)
+
 
 def conv2d(x: Array, w: Array, stride: Pair, padding: Pair, dilation: Pair, groups: int) -> Array:
     """(n, c, h, w) and (o, c/groups, kh, kw) to (n, o, oh, ow)."""
@@ -214,14 +223,11 @@ def conv2d_weight(
     """The adjoint in the weight, of size `kernel`: (n, c, h, w) and (n, o, oh, ow) to (o, c/groups, kh, kw)."""
     n, c, h, w = x.shape
     _, o, *out = g.shape
-    at = Geometry(n, c, h, w, o, tuple(kernel), stride, padding, dilation, groups, tuple(out))
+    at = Geometry(n, c, h, w, o, kernel, stride, padding, dilation, groups, (out[0], out[1]))
     parts: list[Array] = [None] * len(at.blocks(x))
 
     def work(number: int, block: slice) -> None:
-        parts[number] = xp.matmul(at.widen(g[block]), at.columns(x[block]).swapaxes(1, 2))
+        parts[number] = at.weight(at.columns(x[block]), at.widen(g[block]))
 
     at.each_block(x, work)
-    shape = (o, c // groups, *kernel)
-    if not parts:
-        return xp.zeros(shape, x.dtype)
-    return (parts[0] if len(parts) == 1 else xp.stack(parts).sum(0)).reshape(shape)
+    return at.joined(parts) if parts else xp.zeros((o, c // groups, *kernel), x.dtype)

@@ -88,7 +88,7 @@ def _geometry(x: Array, w: Array, plan: Plan) -> Geometry:
 
 def _each_block(x: Array, at: Geometry | None, work: Callable[[int, slice], None]) -> int:
     """work(number, slice of images) for each block; returns how many there are."""
-    blocks = parallel.cuts(len(x), x.size) if at is None else at.blocks(x)
+    blocks = parallel.cuts(len(x), 2 * x.size) if at is None else at.blocks(x)
     parallel.each(len(blocks), lambda number: work(number, blocks[number]))
     return len(blocks)
 
@@ -99,8 +99,9 @@ def _moments(y: Array) -> tuple[int, Array, Array]:
     mean = parallel.block_sum(y, (0, 2, 3)) / count
     centred = y - mean
     left = parallel.block_sum(centred, (0, 2, 3)).astype(xp.float64) / count
-    centred *= centred
-    return count, mean + left, parallel.block_sum(centred, (0, 2, 3)) - count * left * left
+    images = centred.reshape(*y.shape[:2], -1)
+    squares = xp.vecdot(images, images).sum(0).reshape(mean.shape)
+    return count, mean + left, squares - count * left * left
 
 
 def _joined(moments: Sequence[tuple[int, Array, Array]]) -> tuple[Array, Array]:
@@ -114,18 +115,8 @@ def _joined(moments: Sequence[tuple[int, Array, Array]]) -> tuple[Array, Array]:
 def _choose(y: Array, sign: Array | None, pool: Windows, chosen: Array, cells: Array) -> None:
     """The maximum (where sign is -1 the minimum) of each window, and the number of its first cell."""
     y = y if sign is None else y * sign
-    places = [there for _, _, there in pool.cells(y.shape[2:])]
-    chosen[...] = y[places[0]]
-    for there in places[1:]:
-        xp.maximum(chosen, y[there], out=chosen)
-    some_nan = bool((chosen != chosen).any())
-    cells[...] = 0
-    for number, there in enumerate(places):  # the largest of count - number among the cells that hold the maximum
-        found = y[there] == chosen
-        if some_nan:
-            found |= y[there] != y[there]
-        xp.maximum(cells, xp.multiply(found, len(places) - number, dtype=cells.dtype), out=cells)
-    xp.subtract(len(places), cells, out=cells)
+    pooling.tile_maximum(y, pool.kernel, chosen)
+    pooling.tile_which(y, chosen, pool.kernel, cells)
     if sign is not None:
         chosen *= sign
 
@@ -173,18 +164,20 @@ def _forward(x: Array, w: Array, b: Array, gamma: Array, beta: Array, plan: Plan
         inverse = (1 / xp.sqrt(var + plan.eps)).astype(x.dtype)
         scale = gamma.reshape(1, -1, 1, 1) * inverse
         shift = beta.reshape(1, -1, 1, 1) - left * scale
-    operands = [values, shift] if scale is None else [values, shift, mean, scale]
+    out = xp.empty_like(values)
 
-    def finish(v: Array, shift: Array, mean: Array | None = None, scale: Array | None = None) -> Array:
+    def finish(number: int, images: slice) -> None:
+        z = out[images]
         if scale is None:
-            z = v + shift
+            xp.add(values[images], shift, out=z)
         else:
-            z = v - mean
+            xp.subtract(values[images], mean, out=z)
             z *= scale
             z += shift
-        return xp.maximum(z, 0, out=z) if plan.relu else z
+        if plan.relu:
+            xp.maximum(z, 0, out=z)
 
-    out = parallel.elementwise(finish, operands, values.shape)
+    _each_block(values, None, finish)
     return out, Kept(y if normalised else None, chosen if normalised else None, cells, mean, inverse, left)
 
 
@@ -197,15 +190,24 @@ def _backward(
     size = x.shape[2:] if at is None else at.out
     pool, axes = plan.pool, (0, 2, 3)
     through = (lambda g, out: g * (out > 0)) if plan.relu else (lambda g, out: g)
-    total = parallel.summed(through, (g, out), g.shape, axes)
-    slope = offset = scale = centre = dgamma = None
+    values = chosen if pool is not None else y
+    sums: list[Any] = [None] * len(x)
+
+    def sum_up(number: int, images: slice) -> None:
+        """Of a block, the sums of g and of g (value - mean) in each channel."""
+        some = through(g[images], out[images])
+        total = parallel.block_sum(some, axes).astype(xp.float64)
+        if mean is None or values is None:
+            sums[number] = total, 0.0
+            return
+        along = xp.vecdot(*((a.reshape(*a.shape[:2], -1)) for a in (some, values[images] - mean))).sum(0)
+        sums[number] = total, along.reshape(mean.shape) - left * total
+
+    number_of_blocks = _each_block(g, None, sum_up)
+    total = sum(t for t, _ in sums[:number_of_blocks]).astype(x.dtype)
+    slope = offset = scale = dgamma = None
     if mean is not None:
-        values = chosen if pool is not None else y
-        assert inverse is not None and values is not None
-        centre = mean + left  # the same as mean, but where a value is close to it
-        along = parallel.summed(
-            lambda g, out, v, mean, left: through(g, out) * ((v - mean) - left), (g, out, values, mean, left), g.shape, axes
-        )
+        along = sum(a for _, a in sums[:number_of_blocks]).astype(x.dtype)
         count = len(x) * math.prod(size)
         scale = gamma.reshape(1, -1, 1, 1) * inverse
         dgamma = (along * inverse).reshape(gamma.shape)
@@ -228,23 +230,23 @@ def _backward(
             if pool is None:
                 t += some
             else:
-                for cell, _, there in pool.cells(size):
-                    t[there] += some * (cells[images] == cell)  # type: ignore[index]
+                pooling.tile_place(some, cells[images], pool.kernel, t, add=True)  # type: ignore[index]
         elif pool is not None:
-            t = pooling.place(some, cells[images], pool, size)  # type: ignore[index]
+            t = xp.empty((len(some), some.shape[1], *size), some.dtype)
+            pooling.tile_place(some, cells[images], pool.kernel, t)  # type: ignore[index]
         else:
             t = some
         if at is None:
             return
         wide = at.widen(t)
         if needed[1]:
-            parts[number] = xp.matmul(wide, at.columns(x[images]).swapaxes(1, 2))
+            parts[number] = at.weight(at.columns(x[images]), wide)
         if dx is not None:
             dx[images] = at.fold(xp.matmul(kernel, wide), images.stop - images.start).transpose(1, 0, 2, 3)
 
     if needed[1] or dx is not None:
         count_of = _each_block(x, at, work)
-        dw = xp.stack(parts[:count_of]).sum(0).reshape(w.shape) if needed[1] else None
+        dw = at.joined(parts[:count_of]) if at is not None and needed[1] else None
     else:
         dw = None
     if mean is None:
@@ -270,10 +272,7 @@ def _evaluate(x: Array, w: Array, b: Array, plan: Plan) -> Array:
         values = at.narrow(xp.matmul(kernel, at.columns(x[images])), images.stop - images.start)
         some = out[images]
         if pool is not None:
-            first, *others = [there for _, _, there in pool.cells(at.out)]
-            some[...] = values[first]
-            for there in others:
-                xp.maximum(some, values[there], out=some)
+            pooling.tile_maximum(values, pool.kernel, some)
             some += bias
         else:
             xp.add(values, bias, out=some)
@@ -314,7 +313,7 @@ class Fused(nn.Sequential):
             return rest.pop(0) if rest and type(rest[0]) is kind else None
 
         conv, norm, relu = next_is(nn.Conv2d), next_is(nn.BatchNorm2d), next_is(nn.ReLU)
-        channels, size = x.shape[1], x.shape[2:]
+        channels, size = x.shape[1], (x.shape[2], x.shape[3])
         if not x.size or x.dtype.char not in "fd" or (conv is None and norm is None):
             return 0, None
         settings = None
@@ -322,7 +321,7 @@ class Fused(nn.Sequential):
             if conv.weight.dtype != x.dtype or channels != conv.in_channels or isinstance(conv.padding, str):
                 return 0, None
             strides = pair(conv.stride, "stride"), pair(conv.padding, "padding", 0), pair(conv.dilation, "dilation")
-            size = tuple(map(conv_size, size, conv.kernel_size, *strides))
+            size = tuple(map(conv_size, size, conv.kernel_size, *strides))  # type: ignore[assignment]
             settings = (*strides, conv.groups)
             channels = conv.out_channels
             if min(size) < 1:
@@ -368,17 +367,18 @@ class Fused(nn.Sequential):
     @staticmethod
     def _plain(norm: BatchNorm, x: Tensor, channels: int) -> bool:
         """Whether the layer and its input are of the usual kind; all else is left to the layer and its errors."""
-        return norm.num_features == channels and x.size > channels and (norm.weight is None or norm.weight.dtype == x.dtype)
+        same = norm.weight is None or norm.weight.dtype == x.dtype
+        return same and norm.num_features == channels and x.size > channels
 
     @staticmethod
-    def _windows(layer: Any, size: tuple[int, ...]) -> Windows | None:
+    def _windows(layer: Any, size: Pair) -> Windows | None:
         """The windows of a pooling layer, where they are disjoint and cover their input."""
         if layer is None:
             return None
         kernel, stride = pair(layer.kernel_size, "kernel_size"), pair(layer.stride, "stride")
-        out = tuple(n // k for n, k in zip(size, kernel, strict=True))
+        out = size[0] // kernel[0], size[1] // kernel[1]
         at = Windows(kernel, stride, pair(layer.padding, "padding", 0), pair(layer.dilation, "dilation"), out)
-        return at if at.tile(tuple(size)) and kernel[0] * kernel[1] < 256 else None
+        return at if at.tile(size) and kernel[0] * kernel[1] < 256 else None
 
 
 def fuse(model: nn.Module) -> Any:

@@ -48,6 +48,60 @@ class Windows(NamedTuple):
         return tiled and tuple(o * k for o, k in zip(self.out, self.kernel, strict=True)) == size
 
 
+# ---- windows that tile the image -------------------------------------------------------------------
+# Rows of an image are read and written whole; along a row, the j-th cells of all windows are one slice of
+# the flat array. y, cells and g are dense; only x may be a view.
+
+
+def tile_maximum(x: Array, kernel: Pair, out: Array) -> None:
+    """The maximum of each window, into `out`."""
+    kh, kw = kernel
+    rows = x[:, :, 0::kh]
+    for i in range(1, kh):
+        rows = xp.maximum(rows, x[:, :, i::kh], out=None if i == 1 else rows)
+    line, y = rows.reshape(-1), out.reshape(-1)
+    if kw == 1:
+        y[...] = line
+        return
+    xp.maximum(line[0::kw], line[1::kw], out=y)
+    for j in range(2, kw):
+        xp.maximum(y, line[j::kw], out=y)
+
+
+def tile_which(x: Array, y: Array, kernel: Pair, out: Array) -> None:
+    """The number of the first cell of each window that holds its maximum y, or NaN where y is NaN, into `out`."""
+    kh, kw = kernel
+    wide = xp.empty((*y.shape[:-1], y.shape[-1] * kw), y.dtype)
+    some_nan = bool((y != y).any())
+    for j in range(kw):
+        wide.reshape(-1)[j::kw] = y.reshape(-1)
+    first = out.reshape(-1)
+    first[...] = 0
+    for i in range(kh):
+        found = x[:, :, i::kh] == wide
+        if some_nan:
+            found |= (x[:, :, i::kh] != x[:, :, i::kh]) & (wide != wide)
+        line = found.reshape(-1).view(xp.uint8)
+        for j in range(kw):  # the largest of count - number among the cells that hold y: the first cell
+            xp.maximum(first, xp.multiply(line[j::kw], kh * kw - i * kw - j, dtype=out.dtype), out=first)
+    xp.subtract(kh * kw, first, out=first)
+
+
+def tile_place(g: Array, cells: Array, kernel: Pair, out: Array, add: bool = False) -> None:
+    """g at the chosen cells, zeros elsewhere, into `out` or added to it."""
+    kh, kw = kernel
+    row = xp.empty((*g.shape[:-1], g.shape[-1] * kw), g.dtype)
+    line, g, cells = row.reshape(-1), g.reshape(-1), cells.reshape(-1)
+    for i in range(kh):
+        for j in range(kw):
+            xp.multiply(g, cells == i * kw + j, out=line[j::kw])
+        if add:
+            out[:, :, i::kh] += row
+        else:
+            out[:, :, i::kh] = row
+
+
+# ---- windows of any kind ---------------------------------------------------------------------------
 def each_block(x: Array, work: Callable[[slice], None]) -> None:
     """work(slice of images), block by block where x is large."""
     if not parallel.large(x):
@@ -61,9 +115,13 @@ def maximum(x: Array, at: Windows) -> Array:
     """The maximum of each window; NaN wins."""
     y = xp.empty((*x.shape[:2], *at.out), x.dtype)
     padded, cells = at.padding != (0, 0), list(at.cells(x.shape[2:]))
+    tiled = at.tile(x.shape[2:])
 
     def work(block: slice) -> None:
         some, largest = x[block], y[block]
+        if tiled:
+            tile_maximum(some, at.kernel, largest)
+            return
         if padded:
             largest[...] = -xp.inf if x.dtype.kind == "f" else xp.iinfo(x.dtype).min
         for number, here, there in cells:
@@ -83,8 +141,13 @@ def which(x: Array, y: Array, at: Windows) -> Array:
     # A device is not asked whether there are any: the program would wait for it.
     some_nan = y.dtype.kind == "f" and (y.__class__ is not host_array or bool((y != y).any()))
 
+    tiled = at.tile(x.shape[2:]) and count < 256 and y.flags.c_contiguous
+
     def work(block: slice) -> None:
         some, largest, first = x[block], y[block], chosen[block]
+        if tiled:
+            tile_which(some, largest, at.kernel, first)
+            return
         first[...] = 0
         for number, here, there in cells:  # the largest of count - number among the cells that hold y: the first cell
             found = some[there] == largest[here]
@@ -116,13 +179,12 @@ def place(g: Array, chosen: Array, at: Windows, size: Pair) -> Array:
 
     def work(block: slice) -> None:
         some, out, number_of = g[block], x[block], chosen[block]
-        if not tiled:
-            out[...] = 0
+        if tiled:
+            tile_place(some, number_of, at.kernel, out)
+            return
+        out[...] = 0
         for number, here, there in cells:
-            if tiled:
-                xp.multiply(some, number_of == number, out=out[there])
-            else:
-                out[there] += some[here] * (number_of[here] == number)
+            out[there] += some[here] * (number_of[here] == number)
 
     each_block(x, work)
     return x

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import minigrad as mg
-from minigrad import nn, optim, parallel
-from minigrad import functional as F
-
 from benchmarks.workloads import Arrays, state
+from minigrad import functional as F
+from minigrad import nn, optim, parallel
 
 VERSION = "0.1"
 Step = Callable[[], float | None]
@@ -101,7 +100,8 @@ def batch_norm(layer: nn.Module, a: Arrays) -> Step:
 
 
 def bn_layer(a: Arrays) -> nn.Module:
-    return nn.Sequential(nn.BatchNorm2d(32)).load_state_dict({"0.weight": a["gamma"], "0.bias": a["beta"]}, strict=False)
+    model = nn.Sequential(nn.BatchNorm2d(32))
+    return model.load_state_dict({"0.weight": a["gamma"], "0.bias": a["beta"]}, strict=False)
 
 
 def w4(a: Arrays) -> Step:

@@ -39,7 +39,8 @@ def training(forward: Callable[[dict[str, my.Tensor]], my.Tensor], a: Arrays, ex
 
 
 def w1(a: Arrays) -> Step:
-    norms = {f"{k}{i}": f(n, np.float32) for i, n in ((1, 16), (2, 32)) for k, f in (("gamma", np.ones), ("beta", np.zeros))}
+    norms = {f"gamma{i}": np.ones(n, np.float32) for i, n in ((1, 16), (2, 32))}
+    norms |= {f"beta{i}": np.zeros(n, np.float32) for i, n in ((1, 16), (2, 32))}
 
     def forward(p: dict[str, my.Tensor]) -> my.Tensor:
         h = my.tensor(a["x"], constant=True)
@@ -73,7 +74,7 @@ def w4(a: Arrays) -> Step:
 
 def w4_primitives(a: Arrays) -> Step:
     def step() -> float:
-        x, gamma, beta = my.tensor(a["x"]), my.tensor(a["gamma"].reshape(1, 32, 1, 1)), my.tensor(a["beta"].reshape(1, 32, 1, 1))
+        x, gamma, beta = my.tensor(a["x"]), *(my.tensor(a[k].reshape(1, 32, 1, 1)) for k in ("gamma", "beta"))
         mean = my.mean(x, axis=(0, 2, 3), keepdims=True)
         centred = x - mean
         var = my.mean(centred * centred, axis=(0, 2, 3), keepdims=True)
