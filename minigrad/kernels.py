@@ -57,9 +57,9 @@ def cumulate(x: Array, axis: int) -> Array:
 
 def norm(x: Array, axis: Any, keepdims: bool) -> Array:
     """sqrt(sum(x * x)), scaled by a power of two, which costs no digits, so that no square overflows."""
-    if x.dtype.kind != "f":
+    if x.dtype.kind != "f" or not x.size:
         return xp.sqrt((x * x).sum(axis=axis, keepdims=keepdims))
-    top = xp.max(xp.abs(x), axis=axis, keepdims=True, initial=0)
+    top = xp.max(xp.abs(x), axis=axis, keepdims=True)
     exponent = xp.frexp(xp.where(xp.isfinite(top), top, xp.ones((), x.dtype)))[1]
     y = xp.ldexp(x, -exponent)
     y = xp.ldexp(xp.sqrt(total(y * y, axis, True)), exponent)

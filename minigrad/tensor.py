@@ -236,6 +236,10 @@ class Versioned(Tensor):
         if self.node is not None:
             self.node.label = name
 
+    def __setitem__(self, index: object, value: object) -> None:
+        super().__setitem__(index, value)
+        self.version += 1
+
     def bump(self) -> None:
         """Notes that the values were overwritten in place, by whom and where."""
         self.version += 1

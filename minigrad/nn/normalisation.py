@@ -96,7 +96,8 @@ class BatchNorm(Module):
         if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
             return
         self.num_batches_tracked.update(self.num_batches_tracked + 1)
-        f = 1 / self.num_batches_tracked.item() if self.momentum is None else self.momentum
+        # The count stays where it is: reading it would make every step wait for the device.
+        f = 1 / self.num_batches_tracked.astype(creation.float64) if self.momentum is None else self.momentum
         for running, new in ((self.running_mean, mean), (self.running_var, unbiased_var)):
             running.update((1 - f) * running + f * new.reshape(-1).astype(running.dtype))
 
