@@ -55,7 +55,7 @@ def arange(start: float, stop: float | None = None, step: float = 1, dtype: Any 
     """start, start + step, ... before stop; `arange(n)` starts at 0. Integers stay integers."""
     if stop is None:
         start, stop = 0, start
-    return Tensor(xp.arange(start, stop, step, dtype=_natural(dtype, start, stop, step)))
+    return Tensor(xp.arange(start, stop, step).astype(_natural(dtype, start, stop, step) or int64))
 
 
 def linspace(start: float, stop: float, number: int = 50, dtype: Any = float32, requires_grad: bool = False) -> Tensor:

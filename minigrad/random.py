@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from minigrad import backend
-from minigrad.backend import from_numpy, seed
+from minigrad.backend import from_numpy, seed, xp
 from minigrad.creation import _shape, float32
 from minigrad.tensor import Tensor, differentiable
 
@@ -17,14 +17,22 @@ def _finish(values: Any, dtype: Any, requires_grad: bool) -> Tensor:
     return Tensor(array, differentiable(array) if requires_grad else None)
 
 
-def normal(*shape: Any, mean: float = 0.0, std: float = 1.0, dtype: Any = float32, requires_grad: bool = False) -> Tensor:
+def normal(
+    *shape: Any, mean: float = 0.0, std: float = 1.0, dtype: Any = float32, requires_grad: bool = False
+) -> Tensor:
     """Independent draws from the normal distribution: `normal(2, 3)` or `normal((2, 3))`."""
     return _finish(backend.generator().normal(mean, std, _shape(shape)), dtype, requires_grad)
 
 
-def uniform(*shape: Any, low: float = 0.0, high: float = 1.0, dtype: Any = float32, requires_grad: bool = False) -> Tensor:
+def uniform(
+    *shape: Any, low: float = 0.0, high: float = 1.0, dtype: Any = float32, requires_grad: bool = False
+) -> Tensor:
     """Independent draws from [low, high)."""
-    return _finish(backend.generator().uniform(low, high, _shape(shape)), dtype, requires_grad)
+    drawn = _finish(backend.generator().uniform(low, high, _shape(shape)), dtype, requires_grad)
+    if drawn.dtype.kind == "f":  # a double just below `high` may round to it
+        below = xp.nextafter(xp.asarray(high, drawn.dtype), xp.asarray(low, drawn.dtype))
+        xp.minimum(drawn.data, below, out=drawn.data)
+    return drawn
 
 
 def permutation(n: int) -> Tensor:

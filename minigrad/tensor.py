@@ -361,6 +361,8 @@ def raw_index(index: Any) -> Any:
         return index.data
     if isinstance(index, list):
         return xp.asarray([raw_index(part) for part in index], None if index else int)
+    if is_scalar(index):
+        return index.item()
     return from_numpy(index) if is_array(index) and not isinstance(index, xp.ndarray) else index
 
 
