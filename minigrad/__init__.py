@@ -1,6 +1,9 @@
 """minigrad: a small deep-learning framework whose automatic differentiation can be read."""
 
-from minigrad import autodiff, creation, functional, init, nn, numpy_protocol, ops, random
+import importlib
+from typing import Any
+
+from minigrad import autodiff, creation, functional, init, nn, numpy_protocol, ops, optim, random
 from minigrad.autodiff import *  # noqa: F403
 from minigrad.backend import OutOfMemory, current, transfers, use, using
 from minigrad.check import check_hand_gradient, gradcheck
@@ -19,6 +22,13 @@ from minigrad.widening import no_widening
 __all__ = [
     *autodiff.__all__, *creation.__all__, *ops.__all__,
     "Buffer", "OutOfMemory", "Parameter", "Tape", "Tensor", "check_hand_gradient", "current", "debug", "detect_anomaly",
-    "functional", "gradcheck", "init", "load", "log_softmax", "nn", "no_widening", "numpy_protocol", "primitive",
-    "random", "recompute", "save", "softmax", "tensor", "trace", "transfers", "use", "using",
+    "functional", "gradcheck", "init", "load", "log_softmax", "nn", "no_widening", "numpy_protocol", "optim",
+    "primitive", "random", "recompute", "save", "softmax", "tensor", "trace", "transfers", "use", "using",
 ]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """Modules that a training step does without are imported when they are first asked for."""
+    if name in ("data", "fused", "study"):
+        return importlib.import_module(f"minigrad.{name}")
+    raise AttributeError(f"module 'minigrad' has no attribute {name!r}")
