@@ -520,7 +520,7 @@ def clip_grad_norm(parameters: Any, max_norm: float, error_if_nonfinite: bool = 
     for node in nodes:
         # A new array: this one may be another Parameter's gradient too.
         node.grad = xp.multiply(node.grad, scale.astype(node.grad.dtype), out=xp.empty_like(node.grad))
-    return Tensor(norm)
+    return Tensor(xp.asarray(norm))  # NumPy makes a scalar of a 0-d array
 
 
 # ------------------------------------------------------------------------------------------- schedules
