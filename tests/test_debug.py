@@ -237,6 +237,7 @@ def test_watching_changes_no_number():
 
 
 # ---- locks and the log ------------------------------------------------------------------------------
+@pytest.mark.host("only NumPy's arrays can be locked")
 def test_arrays_that_the_tape_keeps_are_locked_until_the_backward_pass():
     with mg.debug():
         x = mg.tensor([1.0, 2.0], requires_grad=True)
@@ -249,6 +250,7 @@ def test_arrays_that_the_tape_keeps_are_locked_until_the_backward_pass():
     assert x.grad.tolist() == [8.0, 16.0]
 
 
+@pytest.mark.host("only NumPy's arrays can be locked")
 def test_locks_end_with_the_tape_that_asked_for_them():
     given = np.ones(3, np.float32)
     w = mg.Parameter(mg.ones(3))
