@@ -200,6 +200,7 @@ def test_the_command_writes_figures_and_a_page(tmp_path, capsys):
     assert "5  holds" in printed and "9  holds" in printed
     text = (tmp_path / "batchnorm.html").read_text()
     assert text.count("data:image/png;base64,") == 2 and "http" not in text.replace("http://www.w3.org/2000/svg", "")
+    assert '"steps":[{' in (tmp_path / "tape.html").read_text()
     assert (tmp_path / "claim5.png").read_bytes().startswith(b"\x89PNG")
 
 

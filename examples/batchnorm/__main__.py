@@ -26,6 +26,7 @@ from tqdm import tqdm
 import minigrad as mg
 from examples.batchnorm.finding import Finding
 from minigrad import functional as F
+from minigrad import study
 
 NAMES = {
     1: "c1_pointless", 2: "c2_scale", 3: "c3_bias", 4: "c4_updates", 5: "c5_matconvnet", 6: "c6_statistics",
@@ -39,7 +40,7 @@ img, svg { max-width: 100%; height: auto; } .claim { font-weight: bold; }
 .number { font-family: monospace; font-size: 14px; }
 table { border-collapse: collapse; font-size: 13px; }
 td, th { border: 1px solid #ccc; padding: 3px 7px; text-align: left; }
-.holds { color: #1a7f37; } .FAILS { color: #b42318; } .wide { overflow-x: auto; }
+.holds { color: #1a7f37; } .FAILS { color: #b42318; } .wide { overflow-x: auto; } .wide svg { max-width: none; }
 """
 
 
@@ -83,7 +84,8 @@ def table(rows: Sequence[tuple[int, Finding, float]]) -> str:
 def page(rows: Sequence[tuple[int, Finding, float]], figures: dict[int, bytes]) -> str:
     """One self-contained page: the tape of BatchNorm, then every claim with its number and figure."""
     tape = small_tape()
-    ways = "".join(f"<li>{html.escape(str(path))}</li>" for path in tape.paths("x"))
+    split = tape.paths("x")
+    ways = "".join(f"<li>{study.PATHS[p.labels]}: norm {p.norm:.3g}, share {p.share:+.1%}</li>" for p in split)
     parts = [
         f"<!doctype html><html lang='en'><meta charset='utf-8'><title>BatchNorm and "
         f"autodiff</title><style>{STYLE}</style>",
@@ -93,7 +95,8 @@ def page(rows: Sequence[tuple[int, Finding, float]], figures: dict[int, bytes]) 
         "quotient are recorded, and the gradient follows from their rules. This is the tape of one small "
         "batch, with the "
         "values above the arrows and the cotangents below them.</p>",
-        f"<div class='wide'>{tape.svg()}</div><p>The gradient of x is the sum over its "
+        f"<div class='wide'>{tape.svg()}</div><p><a href='tape.html'>The same tape to play with</a>: its reverse pass "
+        "step by step, its values and its paths.</p><p>The gradient of x is the sum over its "
         f"ways:</p><ul>{ways}</ul>",
         "<p>Every claim below was run to make this page.</p>",
     ]
@@ -138,6 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if finding.draw is not None:
                 figures[number] = png(finding)
                 (options.out / f"claim{number}.png").write_bytes(figures[number])
+    small_tape().save_html(options.out / "tape.html", "BatchNorm, four samples of two channels")
     target = options.out / "batchnorm.html"
     target.write_text(page(rows, figures), encoding="utf-8")
     print(table(rows))

@@ -74,6 +74,7 @@ def short_static(value: Any) -> str:
         return f"{value.dtype}{list(value.shape)}" if value.shape or hasattr(value, "ndim") else str(value)
     if isinstance(value, tuple):
         inner = ", ".join(short_static(part) for part in value)
+        inner = inner if len(inner) <= 48 else inner[:45] + "..."
         return f"({inner},)" if len(value) == 1 else f"({inner})"
     if isinstance(value, slice):
         parts = ["" if part is None else str(part) for part in (value.start, value.stop)]
