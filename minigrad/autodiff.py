@@ -45,7 +45,7 @@ def reverse(
     cotangents = dict(results)
     found: dict[Node, Any] = {}
     wanted = set() if targets is None else set(targets)
-    newest, review = writes.newest, recording.reviewer
+    newest, review, large = writes.newest, recording.reviewer, parallel.LARGE
     while order:
         node = order.pop()
         g = cotangents.pop(node, None)
@@ -68,12 +68,15 @@ def reverse(
                 f"backward: the tape of {row.name!r} (line {node.serial}) was freed by an earlier backward pass; pass "
                 "retain_graph=True to that earlier backward() or grad() to keep it"
             )
-        joint = None
+        overwritten = node.serial < newest
+        joint, blocks = None, False
         if row.joint is not None:
             writes.check(node, values)
             joint = _joint(row, node, g, create_graph, needed)
         elif create_graph:
             values = _lift(row, node, values)
+        elif g.size >= large:
+            blocks = row.kind == "elementwise" and parallel.large(g)
         i = -1
         for source in node.inputs:
             i += 1
@@ -83,9 +86,9 @@ def reverse(
                 c = joint[i]
             else:
                 rule, places = row.pullbacks[0 if row.variadic else i]  # type: ignore[misc]
-                if node.serial < newest:
+                if overwritten:
                     writes.check(node, [node.residuals[place] for place in places if place != NUMBER])
-                if row.kind == "elementwise" and not create_graph and g.size >= parallel.LARGE and parallel.large(g):
+                if blocks:
                     c = _in_blocks(rule, [g, *[values[place] for place in places]], source, cotangents)
                 elif not places:
                     c = rule(g)

@@ -87,11 +87,11 @@ def call({signature}):
         y = settle(primitive, y, ({arrays}))
     if ({constant}) or not recording.on:
 {narrow}
-        result = Tensor.__new__(Tensor)
+        result = new(Tensor)
         result.data = y
         result.node = None
         return result
-    node = Node.__new__(Node)
+    node = new(Node)
     node.primitive = primitive
     node.inputs = ({nodes})
     node.residuals = ({residuals})
@@ -103,7 +103,7 @@ def call({signature}):
 {aside}
     if recording.observer is not None:
         recording.observer(node, ({arrays}), y)
-    result = Tensor.__new__(Tensor)
+    result = new(Tensor)
     result.data = y
     result.node = node
     return result
@@ -165,7 +165,8 @@ def declare(
     scope = {
         "forward": forward, "primitive": row, "xp": xp, "Tensor": Tensor, "Node": Node, "recording": recording,
         "next_serial": next_serial, "complain": complain, "settle": settle, "narrow": narrow, "align": align,
-        "as_float": as_float, "WEAK": WEAK, "ERRORS": ERRORS, "in_blocks": in_blocks, "host_array": host_array,
+        "as_float": as_float, "WEAK": WEAK, "ERRORS": ERRORS,
+        "new": object.__new__, "in_blocks": in_blocks, "host_array": host_array,
         "LARGE": parallel.LARGE,
         **{f"_{name}": default for name, default in statics.items()},
     }  # fmt: skip

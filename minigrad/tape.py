@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import operator
 import os
 import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
+from types import CodeType
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -96,15 +98,28 @@ class Write:
     """The last overwriting of an array in place.
 
     array: a weak reference to it.  serial: when, in the order of recording; 0 for never.  name: of the
-    Parameter or Buffer.  place: where.
+    Parameter or Buffer, where it has one.  kind: its class.  code, at: the function that wrote, and where in it.
     """
 
-    __slots__ = ("array", "name", "place", "serial")
+    __slots__ = ("array", "at", "code", "kind", "name", "serial")
 
     array: weakref.ref[Any]
-    name: str
-    place: str
     serial: int
+    name: str | None
+    kind: str
+    code: CodeType
+    at: int
+
+    @property
+    def what(self) -> str:
+        """What was overwritten: `'conv1.weight'`, or `a Parameter` where it has no name."""
+        return f"a {self.kind}" if self.name is None else repr(self.name)
+
+    @property
+    def place(self) -> str:
+        """Who overwrote it: function, file and line."""
+        line = next((line for a, b, line in self.code.co_lines() if a <= self.at < b), self.code.co_firstlineno)
+        return f"by {self.code.co_qualname} at {self.code.co_filename}:{line}"
 
 
 class Writes:
@@ -129,17 +144,19 @@ class Writes:
         if write is None:
             write = self.last[key] = Write()
             write.array = weakref.ref(whole, lambda _: self.last.pop(key, None))
-            write.serial, write.name, write.place = 0, "", ""
+            write.serial = 0
         return write
 
-    def note(self, array: Any, name: str) -> Write:
-        """Notes that `array` was overwritten just now, by the code that called minigrad."""
-        write = self.expect(array)
-        write.name, write.place = name, place()
+    def note(self, array: Any, kind: str, name: str | None) -> None:
+        """Notes that `array` was overwritten just now, by the caller of the method that calls this."""
+        write = self.last.get(id(owner(array))) or self.expect(array)
+        frame = sys._getframe(2)
+        if frame.f_code.co_filename == TENSOR and frame.f_back is not None:  # `update` calls `bump`
+            frame = frame.f_back
+        write.kind, write.name, write.code, write.at = kind, name, frame.f_code, frame.f_lasti
         write.serial = self.newest = next_serial()
         if recording.reviewer is not None:
             recording.reviewer.wrote(write)
-        return write
 
     def check(self, node: Node, values: Any) -> None:
         """Raises RuntimeError where one of the values that `node` kept was overwritten after it was recorded."""
@@ -152,7 +169,7 @@ class Writes:
                 record = getattr(node, "record", None)
                 kept = f"recorded {record.place}" if record is not None else "mg.debug() tells where"
                 raise RuntimeError(
-                    f"backward: {name}{label} on line {node.serial} of the tape ({kept}) kept {write.name}, "
+                    f"backward: {name}{label} on line {node.serial} of the tape ({kept}) kept {write.what}, "
                     f"{value.dtype} {list(value.shape)}, for its gradient, and before the backward pass this was "
                     f"overwritten {write.place}; call backward() first, or compute again from the new values"
                 )
@@ -168,6 +185,7 @@ def owner(array: Any) -> Any:
     return array
 
 
+TENSOR = os.path.join(os.path.dirname(os.path.abspath(__file__)), "tensor.py")
 GENERATED = "<call of a minigrad primitive>"
 """The file name of the functions that are written out for the rows."""
 HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
@@ -243,6 +261,9 @@ def enable_grad() -> Iterator[None]:
         recording.on = before
 
 
+_serial = operator.attrgetter("serial")
+
+
 def history(*results: Node) -> list[Node]:
     """Every node that the results depend on, themselves included, in the order of recording."""
     seen = set(results)
@@ -252,4 +273,4 @@ def history(*results: Node) -> list[Node]:
             if node is not None and node not in seen:
                 seen.add(node)
                 stack.append(node)
-    return sorted(seen, key=lambda node: node.serial)
+    return sorted(seen, key=_serial)
