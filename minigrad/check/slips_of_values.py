@@ -19,6 +19,10 @@ MOVES = frozenset(("alias", "broadcast_to", "flip", "pad", "reshape", "roll", "t
 """Rows that carry values along without computing."""
 
 
+LARGE = 50_000
+"""From so many elements on not every mixture of changed values is acted out."""
+
+
 class SlipsOfValues(Suspicion):
     """Searches for mistakes in single steps, and for the same slip at every step of a loop."""
 
@@ -208,16 +212,7 @@ class SlipsOfValues(Suspicion):
                 at = f"{self.run.describe(node)}{self.run.where(node)}"
                 function = len(row.arguments) == 1 or row.name in ("maximum", "minimum")
                 if row.kind == "elementwise" and function and g.shape == c.shape:
-                    tangents = self.sweep.directions(self.k)[1].get(source)
-                    if tangents is None:
-                        continue
-                    fit, rows = self.fitting(g.shape)
-                    hits = (
-                        host.abs(rows @ (g * tangents[0]).reshape(-1) - (c * tangents[0]).sum() - self.q[0])
-                        <= self.q_tol
-                    )
-                    for number in host.flatnonzero(hits):
-                        factor, value = fit[number]
+                    for factor, value in self.likely(source, c, instead=g):
                         if self.confirmed(source, g * value - c):
                             message = (
                                 "{d} {uses} " + f"{factor.short} for the derivative of {row.name.rstrip('_')} at {at}"
@@ -494,7 +489,8 @@ class SlipsOfValues(Suspicion):
                     )
                     return
         chosen = [n for n in fresh if n is not node and n in self.sweep.cotangents][:7]
-        for many in range(len(chosen), 0, -1):
+        large = max(self.run.values[n].size for n in chosen) > LARGE if chosen else False
+        for many in (len(chosen), 1) if large else range(len(chosen), 0, -1):
             for subset in itertools.combinations(chosen, many):
                 mixed: dict[Node, Any] = {}
                 for n in self.run.order:

@@ -23,6 +23,9 @@ from minigrad.tape import Node
 STATISTICS = frozenset(("amax", "logsumexp", "mean", "norm", "sum"))
 """Rows that take many values together: what a derivation is most likely to treat as constant."""
 
+MATRIX = 4096
+"""Up to so many elements factors are tried as the rows of one matrix."""
+
 SIMPLE, PLAIN, LOCAL, INVOLVED, COMPOUND = 1.0, 2.0, 3.0, 4.0, 6.0
 """How readily a kind of mistake is believed, where several reproduce the numbers."""
 
@@ -89,7 +92,7 @@ class Suspicion:
         self.values = self._values()
         self.found: dict[int, list[Explanation]] = {}
         self._forms: list[tuple[Factor, Array]] | None = None
-        self._fitting: dict[tuple[int, ...], tuple[list[tuple[Factor, Array]], Array]] = {}
+        self._fitting: dict[tuple[int, ...], tuple[list[tuple[Factor, Array]], Array | None]] = {}
 
     def _counts(self) -> dict[int, str]:
         """Numbers of elements that the run adds up or averages, and lengths of axes, with their words."""
@@ -210,20 +213,27 @@ class Suspicion:
         return self._forms
 
     def _prepare(self, k: int) -> None:
-        self.k = k
-        self.a, self.h = self.sweep.gradients[k], self.hand[k]
+        hand = self.hand[k]
+        assert hand is not None
+        self.k, self.a, self.h = k, self.sweep.gradients[k], hand
         self.d = self.h - self.a
         self.tol = host.broadcast_to(self.tolerances[k], self.a.shape)
+        self.reach = 1e-6 * float(host.abs(self.d).max())
+        step = max(1, self.a.size // 64)
+        self._few = (self.h.reshape(-1)[::step], self.tol.reshape(-1)[::step])
         self.u = self.sweep.directions(k)[0]
         self.q = self.u.reshape(DIRECTIONS, -1) @ self.d.reshape(-1)
         self.q_tol = 1e-5 * float(host.abs(self.q).max()) + 5 * math.sqrt(float((self.tol**2).sum()))
 
     def fits(self, predicted: Array) -> bool:
         """Whether a prediction reproduces the hand-derived gradient in every element."""
-        if not host.isfinite(predicted).all():
+        if predicted.size > MATRIX and not self._fits(predicted.reshape(-1)[:: predicted.size // 64], self._few):
             return False
-        reach = 1e-6 * float(host.abs(self.d).max())
-        return bool((host.abs(self.h - predicted) <= reach + 3 * self.tol).all())
+        return self._fits(predicted, (self.h, self.tol))
+
+    def _fits(self, predicted: Array, wanted: tuple[Array, Array]) -> bool:
+        hand, tolerance = wanted
+        return bool((host.abs(hand - predicted) <= self.reach + 3 * tolerance).all())
 
     def suspected(self, node: Node, delta: Array) -> bool:
         """The cheap test of an error `delta` in the cotangent of a node."""
@@ -291,27 +301,39 @@ class Suspicion:
         node = site if isinstance(site, Node) else site[0]
         return {"line": f"{self.run.lines[node][0]}: {self.run.lines[node][1]}"} if node in self.run.lines else {}
 
-    def fitting(self, shape: tuple[int, ...]) -> tuple[list[tuple[Factor, Array]], Array]:
-        """The factors that fit a shape, and all of them as the rows of one matrix."""
+    def fitting(self, shape: tuple[int, ...]) -> tuple[list[tuple[Factor, Array]], Array | None]:
+        """The factors that fit a shape; for small shapes all of them also as the rows of one matrix."""
         if shape not in self._fitting:
-            fit = [
-                (factor, host.broadcast_to(v, shape))
-                for factor, value in self.forms()
-                if (v := fitted(value, shape)) is not None
-            ]
-            rows = host.stack([v.reshape(-1) for _, v in fit]) if fit else host.zeros((0, math.prod(shape)))
+            fit = [(factor, v) for factor, value in self.forms() if (v := fitted(value, shape)) is not None]
+            rows = None
+            if fit and math.prod(shape) <= MATRIX:
+                rows = host.stack([host.broadcast_to(v, shape).reshape(-1) for _, v in fit])
             self._fitting[shape] = (fit, rows)
         return self._fitting[shape]
 
-    def likely(self, node: Node, c: Array) -> list[tuple[Factor, Array]]:
-        """The factors on a contribution `c` to a node that pass the test of the first direction, all tried at once."""
+    def likely(self, node: Node, c: Array, instead: Array | None = None) -> list[tuple[Factor, Array]]:
+        """The factors that pass the test of the first direction: `c`, the contribution to a node, times the factor.
+
+        instead: is multiplied by the factor in place of `c`, which stays what the right pass contributes.
+        """
         tangents = self.sweep.directions(self.k)[1].get(node)
         if tangents is None or not c.size:
             return []
         fit, rows = self.fitting(c.shape)
-        weights = (c * tangents[0]).reshape(-1)
-        passed = host.abs(rows @ weights - weights.sum() - self.q[0]) <= self.q_tol
-        return [fit[i] for i in host.flatnonzero(passed)]
+        weights = (c if instead is None else instead) * tangents[0]
+        goal = self.q[0] + float((c * tangents[0]).sum())
+        if rows is not None:
+            passed = host.abs(rows @ weights.reshape(-1) - goal) <= self.q_tol
+            return [fit[i] for i in host.flatnonzero(passed)]
+        sums: dict[tuple[int, ...], Array] = {}
+        passing = []
+        for factor, value in fit:
+            lead = (1,) * (weights.ndim - value.ndim) + value.shape
+            if lead not in sums:
+                sums[lead] = sum_to(weights, lead)
+            if abs(float((sums[lead] * value.reshape(lead)).sum()) - goal) <= self.q_tol:
+                passing.append((factor, value))
+        return passing
 
     def _mixed(self, node: Node, changed: Mapping[Node, Array]) -> list[Any]:
         """A node's residuals with the changed values of its inputs and output in them."""
