@@ -53,7 +53,9 @@ class Peer:
         self.process.wait()
 
 
-def interleaved(workload: Workload, names: list[str], threads: int, rounds: int, seconds: float) -> tuple[Times, dict]:
+def interleaved(
+    workload: Workload, names: list[str], threads: int, rounds: int, seconds: float, clock: str
+) -> tuple[Times, dict[str, list[Any]]]:
     """Seconds a step, for each round the median of each peer, and the checks; the peers take turns."""
     peers = [Peer(name) for name in names]
     times: Times = {}
@@ -64,7 +66,7 @@ def interleaved(workload: Workload, names: list[str], threads: int, rounds: int,
                 name = workload.name if peer.name == "minigrad" else FUSED_OF.get(workload.name, workload.name)
                 found = peer.ask(name, threads, seconds)
                 if found is not None:
-                    times.setdefault(peer.name, []).append(statistics.median(found["seconds"]))
+                    times.setdefault(peer.name, []).append(statistics.median(found[clock]))
                     if number == 0:
                         checks[peer.name] = found["checks"]
     finally:
@@ -167,6 +169,11 @@ def chart(rows: list[dict[str, Any]], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
+def table_row(numbers: dict[str, float], names: list[str]) -> str:
+    """One number for each peer, or a dash."""
+    return "".join(f"{numbers[name]:>12.3f}" if name in numbers else f"{'-':>12}" for name in names)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("device", choices=["cpu"])
@@ -174,7 +181,11 @@ def main() -> None:
     parser.add_argument("--only", help="names of workloads, separated by commas")
     parser.add_argument("--threads", default="1,2", help="numbers of threads (1,2)")
     parser.add_argument("--peers", help="names of peers, separated by commas (all that are installed)")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="where the JSON and the picture go")
+    parser.add_argument(
+        "--cpu-time", action="store_true",
+        help="count the processor's time of all threads instead of the clock's: for a machine that others use too",
+    )  # fmt: skip
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="where JSON and picture go")
     arguments = parser.parse_args()
     wanted = arguments.peers.split(",") if arguments.peers else list(PEERS)
     if arguments.quick and not arguments.peers:
@@ -185,6 +196,7 @@ def main() -> None:
             print(f"skipped: {name} ({PEERS[name]} is not installed)")
         else:
             names.append(name)
+    clock = "cpu" if arguments.cpu_time else "seconds"
     rounds, seconds = (5, 0.1) if arguments.quick else (11, 0.25)
     for line in advice():
         print(line)
@@ -196,7 +208,7 @@ def main() -> None:
         for threads in map(int, arguments.threads.split(",")):
             if workload.name.startswith("w5") and threads != 1:
                 continue
-            times, checks = interleaved(workload, names, threads, rounds, seconds)
+            times, checks = interleaved(workload, names, threads, rounds, seconds, clock)
             agreement = agree(checks)
             ratios, quartiles = {}, {}
             for name, values in times.items():
@@ -204,13 +216,13 @@ def main() -> None:
                     each = sorted(a / b for a, b in zip(values, times["pytorch"], strict=True))
                     ratios[name] = statistics.median(each)
                     quartiles[name] = (each[len(each) // 4], each[-1 - len(each) // 4])
-            cells = "".join(
-                f"{statistics.median(times[name]) / workload.unit:>12.3f}" if name in times else f"{'-':>12}" for name in names
-            )
+            medians = {name: statistics.median(values) / workload.unit for name, values in times.items()}
+            cells = table_row(medians, names)
             wrong = [name for name, right in agreement.items() if not right]
             low, high = quartiles.get("minigrad", (float("nan"),) * 2)
             note = f"{ratios.get('minigrad', float('nan')):8.2f} ({low:.2f}-{high:.2f})"
-            note += f"  {workload.flops / statistics.median(times['minigrad']) / 1e9:.0f} GFLOP/s" if workload.flops else ""
+            if workload.flops:
+                note += f"  {workload.flops / statistics.median(times['minigrad']) / 1e9:.0f} GFLOP/s"
             note += f"  DISAGREES: {', '.join(wrong)}" if wrong else ""
             print(f"{workload.title:62} {threads:>7} {cells} {note}", flush=True)
             rows.append(
@@ -219,11 +231,11 @@ def main() -> None:
             )  # fmt: skip
     start = {} if arguments.only else start_and_memory(2 if arguments.quick else 5)
     for title, row in start.items():
-        print(f"W8 {title:59} {'':>7} " + "".join(f"{row[name]:>12.3f}" if name in row else f"{'-':>12}" for name in names))
+        print(f"W8 {title:59} {'':>7} {table_row(row, names)}")
     arguments.out.mkdir(parents=True, exist_ok=True)
     report = {
         "made": time.strftime("%Y-%m-%d %H:%M"), "machine": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(), "python": platform.python_version(), "quick": arguments.quick,
+        "cores": os.cpu_count(), "python": platform.python_version(), "quick": arguments.quick, "clock": clock,
         "rows": rows, "w8": start,
     }  # fmt: skip
     (arguments.out / "cpu.json").write_text(json.dumps(report, indent=1))

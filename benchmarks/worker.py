@@ -1,7 +1,7 @@
 """One framework in a process of its own: `python -m benchmarks.worker PEER`, driven line by line in JSON.
 
-A line `[workload, threads, seconds]` is answered with `{"seconds": per step, "checks": [...]}`; the first
-request for a workload sets it up and takes three steps, whose results are the checks.
+A line `[workload, threads, seconds]` is answered with `{"seconds": [per step], "cpu": [...], "checks": []}`.
+The first request for a workload sets it up and takes three steps, whose results are the checks.
 """
 
 from __future__ import annotations
@@ -34,14 +34,16 @@ def main(peer: str) -> None:
             checks = [ready[name]() for _ in range(3)]
         step, repeat = ready[name], known[name].repeat
         times: list[float] = []
+        cpu: list[float] = []
         step()  # what others left in the caches is not this framework's affair
         end = time.perf_counter() + seconds
         while len(times) < 2 or time.perf_counter() < end:
-            start = time.perf_counter()
+            start, start_cpu = time.perf_counter(), time.process_time()
             for _ in range(repeat):
                 step()
             times.append((time.perf_counter() - start) / repeat)
-        print(json.dumps({"seconds": times, "checks": checks}), file=answer, flush=True)
+            cpu.append((time.process_time() - start_cpu) / repeat)
+        print(json.dumps({"seconds": times, "cpu": cpu, "checks": checks}), file=answer, flush=True)
 
 
 if __name__ == "__main__":

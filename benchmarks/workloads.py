@@ -16,7 +16,7 @@ Arrays = dict[str, np.ndarray]
 
 
 class Workload(NamedTuple):
-    """name: of the peers' function.  repeat: steps in one timing.  unit: of the report, in seconds.  flops: a step's."""
+    """name: of the peers' function.  repeat: steps in one timing.  unit: of the report, in s.  flops: a step's."""
 
     name: str
     title: str

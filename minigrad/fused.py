@@ -361,7 +361,8 @@ class Fused(nn.Sequential):
             if norm.training:
                 norm._remember(Tensor(mean), Tensor(var * (m / (m - 1))))
 
-        plan = Plan(settings, None if norm is None else norm.eps, relu is not None, pool, None if norm is None else note)
+        eps = None if norm is None else norm.eps
+        plan = Plan(settings, eps, relu is not None, pool, None if norm is None else note)
         return count, block(x, w, b, gamma, beta, plan)
 
     @staticmethod
