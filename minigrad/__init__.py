@@ -12,6 +12,7 @@ from minigrad.debug import debug, detect_anomaly
 from minigrad.files import load, save
 from minigrad.functional import log_softmax, softmax
 from minigrad.ops import *  # noqa: F403
+from minigrad.parallel import set_threads
 from minigrad.primitive import primitive
 from minigrad.recompute import recompute
 from minigrad.tensor import Buffer, Parameter, Tensor, tensor
@@ -23,7 +24,7 @@ __all__ = [
     *autodiff.__all__, *creation.__all__, *ops.__all__,
     "Buffer", "OutOfMemory", "Parameter", "Tape", "Tensor", "check_hand_gradient", "current", "debug", "detect_anomaly",
     "functional", "gradcheck", "init", "load", "log_softmax", "nn", "no_widening", "numpy_protocol", "optim",
-    "primitive", "random", "recompute", "save", "softmax", "tensor", "trace", "transfers", "use", "using",
+    "primitive", "random", "recompute", "save", "set_threads", "softmax", "tensor", "trace", "transfers", "use", "using",
 ]  # fmt: skip
 
 
