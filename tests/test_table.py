@@ -232,6 +232,27 @@ def test_elementwise_rows_on_empty_and_0d_arrays(sample: Sample, shape: tuple[in
         derivatives_agree(sample.call, arrays)
 
 
+LARGE = 1 << 16
+FIRST = {s.name: s for s in reversed(SAMPLES) if kind_of(s) == "elementwise"}
+
+
+@pytest.mark.parametrize("name", FIRST)
+def test_a_large_array_is_small_ones_side_by_side(name: str) -> None:
+    """Three rows at once are computed in blocks; one at a time they are not. The last operand is broadcast."""
+    sample = FIRST[name]
+    *rows, last = (np.resize(a.ravel(), (3, LARGE)) for a in sample.arrays)
+    arrays = [*rows, last[0]] if rows else [last]
+    g = np.random.default_rng(7).normal(size=(3, LARGE))
+    y, gradients = sample.call(*tensors(arrays)).numpy(), pulled(sample.call, arrays, g)
+    pieces = [[*(a[i] for a in arrays[: len(rows) or 1]), *arrays[len(rows) or 1 :]] for i in range(3)]
+    close(y, np.stack([sample.call(*tensors(piece)).numpy() for piece in pieces]), 1e-14)
+    apart = [
+        np.stack(parts) for parts in zip(*[pulled(sample.call, p, g[i]) for i, p in enumerate(pieces)], strict=True)
+    ]
+    for whole, parts in zip(gradients, apart, strict=True):
+        close(whole, parts if whole.shape == parts.shape else parts.sum(0), 1e-13)
+
+
 EMPTY: list[tuple[Callable[..., Any], Callable[..., Any], tuple[int, ...]]] = [
     (lambda x: x.sum(), np.sum, (0, 3)),
     (lambda x: x.sum(0), lambda x: x.sum(0), (0, 3)),
