@@ -216,6 +216,16 @@ def test_a_freed_tape_says_so():
             ask()
 
 
+def test_a_leaf_overwritten_since_is_noticed():
+    b = mg.Parameter(np.array([1.0, 2.0]))
+    loss = mg.exp(b + 1.0).sum()
+    tape, late = mg.Tape(loss), mg.Tape(loss)
+    assert tape[2].value.tolist() == [2.0, 3.0]
+    b.update(np.array([5.0, 5.0]))
+    with pytest.warns(UserWarning, match="a leaf was overwritten since"):
+        assert late[2].value.tolist() == [6.0, 6.0]
+
+
 def test_names():
     loss, x, *_, tape = batch_norm_tape()
     assert tape[x].name == "x" and tape["x"].number == 1 and tape[1].op == "leaf"
@@ -425,11 +435,14 @@ def test_browser_folds_layers(tmp_path):
         """
         const count = (q) => document.querySelectorAll(q).length, seen = {};
         document.getElementById("fold").click(); seen.folded = count(".node");
+        document.querySelectorAll(".node.group")[1].dispatchEvent(new MouseEvent("mouseenter"));
+        seen.inside = document.querySelector("#detail h2").textContent + count("#detail dt");
         document.querySelectorAll(".node.group")[1].dispatchEvent(new MouseEvent("click", {bubbles: true}));
         seen.opened = count(".node"); seen.open = count(".node.open");
         document.getElementById("unfold").click(); seen.all = count(".node:not(.group)");
         return seen;
         """,
     )
+    assert report["inside"] == "inside 112"
     assert report["open"] == 1 and report["folded"] < report["opened"] < report["all"]
     assert report["all"] == len(mg.Tape(traced_net()))

@@ -88,6 +88,7 @@
         draw("text", { x, y: y - 3 }, group).textContent = cut(item.title, 17);
         draw("text", { x, y: y + 13, class: "sub" }, group).textContent = `${item.lines.length} line${item.lines.length > 1 ? "s" : ""}`;
         item.lines.forEach((n) => place.set(n, { x, y, w, h, element: group }));
+        group.addEventListener("mouseenter", () => { if (state.kept === null) inside(item); });
       } else {
         draw("text", { x, y: y - h / 2 + 18 }, group).textContent = item.title;
         const box = inner.get(i), left = x - w / 2 + SIZE.pad, top = y - h / 2 + SIZE.pad + SIZE.head;
@@ -214,6 +215,12 @@
         ["keeps", line.leaf ? "" : line.keeps]]),
       picture(line.value, "value", "value"),
       data.steps.length ? picture(line.cotangent, "cotangent", "grad") : "");
+  }
+
+  function inside(item) {
+    const rows = item.lines.map((n) => lines.get(n)).filter((line) => !line.leaf);
+    byId("detail").replaceChildren(
+      make("h2", {}, `inside ${item.title}`), facts(rows.map((line) => [line.name.split("/").pop(), line.expression])));
   }
 
   function showStep() {

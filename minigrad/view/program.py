@@ -216,8 +216,20 @@ class Tape:
     # ---- values and cotangents ---------------------------------------------------------------------
     @cached_property
     def values(self) -> dict[Node, Array]:
-        """The raw array of every node whose value is known."""
-        return recover(self.nodes)
+        """The raw array of every node whose value is known.
+
+        Warns where a leaf was overwritten after the program ran: its old values are gone.
+        """
+        values, changed = recover(self.nodes)
+        if changed is not None:
+            line = self.lines[self.numbers[changed] - 1]
+            warnings.warn(
+                f"Tape: {line.name!r} (line {line.number}, {line.expression}) is not what its operands give now: a leaf "
+                "was overwritten since (by an optimizer's step?), and values computed from it are those of now; ask the "
+                "view for its values before that, or run the computation inside `with mg.trace():`",
+                stacklevel=3,
+            )
+        return values
 
     @cached_property
     def steps(self) -> list[Step]:
@@ -426,6 +438,10 @@ class Tape:
 
     def __str__(self) -> str:
         return table.program(self)
+
+    def _repr_svg_(self) -> str:
+        """What a notebook shows."""
+        return self.svg()
 
     def __repr__(self) -> str:
         return f"<tape of {self.names[self.y.node]}: {len(self.lines)} lines>"  # type: ignore[index]

@@ -98,8 +98,12 @@ def run(row: Primitive, arguments: Sequence[Any], params: Sequence[Any]) -> Any:
     return xp.asarray(row.forward(**dict(zip(row.arguments, arguments, strict=True)), **statics))
 
 
-def recover(nodes: Sequence[Node]) -> dict[Node, Any]:
-    """Every value that can be known, for nodes in the order of recording."""
+def recover(nodes: Sequence[Node]) -> tuple[dict[Node, Any], Node | None]:
+    """Every value that can be known, for nodes in the order of recording.
+
+    And the first node whose kept value is not what its line gives on the values found, or None: a leaf
+    was overwritten in place since, by an optimizer's step for example.
+    """
     known: dict[Node, Any] = {}
     for node in nodes:
         aside = getattr(node, "aside", None)
@@ -114,11 +118,24 @@ def recover(nodes: Sequence[Node]) -> dict[Node, Any]:
                 source = node.inputs[place]
                 if source is not None and getattr(value, "shape", None) == source.shape:
                     known[source] = value
+    changed: Node | None = None
     for node in nodes:
-        if node in known or node.primitive is None:
+        if node.primitive is None:
             continue
         pairs = zip(node.inputs, constants(node), strict=True)
         operands = [constant if source is None else known.get(source, UNKNOWN) for source, constant in pairs]
-        if all(operand is not UNKNOWN for operand in operands):
+        if any(operand is UNKNOWN for operand in operands):
+            continue
+        if node not in known:
             known[node] = run(node.primitive, operands, node.params)
-    return known
+        elif changed is None and not agree(known[node], run(node.primitive, operands, node.params)):
+            changed = node
+    return known, changed
+
+
+def agree(a: Any, b: Any) -> bool:
+    """Whether two arrays are one value up to rounding (NaN agrees with NaN)."""
+    if not a.size:
+        return True
+    bound = 1e-3 * max(float(abs(a[a == a]).max()) if (a == a).any() else 0.0, 1e-30)
+    return bool(((abs(a - b) <= bound) | (a != a) | (a == b)).all())
