@@ -224,9 +224,9 @@ class Tape:
         if changed is not None:
             line = self.lines[self.numbers[changed] - 1]
             warnings.warn(
-                f"Tape: {line.name!r} (line {line.number}, {line.expression}) is not what its operands give now: a leaf "
-                "was overwritten since (by an optimizer's step?), and values computed from it are those of now; ask the "
-                "view for its values before that, or run the computation inside `with mg.trace():`",
+                f"Tape: {line.name!r} (line {line.number}, {line.expression}) is not what its operands give now: a "
+                "leaf was overwritten since (by an optimizer's step?), and values computed from it are those of now; "
+                "ask the view for its values before that, or run the computation inside `with mg.trace():`",
                 stacklevel=3,
             )
         return values
