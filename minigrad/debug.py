@@ -147,7 +147,8 @@ class Session:
         """Logs a change."""
         if self._before[2] is not None:
             self._before[2].wrote(write)
-        self.written.append(Written(write.serial, write.name, write.place))
+        write.seen = place()
+        self.written.append(Written(write.serial, write.what, write.seen))
 
 
 def _arrays(values: Any) -> Iterator[Any]:

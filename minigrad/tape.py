@@ -90,18 +90,20 @@ def leaf(shape: tuple[int, ...], dtype: Any, label: str | None = None) -> Node:
 
 # ---- overwriting ---------------------------------------------------------------------------------
 # What a node keeps for its pullbacks must not change before they run. Parameters and Buffers are written
-# to in place, so each write is noted with its place in the order of recording: a node that is older than
-# the last write to the memory of one of its residuals was falsified by it. Recording itself costs nothing.
+# to in place, so a write is noted with its place in the order of recording, where anything beside the
+# Tensor holds the array: a node that is older than the last write to the memory of one of its residuals
+# was falsified by it. Recording costs nothing, and a write that no line of the tape can see next to nothing.
 
 
 class Write:
     """The last overwriting of an array in place.
 
     array: a weak reference to it.  serial: when, in the order of recording; 0 for never.  name: of the
-    Parameter or Buffer, where it has one.  kind: its class.  code, at: the function that wrote, and where in it.
+    Parameter or Buffer, where it has one.  kind: its class.  code, at: the function that wrote, and where
+    in it.  seen: in debug mode, the line outside minigrad from which it was called.
     """
 
-    __slots__ = ("array", "at", "code", "kind", "name", "serial")
+    __slots__ = ("array", "at", "code", "kind", "name", "seen", "serial")
 
     array: weakref.ref[Any]
     serial: int
@@ -109,6 +111,7 @@ class Write:
     kind: str
     code: CodeType
     at: int
+    seen: str
 
     @property
     def what(self) -> str:
@@ -118,6 +121,8 @@ class Write:
     @property
     def place(self) -> str:
         """Who overwrote it: function, file and line."""
+        if self.seen:
+            return self.seen
         line = next((line for a, b, line in self.code.co_lines() if a <= self.at < b), self.code.co_firstlineno)
         return f"by {self.code.co_qualname} at {self.code.co_filename}:{line}"
 
@@ -147,13 +152,20 @@ class Writes:
             write.serial = 0
         return write
 
-    def note(self, array: Any, kind: str, name: str | None) -> None:
-        """Notes that `array` was overwritten just now, by the caller of the method that calls this."""
+    def note(self, array: Any, kind: str, name: str | None, own: int = 0) -> None:
+        """Notes that `array` was overwritten just now, by the caller of the method that calls this.
+
+        own: how many references to the array its Tensor holds beside `data`. Where nothing else holds
+        one, no line of the tape can have kept it, and there is nothing to note.
+        """
+        if references(array) <= ALONE + own and recording.reviewer is None:
+            return
         write = self.last.get(id(owner(array))) or self.expect(array)
         frame = sys._getframe(2)
         if frame.f_code.co_filename == TENSOR and frame.f_back is not None:  # `update` calls `bump`
             frame = frame.f_back
         write.kind, write.name, write.code, write.at = kind, name, frame.f_code, frame.f_lasti
+        write.seen = ""
         write.serial = self.newest = next_serial()
         if recording.reviewer is not None:
             recording.reviewer.wrote(write)
@@ -175,15 +187,39 @@ class Writes:
                 )
 
 
-writes = Writes()
-
-
 def owner(array: Any) -> Any:
     """The array that owns the memory which `array` shows."""
     while hasattr(base := array.base, "base"):
         array = base
     return array
 
+
+def references(array: Any) -> int:
+    """What `getrefcount` says of the array that owns the memory of a parameter of the caller."""
+    whole = owner(array)
+    return sys.getrefcount(whole)
+
+
+class _Holder:
+    """Something that holds an array as a Tensor does; for an array stands anything with a base."""
+
+    base = None
+    data: Any = None
+
+    def count(self) -> int:
+        return _noted(self.data)
+
+
+def _noted(array: Any) -> int:
+    return references(array)
+
+
+_holder = _Holder()
+_holder.data = _Holder()
+ALONE = _holder.count()
+"""The references to an array that one Tensor holds and nothing else, as `Writes.note` counts them: measured."""
+
+writes = Writes()
 
 TENSOR = os.path.join(os.path.dirname(os.path.abspath(__file__)), "tensor.py")
 GENERATED = "<call of a minigrad primitive>"

@@ -215,7 +215,7 @@ class Tensor:
             self.data[raw_index(index)] = value
         except (IndexError, ValueError) as error:
             raise type(error)(f"setitem: {error} (a {self.dtype} {list(self.shape)} Tensor)") from error
-        writes.note(self.data, f"this {type(self).__name__}" if self.label is None else repr(self.label))
+        writes.note(self.data, type(self).__name__, self.label)
 
 
 class Versioned(Tensor):
@@ -243,7 +243,8 @@ class Versioned(Tensor):
     def bump(self) -> None:
         """Notes that the values were overwritten in place, by whom and where."""
         self.version += 1
-        writes.note(self.data, f"a {type(self).__name__}" if self.name is None else repr(self.name))
+        own = int(self.node is not None and getattr(self.node, "aside", None) is self.data)
+        writes.note(self.data, type(self).__name__, self.name, own)
 
     def update(self, value: Tensor | Array) -> None:
         """Overwrites the values; shape and dtype stay.
