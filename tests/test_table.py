@@ -50,7 +50,7 @@ def directions(arrays: Any, seed: int) -> list[Any]:
     return [np.asarray(rng.normal(size=a.shape)) if is_float(a) else None for a in arrays]
 
 
-def slope(f: Callable[..., np.ndarray], arrays: Any, towards: Any, h: float = 3e-4) -> np.ndarray:
+def slope(f: Callable[..., np.ndarray], arrays: Any, towards: Any, h: float = 1e-4) -> np.ndarray:
     """The derivative of f(*arrays) along a direction, by a central difference of fourth order."""
 
     def at(step: float) -> np.ndarray:
