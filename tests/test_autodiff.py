@@ -23,6 +23,7 @@ BIG = autodiff.IN_PLACE + 1
 
 
 def f64(values: Any, requires_grad: bool = False) -> Tensor:
+    values = values.numpy() if isinstance(values, Tensor) else values
     return mg.tensor(np.asarray(values, float), requires_grad=requires_grad)
 
 
