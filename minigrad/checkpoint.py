@@ -118,7 +118,7 @@ def load(run: Run, path: str | os.PathLike[str]) -> Path:
         if run.batches is not None:
             run.batches.load_state(plain["batches"])
     except BaseException as error:
-        run.model.load_state_dict(model)
+        run.model.load_state_dict(model, allow_nonfinite=True)
         if run.schedule is not None and schedule is not None:
             run.schedule.load_state_dict(schedule)
         run.optimizer.load_state_dict(optimizer)

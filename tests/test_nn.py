@@ -423,3 +423,34 @@ def test_a_momentum_of_the_other_convention_is_pointed_out():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         nn.BatchNorm1d(3, momentum=1.0), nn.BatchNorm1d(3, momentum=0.5), nn.BatchNorm1d(3, momentum=None)
+
+
+# ---- initialisation ---------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "name, std, bounded",
+    [
+        ("kaiming_normal", np.sqrt(2 / 72), False),
+        ("kaiming_uniform", np.sqrt(2 / 72), True),
+        ("xavier_normal", np.sqrt(2 / (72 + 576)), False),
+        ("xavier_uniform", np.sqrt(2 / (72 + 576)), True),
+    ],
+)
+def test_initial_weights_have_the_spread_of_their_papers(name, std, bounded):
+    mg.random.seed(0)
+    w = getattr(mg.init, name)((64, 8, 3, 3))  # fan_in 72, fan_out 576
+    assert w.dtype == np.float32 and w.shape == (64, 8, 3, 3)
+    assert abs(w.numpy().std() / std - 1) < 0.03 and abs(w.numpy().mean()) < 0.1 * std
+    assert (np.abs(w.numpy()).max() <= std * np.sqrt(3)) == bounded
+
+
+def test_the_same_seed_draws_the_same_layer():
+    draws = []
+    for _ in range(2):
+        mg.random.seed(7)
+        draws.append(nn.Conv2d(2, 3, 3).weight.tolist())
+    assert draws[0] == draws[1]
+
+
+def test_a_weight_of_one_axis_has_no_fans():
+    with pytest.raises(ValueError, match=r"fans: a weight has at least two axes, not shape \[3\]"):
+        mg.init.kaiming_normal((3,))
