@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 import minigrad as mg
-from minigrad import functional, ops
+from minigrad import functional, fused, ops
 from minigrad.check import CannotRun, assert_gradient, assert_hand_gradient
 from minigrad.check.oracles import central, complex_step, richardson
+from minigrad.pooling import Windows
 from tests.samples import SAMPLES
 
 rng = np.random.default_rng(0)
@@ -95,6 +96,49 @@ def test_an_error_planted_in_a_row_is_named_also_inside_a_function(name, monkeyp
     assert {finding.argument for finding in report.findings if finding.kind == "wrong pullback"} == {name}
     sample = next(s for s in SAMPLES if s.name == name)
     assert not mg.gradcheck(sample.call, sample.arrays)
+
+
+PLAN = fused.Plan(((1, 1), (1, 1), (1, 1), 1), 1e-5, True, Windows((2, 2), (2, 2), (0, 0), (1, 1), (2, 2)))
+FUSED = {"block": [PLAN, PLAN._replace(pool=None), PLAN._replace(pool=None, relu=False), PLAN._replace(conv=None)]}
+
+
+def block_inputs(plan):
+    shapes = ((3, 2, 4, 4), (2, 2, 3, 3), (2,), (2,), (2,))
+    return [np.random.default_rng(i).normal(size=shape) for i, shape in enumerate(shapes)]
+
+
+@pytest.mark.host("fused kernels run on the host")
+@pytest.mark.parametrize(("name", "plan"), [(name, plan) for name, plans in FUSED.items() for plan in plans])
+def test_every_fused_kernel_agrees_with_numbers(name, plan):
+    kernel = getattr(fused, name)
+    wanted = [plan.conv is not None] * 3 + [True] * 2
+
+    def f(*arrays):
+        return kernel(*[a if use or i == 0 else a.detach() for i, (a, use) in enumerate(zip(arrays, wanted))], plan)
+
+    assert mg.gradcheck(f, block_inputs(plan))
+
+
+def test_every_fused_kernel_has_a_sample_here():
+    kernels = {n for n, v in vars(fused).items() if getattr(getattr(v, "primitive", None), "kind", "") == "fused"}
+    assert kernels == set(FUSED)
+
+
+@pytest.mark.host("fused kernels run on the host")
+def test_an_error_planted_in_a_fused_kernel_is_named(monkeypatch):
+    row = fused.block.primitive
+    joint = row.joint
+
+    def planted(*arguments):
+        dx, dw, db, dgamma, dbeta = joint(*arguments)
+        return dx, dw, db, 2 * dgamma, dbeta
+
+    monkeypatch.setattr(row, "joint", planted)
+    report = mg.gradcheck(lambda *arrays: fused.block(*arrays, PLAN), block_inputs(PLAN))
+    assert not report
+    named = next(finding for finding in report.findings if finding.kind == "wrong pullback")
+    assert named.argument == "block"
+    assert "'gamma'" in named.message
 
 
 def test_an_error_of_the_second_order_is_found_in_the_nesting_where_it_is():

@@ -8,6 +8,7 @@ and is right to rounding, where f is built from ops that continue analytically t
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -107,9 +108,12 @@ def complex_step(f: Function, xs: Sequence[Array], u: Sequence[Array]) -> Slope 
     """The complex step, or None where f has no complex continuation."""
     lifted = [x.astype(host.complex128) + 1j * TINY * d for x, d in zip(xs, u, strict=True)]
     try:
-        with host.errstate(all="ignore"):
+        with host.errstate(all="ignore"), warnings.catch_warnings():
+            warnings.simplefilter(
+                "error", host.exceptions.ComplexWarning
+            )  # imaginary parts must not be lost on the way
             y = f(lifted)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, host.exceptions.ComplexWarning):
         return None
     if y.dtype.kind != "c" or not host.isfinite(y.imag).all():
         return None
