@@ -332,3 +332,42 @@ def test_bad_input_is_refused_at_once(call, says):
     with pytest.raises((ValueError, TypeError, IndexError), match=says):
         result = call()
         result.numpy()  # a device is asked about labels when values next cross to the host
+
+
+# ---- second derivatives -----------------------------------------------------------------------------
+TWICE = {
+    "linear": (F.linear, [(3, 4), (2, 4), (2,)]),
+    "conv2d": (lambda x, w, b: F.conv2d(x, w, b, 2, 1, 1, 2), [(2, 4, 5, 4), (2, 2, 3, 3), (2,)]),
+    "conv2d same": (lambda x, w: F.conv2d(x, w, padding="same"), [(1, 2, 4, 4), (2, 2, 2, 3)]),
+    "conv1d": (lambda x, w: F.conv1d(x, w, stride=2, padding=1), [(2, 2, 5), (3, 2, 3)]),
+    "conv_transpose2d": (lambda x, w: F.conv_transpose2d(x, w, None, 2, 1, 1), [(2, 2, 3, 3), (2, 3, 3, 3)]),
+    "max_pool2d": (lambda x: F.max_pool2d(x, 2, 1, 1), [(1, 2, 4, 4)]),
+    "avg_pool2d": (lambda x: F.avg_pool2d(x, 3, 2, 1, True, False), [(1, 2, 5, 4)]),
+    "adaptive_avg_pool2d": (lambda x: F.adaptive_avg_pool2d(x, (2, 3)), [(1, 2, 5, 4)]),
+    "layer_norm": (lambda x, w, b: F.layer_norm(x, (4,), w, b), [(3, 4), (4,), (4,)]),
+    "group_norm": (lambda x, w, b: F.group_norm(x, 2, w, b), [(2, 4, 3), (4,), (4,)]),
+    "softmax": (F.softmax, [(3, 4)]),
+    "cross_entropy": (lambda x: F.cross_entropy(x, mg.tensor([1, 0, 3]), label_smoothing=0.2), [(3, 4)]),
+    "cross_entropy of probabilities": (lambda x, t: F.cross_entropy(x, F.softmax(t)), [(3, 4), (3, 4)]),
+    "bce_with_logits": (F.bce_with_logits, [(3, 4), (3, 4)]),
+    "huber_loss": (F.huber_loss, [(3, 4), (3, 4)]),
+}
+
+
+@pytest.mark.parametrize("name", TWICE)
+def test_second_derivatives_are_those_of_the_first(name):
+    f, shapes = TWICE[name]
+    values, along = floats(*shapes), floats(*shapes, seed=1)
+    (weights,) = floats(f(*map(mg.tensor, values)).shape, seed=2)
+
+    def slope(step):
+        """The directional derivative of a nonlinear function of the layer's output, at values + step * along."""
+        xs = [mg.tensor(v + step * d, requires_grad=True) for v, d in zip(values, along)]
+        y = (mg.tanh(f(*xs)) * mg.tensor(weights)).sum()
+        grads = mg.grad(y, xs, create_graph=True)
+        return xs, sum((g * mg.tensor(d)).sum() for g, d in zip(grads, along))
+
+    xs, at = slope(0.0)
+    second = sum((g.numpy() * d).sum() for g, d in zip(mg.grad(at, xs), along))
+    h = 1e-5
+    np.testing.assert_allclose(second, (slope(h)[1].item() - slope(-h)[1].item()) / (2 * h), rtol=1e-6, atol=1e-8)
