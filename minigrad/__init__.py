@@ -14,7 +14,7 @@ from minigrad.functional import log_softmax, softmax
 from minigrad.ops import *  # noqa: F403
 from minigrad.parallel import set_threads
 from minigrad.primitive import primitive
-from minigrad.recompute import recompute
+from minigrad.recompute import checkpoint
 from minigrad.tensor import Buffer, Parameter, Tensor, tensor
 from minigrad.trace import trace
 from minigrad.view import Tape
@@ -22,9 +22,10 @@ from minigrad.widening import no_widening
 
 __all__ = [
     *autodiff.__all__, *creation.__all__, *ops.__all__,
-    "Buffer", "OutOfMemory", "Parameter", "Tape", "Tensor", "check_hand_gradient", "current", "debug", "detect_anomaly",
-    "functional", "gradcheck", "init", "load", "log_softmax", "nn", "no_widening", "numpy_protocol", "optim",
-    "primitive", "random", "recompute", "save", "set_threads", "softmax", "tensor", "trace", "transfers", "use", "using",
+    "Buffer", "OutOfMemory", "Parameter", "Tape", "Tensor", "check_hand_gradient", "checkpoint", "current",
+    "debug", "detect_anomaly", "functional", "gradcheck", "init", "load", "log_softmax", "nn", "no_widening",
+    "numpy_protocol", "optim", "primitive", "random", "save", "set_threads", "softmax", "tensor", "trace",
+    "transfers", "use", "using",
 ]  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from minigrad.tape import Node, enable_grad, history, leaf, next_serial, recordi
 from minigrad.tensor import Tensor
 
 
-def recompute(f: Callable[..., Tensor], *xs: Any) -> Tensor:
+def checkpoint(f: Callable[..., Tensor], *xs: Any) -> Tensor:
     """f(*xs), whose intermediate values are not kept but computed again in the backward pass.
 
     f: a function or Module that returns one Tensor and does the same each time. Parameters that it uses
@@ -35,13 +35,13 @@ def recompute(f: Callable[..., Tensor], *xs: Any) -> Tensor:
     lifted = tuple(isinstance(x, Tensor) for x in xs)
     y = f(*_cut(values, lifted, sources))
     if not isinstance(y, Tensor):
-        raise TypeError(f"recompute: the function returns one Tensor, not {type(y).__name__}")
+        raise TypeError(f"checkpoint: the function returns one Tensor, not {type(y).__name__}")
     if y.node is None:
         return y
     used = [node for node in history(y.node) if node.serial < start]
     if strangers := [node for node in used if node.primitive is not None]:
         raise ValueError(
-            f"recompute: the function uses {strangers[0]!r}, which is on the tape and no argument; pass it as one"
+            f"checkpoint: the function uses {strangers[0]!r}, which is on the tape and no argument; pass it as one"
         )
     node = Node()
     node.primitive, node.inputs, node.params = _row(len(xs), len(used)), (*sources, *used), ()
@@ -92,10 +92,10 @@ def _pull(node: Node, g: Any, create_graph: bool, wanted: set[Node] | None) -> l
 def _row(arguments: int, parameters: int) -> Primitive:
     """The line of the tape that stands for a function: joint, and without a reference, since f is its own."""
     row = Primitive()
-    row.name, row.kind = "recompute", "fused"
+    row.name, row.kind = "checkpoint", "fused"
     row.arguments = tuple([f"x{i}" for i in range(arguments)] + [f"p{i}" for i in range(parameters)])
     row.statics, row.variadic = (), False
     row.pullbacks = row.lifts = ()
-    row.forward = row.call = recompute
+    row.forward = row.call = checkpoint
     row.joint, row.reference = _pull, None
     return row

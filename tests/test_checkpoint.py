@@ -14,7 +14,7 @@ import pytest
 import safetensors.numpy
 
 import minigrad as mg
-from minigrad import checkpoint, data, files, nn, optim
+from minigrad import data, files, nn, optim, runs
 from minigrad.functional import cross_entropy
 
 
@@ -27,7 +27,7 @@ def make_run(width=8, seed=0, schedule=True, batches=True, optimizer=optim.AdamW
         nn.Flatten(), nn.Linear(16, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Dropout(0.3), nn.Linear(width, 3)
     )
     chosen = optimizer(model.named_parameters(), lr=0.05)
-    return checkpoint.Run(
+    return runs.Run(
         model,
         chosen,
         optim.CosineLR(chosen, 5000) if schedule else None,
@@ -79,13 +79,13 @@ def test_stopping_at_any_step_and_going_on_changes_nothing(tmp_path, stop, optim
 
     first = make_run(optimizer=optimizer)
     train(first, stop)
-    checkpoint.save(first, tmp_path / "run.safetensors")
+    runs.save(first, tmp_path / "run.safetensors")
     second = make_run(seed=99, optimizer=optimizer)  # other weights, another generator: all must come from the file
     second.batches = first.batches.__class__(
         first.batches.images, first.batches.labels, 8, seed=0, augment=first.batches.augment
     )
     mg.random.seed(12345)
-    checkpoint.load(second, tmp_path / "run.safetensors")
+    runs.load(second, tmp_path / "run.safetensors")
     train(second, 13)
     assert everything(second) == expected
 
@@ -94,23 +94,23 @@ def test_the_last_two_are_kept_and_nothing_else(tmp_path):
     run, path = make_run(), tmp_path / "run.safetensors"
     for step in (1, 2, 3):
         train(run, step)
-        checkpoint.save(run, path)
+        runs.save(run, path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["run.previous.safetensors", "run.safetensors"]
-    assert checkpoint.read(path)[1]["progress"] == {"step": 3}
-    assert checkpoint.read(checkpoint.before(path))[1]["progress"] == {"step": 2}
+    assert runs.read(path)[1]["progress"] == {"step": 3}
+    assert runs.read(runs.before(path))[1]["progress"] == {"step": 2}
 
 
 def test_a_new_run_leaves_no_checkpoint_of_an_older_one(tmp_path):
     run, path = make_run(), tmp_path / "run.safetensors"
-    checkpoint.save(run, path)
-    checkpoint.save(run, path)
-    checkpoint.save(make_run(), path, first=True)
+    runs.save(run, path)
+    runs.save(run, path)
+    runs.save(make_run(), path, first=True)
     assert [p.name for p in tmp_path.iterdir()] == ["run.safetensors"]
 
 
 def test_a_file_is_readable_as_plain_safetensors(tmp_path):
     run = make_run()
-    checkpoint.save(run, tmp_path / "run.safetensors")
+    runs.save(run, tmp_path / "run.safetensors")
     arrays = safetensors.numpy.load_file(tmp_path / "run.safetensors")
     assert np.array_equal(arrays["model/1.weight"], run.model[1].weight.numpy())
 
@@ -119,7 +119,7 @@ def two_checkpoints(folder):
     run, path = make_run(), folder / "run.safetensors"
     for step in (1, 2):
         train(run, step)
-        checkpoint.save(run, path)
+        runs.save(run, path)
     return path
 
 
@@ -144,30 +144,30 @@ def test_a_damaged_newest_falls_back_to_the_one_before_with_a_message(tmp_path, 
     for content in damages(whole, 60):
         path.write_bytes(content)
         run = make_run()
-        assert checkpoint.load(run, path) == checkpoint.before(path)
+        assert runs.load(run, path) == runs.before(path)
         assert run.progress == {"step": 1}
         message = capsys.readouterr().err
-        assert str(path) in message and str(checkpoint.before(path)) in message
+        assert str(path) in message and str(runs.before(path)) in message
 
 
 def test_a_missing_newest_falls_back_too(tmp_path, capsys):
     path = two_checkpoints(tmp_path)
     path.unlink()  # as when the machine stops between the two renames
-    assert checkpoint.load(make_run(), path) == checkpoint.before(path)
+    assert runs.load(make_run(), path) == runs.before(path)
     assert "no file" in capsys.readouterr().err
 
 
 def test_no_whole_checkpoint_is_an_error_that_names_both_and_changes_nothing(tmp_path):
     path = two_checkpoints(tmp_path)
-    for place in (path, checkpoint.before(path)):
+    for place in (path, runs.before(path)):
         place.write_bytes(place.read_bytes()[:-1])
     run = make_run()
     expected = everything(run)
-    with pytest.raises(checkpoint.DamagedError, match=r"(?s)run\.safetensors.*run\.previous\.safetensors"):
-        checkpoint.load(run, path)
+    with pytest.raises(runs.DamagedError, match=r"(?s)run\.safetensors.*run\.previous\.safetensors"):
+        runs.load(run, path)
     assert everything(run) == expected
     with pytest.raises(FileNotFoundError, match="no checkpoint"):
-        checkpoint.load(run, tmp_path / "other.safetensors")
+        runs.load(run, tmp_path / "other.safetensors")
 
 
 def forged(path, change):
@@ -176,7 +176,7 @@ def forged(path, change):
     plain = json.loads(metadata["checkpoint"])
     change(arrays, plain)
     text = json.dumps(plain)
-    files.save(arrays, path, {"checkpoint": text, "sha256": checkpoint.checksum(arrays, text)})
+    files.save(arrays, path, {"checkpoint": text, "sha256": runs.checksum(arrays, text)})
 
 
 def drop_weight(arrays, plain):
@@ -225,18 +225,18 @@ def test_a_checkpoint_that_does_not_fit_changes_nothing(tmp_path, change):
     train(run, 3)
     expected = everything(run)
     with pytest.raises(ValueError, match=r"run\.safetensors"):
-        checkpoint.load(run, path)
+        runs.load(run, path)
     assert everything(run) == expected
 
 
 def test_another_version_and_nan_weights_are_refused(tmp_path, capsys):
     path = two_checkpoints(tmp_path)
     forged(path, lambda arrays, plain: arrays["model/1.weight"].__setitem__((0, 0), float("nan")))
-    assert checkpoint.load(make_run(), path) == checkpoint.before(path)
+    assert runs.load(make_run(), path) == runs.before(path)
     assert "model/1.weight holds NaN" in capsys.readouterr().err
     forged(path, lambda arrays, plain: plain.update(version=2) or arrays["model/1.weight"].__setitem__((0, 0), 0.0))
     with pytest.raises(ValueError, match="version 2"):
-        checkpoint.load(make_run(), path)
+        runs.load(make_run(), path)
 
 
 def test_nan_weights_are_not_saved_over_good_ones(tmp_path):
@@ -245,7 +245,7 @@ def test_nan_weights_are_not_saved_over_good_ones(tmp_path):
     run = make_run()
     run.model[1].weight.data[0, 0] = np.nan
     with pytest.raises(ValueError, match=r"model/1\.weight"):
-        checkpoint.save(run, path)
+        runs.save(run, path)
     assert path.read_bytes() == before
 
 
@@ -258,21 +258,21 @@ def test_a_full_disk_leaves_the_checkpoints_as_they_were(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
-        checkpoint.save(make_run(), path)
+        runs.save(make_run(), path)
     assert {p: p.read_bytes() for p in tmp_path.iterdir()} == contents
 
 
 ENDLESS = """
 import sys
 sys.path[:0] = [{tests!r}, {root!r}]
-from test_checkpoint import checkpoint, make_run, train
+from test_checkpoint import runs, make_run, train
 run, path = make_run(), {path!r}
 try:
-    checkpoint.load(run, path)
+    runs.load(run, path)
 except FileNotFoundError:
     pass
 print("up", flush=True)
-train(run, {steps}, lambda: checkpoint.save(run, path))
+train(run, {steps}, lambda: runs.save(run, path))
 print("done", flush=True)
 """
 
@@ -302,6 +302,6 @@ def test_killed_at_random_moments_and_resumed_gives_equal_weights(tmp_path, kill
             break
     run = make_run(seed=5)
     run.batches = make_run().batches
-    checkpoint.load(run, path)
+    runs.load(run, path)
     assert everything(run) == expected
     assert not [p for p in tmp_path.iterdir() if p.name.endswith(".part")], "nothing half-written stays behind"

@@ -304,7 +304,7 @@ def thrice(model, x, call):
 def test_recomputed_values_gradients_masks_and_statistics_are_those_of_a_plain_run():
     x = mg.tensor(np.random.default_rng(0).normal(size=(5, 3)), requires_grad=True)
     plain, state, after = thrice(net().to_dtype(mg.float64), x, lambda f, h: f(h))
-    again, other, later = thrice(net().to_dtype(mg.float64), x, lambda f, h: mg.recompute(f, h))
+    again, other, later = thrice(net().to_dtype(mg.float64), x, lambda f, h: mg.checkpoint(f, h))
     for a, b in zip(plain, again, strict=True):
         np.testing.assert_allclose(b.numpy(), a.numpy(), rtol=1e-11, atol=1e-10)
     assert {n: v.tolist() for n, v in state.items()} == {n: v.tolist() for n, v in other.items()}
@@ -315,7 +315,7 @@ def test_first_gradients_of_a_recomputation_are_equal_to_the_bit():
     x = mg.random.normal(5, 3)
     x.requires_grad = True
     found = []
-    for call in (lambda f, h: f(h), mg.recompute):
+    for call in (lambda f, h: f(h), mg.checkpoint):
         model = net()
         mg.random.seed(1)
         x.grad = None
@@ -326,38 +326,38 @@ def test_first_gradients_of_a_recomputation_are_equal_to_the_bit():
 
 def test_a_recomputation_is_one_line_of_the_tape_that_keeps_its_inputs():
     model, x = net(), mg.ones(5, 3, requires_grad=True)
-    y = mg.recompute(model, x)
-    assert y.node.primitive.name == "recompute"
+    y = mg.checkpoint(model, x)
+    assert y.node.primitive.name == "checkpoint"
     assert [n for n in history(y.node) if n.primitive is not None] == [y.node]
 
 
 def test_recomputations_nest_repeat_and_take_plain_arguments():
     x = mg.tensor([1.0, 2.0], requires_grad=True)
-    f = lambda x, n, flag: mg.recompute(lambda z: z * z, x) ** float(n) if flag else x
-    y = mg.recompute(f, x, 2, True)
+    f = lambda x, n, flag: mg.checkpoint(lambda z: z * z, x) ** float(n) if flag else x
+    y = mg.checkpoint(f, x, 2, True)
     assert mg.grad(y.sum(), x).tolist() == [4.0, 32.0]
-    again = mg.recompute(f, x, 2, True).sum()
+    again = mg.checkpoint(f, x, 2, True).sum()
     again.backward(retain_graph=True)
     again.backward()
     assert x.grad.tolist() == [8.0, 64.0]
-    assert mg.recompute(lambda x: x, x).tolist() == [1.0, 2.0]
+    assert mg.checkpoint(lambda x: x, x).tolist() == [1.0, 2.0]
     with mg.no_grad():
-        assert mg.recompute(f, x, 2, True).node is None
-    assert mg.recompute(lambda x: x.detach() * 2.0, x).node is None
+        assert mg.checkpoint(f, x, 2, True).node is None
+    assert mg.checkpoint(lambda x: x.detach() * 2.0, x).node is None
 
 
 def test_a_parameter_overwritten_before_the_replay_is_noticed():
     model = net()
-    loss = mg.recompute(model, mg.ones(5, 3)).sum()
+    loss = mg.checkpoint(model, mg.ones(5, 3)).sum()
     model[0].weight.update(mg.zeros(4, 3))
-    with pytest.raises(RuntimeError, match=r"recompute .*kept '0.weight'"):
+    with pytest.raises(RuntimeError, match=r"checkpoint .*kept '0.weight'"):
         loss.backward()
 
 
 def test_what_a_recomputation_cannot_do_is_said():
     x = mg.tensor([1.0], requires_grad=True)
     hidden = x * 2.0
-    with pytest.raises(ValueError, match=r"recompute: the function uses <node \d+: multiply.*pass it as one"):
-        mg.recompute(lambda z: z * hidden, x)
-    with pytest.raises(TypeError, match=r"recompute: the function returns one Tensor, not tuple"):
-        mg.recompute(lambda z: (z, z), x)
+    with pytest.raises(ValueError, match=r"checkpoint: the function uses <node \d+: multiply.*pass it as one"):
+        mg.checkpoint(lambda z: z * hidden, x)
+    with pytest.raises(TypeError, match=r"checkpoint: the function returns one Tensor, not tuple"):
+        mg.checkpoint(lambda z: (z, z), x)

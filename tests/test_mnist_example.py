@@ -19,7 +19,7 @@ import pytest
 import minigrad as mg
 from examples.mnist import __main__ as command
 from examples.mnist import pictures, training
-from minigrad import checkpoint, data
+from minigrad import data, runs
 
 ROOT = Path(__file__).parents[1]
 FEW = ["--model", "mlp-bn", "--epochs", "2", "--batch-size", "16"]
@@ -219,7 +219,7 @@ def test_stopped_after_any_step_it_ends_with_the_same_result(folder, moment):
 
     def go(run, stop):
         tests = data.Batches(dataset.test_images, dataset.test_labels, 40, shuffle=False)
-        return training.train(run, tests, Silent(), lambda: checkpoint.save(run, path), stop)
+        return training.train(run, tests, Silent(), lambda: runs.save(run, path), stop)
 
     path = Path(folder) / f"stop{moment}.safetensors"
     whole = training.make_run(arguments, dataset)
@@ -227,7 +227,7 @@ def test_stopped_after_any_step_it_ends_with_the_same_result(folder, moment):
     stopped = training.make_run(arguments, dataset)
     go(stopped, lambda: stopped.schedule.steps_taken >= moment)
     resumed = training.make_run(arguments, dataset)
-    checkpoint.load(resumed, path)
+    runs.load(resumed, path)
     assert go(resumed, lambda: False)
     for name, value in whole.model.state_dict().items():
         assert np.array_equal(value.numpy(), resumed.model.state_dict()[name].numpy()), name
@@ -250,7 +250,7 @@ def test_a_full_disk_does_not_end_the_training(run, monkeypatch):
         if not named.get("first"):
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "save", full)
+    monkeypatch.setattr(runs, "save", full)
     status, lines, complaints = run(*FEW)
     assert status == 0 and lines[-1].startswith("test accuracy")
     assert "No space left" in complaints

@@ -19,7 +19,7 @@ from typing import Any
 
 import minigrad as mg
 from examples.mnist import pictures, training
-from minigrad import checkpoint, data
+from minigrad import data, runs
 from models import MODELS
 
 INSTALL = "pip install -e '.[examples]'"
@@ -99,7 +99,7 @@ def settle(flags: argparse.Namespace) -> dict[str, Any]:
     """The arguments of the run: the checkpoint's where it is resumed, else the flags' and the defaults."""
     given = {name: getattr(flags, name) for name in SHAPING if getattr(flags, name) is not None}
     if flags.resume:
-        arguments = checkpoint.arguments(flags.checkpoint)
+        arguments = runs.arguments(flags.checkpoint)
         changed = {name: value for name, value in given.items() if value != arguments.get(name)}
         if changed:
             listed = ", ".join(f"{flag(name)} {new} (it has {arguments.get(name)})" for name, new in changed.items())
@@ -234,9 +234,9 @@ def main(argv: list[str] | None = None) -> int:
         dataset = load(arguments, flags.data)
         run = training.make_run(arguments, dataset)
         if flags.resume:
-            checkpoint.load(run, flags.checkpoint)
+            runs.load(run, flags.checkpoint)
         else:
-            checkpoint.save(run, flags.checkpoint, first=True)
+            runs.save(run, flags.checkpoint, first=True)
     except (ValueError, ImportError, RuntimeError, OSError) as error:
         print(f"examples.mnist: {error}", file=sys.stderr)
         return 1
@@ -247,7 +247,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def finish(
-    run: checkpoint.Run, dataset: data.Dataset, flags: argparse.Namespace, with_bar: bool, with_pictures: bool
+    run: runs.Run, dataset: data.Dataset, flags: argparse.Namespace, with_bar: bool, with_pictures: bool
 ) -> int:
     """Trains what is left of the run and writes the results; returns the exit status."""
     assert run.batches is not None
@@ -259,7 +259,7 @@ def finish(
 
     def save() -> None:
         try:
-            checkpoint.save(run, flags.checkpoint)
+            runs.save(run, flags.checkpoint)
             lines = "".join(json.dumps(line) + "\n" for line in run.progress["history"])
             (flags.out / "metrics.jsonl").write_text(lines)
         except OSError as error:  # a full disk must not end the training

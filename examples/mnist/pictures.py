@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 import minigrad as mg
-from minigrad import checkpoint, data, nn
+from minigrad import data, nn, runs
 from minigrad.tape import recording
 from models.resnet import Block
 
@@ -28,7 +28,7 @@ STYLE = {
 }  # fmt: skip
 
 
-def draw(run: checkpoint.Run, dataset: data.Dataset, probabilities: np.ndarray, folder: Path) -> None:
+def draw(run: runs.Run, dataset: data.Dataset, probabilities: np.ndarray, folder: Path) -> None:
     """Writes curves.png, confusion.png, mistakes.png and features.png into `folder`.
 
     probabilities: (n, classes), the model's for the test images.
@@ -45,7 +45,7 @@ def draw(run: checkpoint.Run, dataset: data.Dataset, probabilities: np.ndarray, 
             picture.savefig(folder / f"{name}.png")
 
 
-def curves(figures: Any, run: checkpoint.Run) -> Any:
+def curves(figures: Any, run: runs.Run) -> Any:
     """The loss as it fell, and the accuracy after each epoch."""
     tickers = importlib.import_module("matplotlib.ticker")
     history, trace = run.progress["history"], run.progress["trace"]
@@ -139,7 +139,7 @@ def mistakes(figures: Any, dataset: data.Dataset, probabilities: np.ndarray, row
     return figure
 
 
-def features(figures: Any, run: checkpoint.Run, dataset: data.Dataset, most: int = 16) -> Any:
+def features(figures: Any, run: runs.Run, dataset: data.Dataset, most: int = 16) -> Any:
     """The first layer's filters, and what becomes of one test image on its way through the network."""
     assert run.batches is not None
     first = data.Batches(

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 import minigrad as mg
-from minigrad import checkpoint, data, nn, optim
+from minigrad import data, nn, optim, runs
 from minigrad.functional import cross_entropy, softmax
 from models import MODELS
 
@@ -49,7 +49,7 @@ class Display(Protocol):
         """After each epoch: its line of metrics."""
 
 
-def make_run(arguments: dict[str, Any], dataset: data.Dataset) -> checkpoint.Run:
+def make_run(arguments: dict[str, Any], dataset: data.Dataset) -> runs.Run:
     """A run at its beginning: everything in it follows from the arguments, the seed among them."""
     mg.random.seed(arguments["seed"])
     model = MODELS[arguments["model"]]()
@@ -69,7 +69,7 @@ def make_run(arguments: dict[str, Any], dataset: data.Dataset) -> checkpoint.Run
     warm_up = max(1, min(round(WARM_UP * len(batches)), steps // 2))
     schedule = optim.WarmupLR(optimizer, warm_up, then=optim.CosineLR(optimizer, max(steps - warm_up, 1)))
     progress = {"history": [], "trace": [], **nothing_seen()}
-    return checkpoint.Run(model, optimizer, schedule, batches, arguments, progress)
+    return runs.Run(model, optimizer, schedule, batches, arguments, progress)
 
 
 def nothing_seen() -> dict[str, Any]:
@@ -78,7 +78,7 @@ def nothing_seen() -> dict[str, Any]:
 
 
 def train(
-    run: checkpoint.Run,
+    run: runs.Run,
     tests: data.Batches,
     display: Display,
     save: Callable[[], None],
@@ -105,7 +105,7 @@ def train(
 
 
 def epoch(
-    run: checkpoint.Run, display: Display, save: Callable[[], None], stop: Callable[[], bool]
+    run: runs.Run, display: Display, save: Callable[[], None], stop: Callable[[], bool]
 ) -> bool:
     """The steps of one epoch, or of what is left of it; False where it was stopped."""
     assert run.batches is not None and run.schedule is not None
@@ -136,7 +136,7 @@ def epoch(
     return True
 
 
-def step(run: checkpoint.Run, x: mg.Tensor, y: mg.Tensor) -> tuple[float, int]:
+def step(run: runs.Run, x: mg.Tensor, y: mg.Tensor) -> tuple[float, int]:
     """One step of the optimizer and of its schedule; the loss of the batch, and how many it got right."""
     assert run.schedule is not None
     run.optimizer.zero_grad()
@@ -151,7 +151,7 @@ def step(run: checkpoint.Run, x: mg.Tensor, y: mg.Tensor) -> tuple[float, int]:
     return value, int((scores.detach().argmax(1) == y).sum().item())
 
 
-def summary(run: checkpoint.Run) -> dict[str, Any]:
+def summary(run: runs.Run) -> dict[str, Any]:
     """What the epoch's training amounted to."""
     p = run.progress
     return {
