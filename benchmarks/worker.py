@@ -1,7 +1,7 @@
 """One framework in a process of its own: `python -m benchmarks.worker PEER`, driven line by line in JSON.
 
 A line `[workload, threads, seconds]` is answered with `{"seconds": [per step], "cpu": [...], "checks": []}`.
-The first request for a workload sets it up and takes three steps, whose results are the checks.
+The first request for a workload sets it up and takes a few steps, whose results are the checks.
 """
 
 from __future__ import annotations
@@ -31,13 +31,14 @@ def main(peer: str) -> None:
         checks = []
         if name not in ready:
             ready[name] = make(arrays_of(name))
-            checks = [ready[name]() for _ in range(3)]
+            checks = [ready[name]() for _ in range(known[name].checks)]
+        elif known[name].checks > 1:
+            ready[name]()  # what others left in the caches is not this framework's affair
         step, repeat = ready[name], known[name].repeat
         times: list[float] = []
         cpu: list[float] = []
-        step()  # what others left in the caches is not this framework's affair
         end = time.perf_counter() + seconds
-        while len(times) < 2 or time.perf_counter() < end:
+        while not times or time.perf_counter() < end:
             start, start_cpu = time.perf_counter(), time.process_time()
             for _ in range(repeat):
                 step()

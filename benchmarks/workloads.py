@@ -16,13 +16,17 @@ Arrays = dict[str, np.ndarray]
 
 
 class Workload(NamedTuple):
-    """name: of the peers' function.  repeat: steps in one timing.  unit: of the report, in s.  flops: a step's."""
+    """name: of the peers' function.  repeat: steps in one timing.  unit: of the report, in s.  flops: a step's.
+
+    checks: how many steps are compared.
+    """
 
     name: str
     title: str
     repeat: int = 1
     unit: float = 1e-3
     flops: float = 0.0
+    checks: int = 3
 
 
 CONV = 2.0 * 128 * 32 * 28 * 28 * 16 * 9
@@ -40,8 +44,8 @@ WORKLOADS = [
     Workload("w5_chain", "W5 chained add, with backward (µs per add)", unit=1e-3),
     Workload("w6_forward", "W6 conv2d (128, 16, 28, 28) -> 32, 3x3: forward (ms)", flops=CONV),
     Workload("w6_both", "W6 conv2d: forward and backward (ms)", flops=3 * CONV),
-    Workload("w7", "W7 evaluation of 10,000 images (ms)"),
-    Workload("w7_fused", "W7 fused (ms)"),
+    Workload("w7", "W7 evaluation of 10,000 images (ms)", checks=1),
+    Workload("w7_fused", "W7 fused (ms)", checks=1),
 ]
 FUSED_OF = {"w1_fused": "w1", "w2_fused": "w2", "w3_fused": "w3", "w4_fused": "w4", "w7_fused": "w7"}
 """Workloads that only minigrad runs twice: its peers are timed on the plain one."""
