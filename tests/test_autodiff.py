@@ -48,7 +48,7 @@ def by_hand(f: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     """mg.grad on a leaf, or on an input that is on an outer tape already."""
 
     def derivative(x: Tensor) -> Tensor:
-        x = x if x.requires_grad else Tensor(x.data, f64(x.data, True).node)
+        x = x if x.requires_grad else Tensor(x.data, f64(x, True).node)
         with mg.enable_grad():
             return mg.grad(f(x), x, create_graph=True)
 
