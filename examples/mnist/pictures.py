@@ -66,8 +66,9 @@ def curves(figures: Any, run: runs.Run) -> Any:
     for key, colour, label in (("train_accuracy", BLUE, "training"), ("test_accuracy", RED, "test")):
         right.plot(epochs, [line[key] for line in history], "o-", color=colour, ms=4, label=label)
     last = history[-1]["test_accuracy"]
+    away = (0, -17 if history[-1]["train_accuracy"] > last else 9)  # from the other curve
     right.annotate(
-        f"{last:.2f} %", (epochs[-1], last), (0, 9), textcoords="offset points", ha="right", color=RED, weight="bold"
+        f"{last:.2f} %", (epochs[-1], last), away, textcoords="offset points", ha="right", color=RED, weight="bold"
     )
     lowest = min(min(line["train_accuracy"], line["test_accuracy"]) for line in history)
     right.set_ylim(lowest - 0.08 * (100 - lowest) - 0.05, 100 + 0.08 * (100 - lowest))
