@@ -4,11 +4,13 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import minigrad as mg
+from examples import check_your_batchnorm
 from minigrad import functional, fused, ops
 from minigrad.check import CannotRun, assert_gradient, assert_hand_gradient
 from minigrad.check.oracles import central, complex_step, richardson
@@ -55,6 +57,7 @@ DIFFERENTIABLE = [
 ]
 
 
+@pytest.mark.host("the samples' calls hold NumPy's indices")
 @pytest.mark.parametrize("sample", DIFFERENTIABLE, ids=str)
 def test_every_row_of_the_table_agrees_with_numbers(sample):
     assert mg.gradcheck(sample.call, sample.arrays)
@@ -443,6 +446,37 @@ def test_a_report_speaks_text_html_json_and_pictures(tmp_path):
     report.plot(str(tmp_path / "report.png"))
     assert (tmp_path / "report.png").stat().st_size > 1000
     mg.gradcheck(mg.tanh, (X,)).plot(str(tmp_path / "check.png"))
+
+
+def test_the_sum_of_absolute_contributions_stands_beside_the_gradient():
+    report = mg.check_hand_gradient(forward, BN, right)
+    assert report.absolute["x"].shape == X.shape
+    assert (report.absolute["x"] >= np.abs(report.maps["x"][1])).all()
+    assert report.facts["x"]["cancellation"] > 1
+
+
+def test_the_code_in_the_documentation_runs(tmp_path):
+    text = (Path(__file__).parents[1] / "docs" / "checking.md").read_text()
+    scope: dict = {}
+    for number, block in enumerate(re.findall(r"```python\n(.*?)```", text, re.DOTALL)):
+        file = tmp_path / f"block{number}.py"
+        file.write_text(block)
+        exec(compile(block, str(file), "exec"), scope)
+
+
+def test_the_example_finds_the_three_mistakes(capsys):
+    check_your_batchnorm.main()
+    said = capsys.readouterr().out
+    for words in (
+        "`mu` and `var` both treated as constants",
+        "path through `var` has a factor 2 too many",
+        "dgamma has a factor `gamma` too many",
+        "path through `mu` cut",
+        "sum it over axes [0]",
+        "at_last: right",
+        "this check would miss",
+    ):
+        assert words in said
 
 
 def test_assertions_fail_with_the_sentence():

@@ -127,7 +127,7 @@ class Level:
 
     def _flat(self, *xs: Any) -> Tensor:
         """f as a function of its differentiable inputs, its floating results laid end to end."""
-        arguments = list(self.values)
+        arguments = [backend.from_numpy(v) if isinstance(v, host.ndarray) else v for v in self.values]
         for place, x in zip(self.places, xs, strict=True):
             arguments[place] = x
         try:

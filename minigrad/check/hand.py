@@ -118,7 +118,10 @@ def _check(
     wrong: list[int] = []
     for k, (a, h, tol) in enumerate(zip(sweep.gradients, answer.gradients, tolerances, strict=True)):
         size = float(host.sqrt((sizes[k] ** 2).sum()))
-        report.facts[names[k]] = {"|gradient|": float(host.sqrt((a * a).sum())), "|path terms|": size}
+        norm = float(host.sqrt((a * a).sum()))
+        cancellation = size / norm if norm else float("inf")
+        report.facts[names[k]] = {"|gradient|": norm, "|path terms|": size, "cancellation": cancellation}
+        report.absolute[names[k]] = sizes[k]
         if _structural_zero(a, sizes[k]):
             report.findings.append(_zero_finding(names[k], a, sizes[k]))
         if h is None:

@@ -51,6 +51,7 @@ class Report:
     facts:    for each argument its numbers: size, largest difference, tolerance, cancellation factor
     details:  what was done: dtype, oracle, mutation score
     maps:     for each argument (hand-derived or computed, reference), for `plot`
+    absolute: for each argument the sum of the sizes of the terms that its gradient adds up
     """
 
     title: str
@@ -58,6 +59,7 @@ class Report:
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
     maps: dict[str, tuple[Any, Any]] = field(default_factory=dict, repr=False)
+    absolute: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def ok(self) -> bool:
