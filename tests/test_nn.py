@@ -177,6 +177,9 @@ def test_tied_weights_load_from_either_path_and_refuse_to_be_torn_apart():
     state["0.weight"] = mg.full((3, 3), 3.0)
     with pytest.raises(ValueError, match=r"tied here, different there: 1.weight and 0.weight"):
         model.load_state_dict(state)
+    state["1.weight"] = mg.ones(2)
+    with pytest.raises(ValueError, match=r"(?s)misshapen: 1.weight.*tied here, different there: 1.weight and 0.weight"):
+        model.load_state_dict(state)
 
 
 def test_a_module_that_holds_its_parent_is_walked_all_the_same():

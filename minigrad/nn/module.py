@@ -176,26 +176,26 @@ class Module:
         """
         own = self._state()
         given = {path: as_array(value, None, "load_state_dict") for path, value in state.items() if path in own}
-        found: dict[int, tuple[str, Any]] = {}
-        problems: dict[str, list[str]] = {
-            "missing": [], "unexpected": [path for path in state if path not in own] if strict else [], "misshapen": [],
-            "of another dtype (see to_dtype)": [], "not finite (allow_nonfinite=True lets them pass)": [],
-            "tied here, different there": [],
-        }  # fmt: skip
-        missing, _, misshapen, mistyped, nonfinite, untied = problems.values()
+        firsts: dict[int, str] = {}  # of tied weights the path that is given first
+        misshapen, mistyped, nonfinite, untied = [], [], [], []
         for path, array in given.items():
-            value = own[path]
-            first, other = found.setdefault(id(value), (path, array))
+            value, first = own[path], firsts.setdefault(id(own[path]), path)
             if array.shape != value.shape:
                 misshapen.append(f"{path} (here {list(value.shape)}, given {list(array.shape)})")
             elif array.dtype != value.dtype:
                 mistyped.append(f"{path} (here {value.dtype}, given {array.dtype})")
-            elif array.dtype.kind == "f" and not allow_nonfinite and not bool(ops.all(ops.isfinite(Tensor(array)))):
+            elif not allow_nonfinite and not bool(ops.all(ops.isfinite(Tensor(array)))):
                 nonfinite.append(path)
-            elif other is not array and _differ(array, other):
+            elif first != path and _differ(given[first], array):
                 untied.append(f"{first} and {path}")
-        if strict:
-            missing += [path for path, value in own.items() if id(value) not in found]
+        problems = {
+            "missing": [path for path, value in own.items() if id(value) not in firsts] if strict else [],
+            "unexpected": [path for path in state if path not in own] if strict else [],
+            "misshapen": misshapen,
+            "of another dtype (see to_dtype)": mistyped,
+            "not finite (allow_nonfinite=True lets them pass)": nonfinite,
+            "tied here, different there": untied,
+        }
         if any(problems.values()):
             lines = [f"\n  {what}: {', '.join(entries)}" for what, entries in problems.items() if entries]
             raise ValueError(f"load_state_dict: the state does not fit this {type(self).__name__}{''.join(lines)}")
@@ -218,9 +218,9 @@ class Module:
 
 
 def _differ(a: Any, b: Any) -> bool:
-    """Whether two arrays of one shape hold different values; NaN is like NaN."""
+    """Whether two arrays are not the same values in the same shape and dtype; NaN is like NaN."""
     x, y = Tensor(a), Tensor(b)
-    return bool(ops.any((x != y) & ((x == x) | (y == y))))
+    return a.shape != b.shape or a.dtype != b.dtype or bool(ops.any((x != y) & ((x == x) | (y == y))))
 
 
 def _within(name: str, value: Any) -> Iterator[tuple[str, Any]]:
