@@ -46,7 +46,7 @@ class Explainer(SlipsOfPaths, SlipsOfValues):
             return None
         zeros = set()
         for node, edges in self.consumers.items():
-            if node in self.leaf_nodes or len(edges) + len(self.sweep.edges[edges[0]].shape) < 1:
+            if node in self.leaf_nodes:
                 continue
             terms = max(float(host.abs(self.sweep.cotangents[n]).max(initial=0.0)) for n, _ in edges)
             if terms > 0 and float(host.abs(self.sweep.cotangents[node]).max(initial=0.0)) <= 1e-12 * terms:

@@ -229,7 +229,7 @@ class SlipsOfPaths(Suspicion):
                 kind = "missing path" if {first, second} == {"is missing"} else "combination"
                 yield Explanation(("pair", s1, s2), rank, kind, message, self.names_of(s1) + self.names_of(s2))
         off = [(f, fitted(v, self.a.shape)) for f, v in self.forms()]
-        off += [(f, host.asarray(f.value)) for f in self._scalars] + [(Factor("-1", -1.0), host.asarray(-1.0))]
+        off += [(f, host.asarray(f.value)) for f in self.scalars] + [(Factor("-1", -1.0), host.asarray(-1.0))]
         for factor, value in off:
             if value is None or not host.all(value):
                 continue

@@ -7,6 +7,7 @@ prediction, which has to reproduce every element of the hand-derived gradient.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -36,7 +37,7 @@ class Explanation:
 
     key:     the same for one mistake that shows in several gradients
     rank:    lower is simpler
-    message: with {d} where the gradients' names go, {s} for the third person's s of one gradient
+    message: with {d} where the gradients' names go, and verbs such as {is} that follow their number
     """
 
     key: Any
@@ -58,15 +59,14 @@ class Factor:
 
     def sentence(self, subject: str) -> str:
         """What is wrong with a term that was multiplied by this factor."""
-        return (
-            f"{subject} lacks a factor {self.text}" if self.inverse else f"{subject} has a factor {self.text} too many"
-        )
+        if self.inverse:
+            return f"{subject} lacks a factor {self.text}"
+        return f"{subject} has a factor {self.text} too many"
 
     @property
     def short(self) -> str:
-        return f"1/({self.text})" if self.inverse and "(" not in self.text and " " in self.text else (
-            f"1/{self.text}" if self.inverse else self.text
-        )  # fmt: skip
+        """The factor alone: "m = 6 (...)", "1/`gamma`"."""
+        return f"1/{self.text}" if self.inverse else self.text
 
 
 class Suspicion:
@@ -92,6 +92,7 @@ class Suspicion:
         self.values = self._values()
         self.found: dict[int, list[Explanation]] = {}
         self._forms: list[tuple[Factor, Array]] | None = None
+        self._weighed: dict[int, list[tuple[Node | Edge, Array]]] = {}
         self._fitting: dict[tuple[int, ...], tuple[list[tuple[Factor, Array]], Array | None]] = {}
 
     def _counts(self) -> dict[int, str]:
@@ -130,6 +131,7 @@ class Suspicion:
                 named.append((f"`{self.run.input_names[number]}`", value.astype(float), None))
         return named + unnamed
 
+    @functools.cached_property
     def scalars(self) -> list[Factor]:
         """Numbers by which terms are off: counts, 2, and constants of the forward."""
         plain: list[Factor] = []
@@ -162,15 +164,9 @@ class Suspicion:
                     constants += [Factor(text, float(value)), Factor(text, 1 / value, True)]
         return [*two, *plain, *constants, *factors, Factor("4", 4.0), Factor("4", 0.25, True), Factor("3", 3.0)]
 
-    @property
-    def _scalars(self) -> list[Factor]:
-        if not hasattr(self, "_scalar_cache"):
-            self._scalar_cache = self.scalars()
-        return self._scalar_cache
-
     def name_weight(self, w: float) -> Factor | None:
         """The first known number that a weight equals, up to sign."""
-        for factor in self._scalars:
+        for factor in self.scalars:
             if abs(abs(w) - abs(factor.value)) <= 2e-6 * abs(factor.value):
                 return factor
         return None
@@ -260,21 +256,14 @@ class Suspicion:
             for i, source in enumerate(node.inputs):
                 if source in inputs and len(inputs) > 1 and len(self.consumers.get(source, ())) > 1:  # type: ignore[arg-type]
                     places.append((node, i))
-            if len(inputs) == 1 and x in inputs and len(self.consumers.get(x, ())) > 1:  # type: ignore[arg-type]
-                pass
         return places
 
     def _weights(self) -> list[tuple[Node | Edge, Array]]:
         """For every site what passes through it, as the random directions see it."""
-        key = ("weights", self.k)
-        if getattr(self, "_weights_key", None) != key:
-            self._weights_key = key
-            self._weights_kept = []
-            for site in self._sites():
-                p = self.sweep.seen(self.k, *self.sweep.landing(site))
-                if host.abs(p).max() > 0:
-                    self._weights_kept.append((site, p))
-        return self._weights_kept
+        if self.k not in self._weighed:
+            seen = [(site, self.sweep.seen(self.k, *self.sweep.landing(site))) for site in self._sites()]
+            self._weighed[self.k] = [(site, p) for site, p in seen if host.abs(p).max() > 0]
+        return self._weighed[self.k]
 
     def path_words(self, site: Node | Edge) -> str:
         """A site as a path: "the path through `var`"."""
