@@ -6,7 +6,7 @@ from typing import Any
 from minigrad import autodiff, creation, functional, init, nn, numpy_protocol, ops, optim, random
 from minigrad.autodiff import *  # noqa: F403
 from minigrad.backend import OutOfMemory, current, transfers, use, using
-from minigrad.check import check_hand_gradient, gradcheck
+from minigrad.capture import capture
 from minigrad.creation import *  # noqa: F403
 from minigrad.debug import debug, detect_anomaly
 from minigrad.files import load, save
@@ -22,7 +22,7 @@ from minigrad.widening import no_widening
 
 __all__ = [
     *autodiff.__all__, *creation.__all__, *ops.__all__,
-    "Buffer", "OutOfMemory", "Parameter", "Tape", "Tensor", "check_hand_gradient", "checkpoint", "current",
+    "Buffer", "OutOfMemory", "Parameter", "Tape", "Tensor", "capture", "check_hand_gradient", "checkpoint", "current",
     "debug", "detect_anomaly", "functional", "gradcheck", "init", "load", "log_softmax", "nn", "no_widening",
     "numpy_protocol", "optim", "primitive", "random", "save", "set_threads", "softmax", "tensor", "trace",
     "transfers", "use", "using",
@@ -30,7 +30,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Modules that a training step does without are imported when they are first asked for."""
-    if name in ("data", "fused", "study"):
+    """What a training step does without is imported when it is first asked for."""
+    if name in ("check", "data", "fused", "study"):
         return importlib.import_module(f"minigrad.{name}")
+    if name in ("check_hand_gradient", "gradcheck"):
+        return getattr(importlib.import_module("minigrad.check"), name)
     raise AttributeError(f"module 'minigrad' has no attribute {name!r}")

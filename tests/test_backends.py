@@ -7,6 +7,7 @@ device; then what goes wrong: no CuPy, no driver, no memory, arrays of two libra
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import types
 from collections.abc import Callable, Iterator
@@ -539,8 +540,8 @@ def fake_cupy(monkeypatch: pytest.MonkeyPatch, driver: int = 13000, devices: int
     cupy: Any = types.ModuleType("cupy")
     vars(cupy).update(vars(standin.namespace()))
     runtime = types.SimpleNamespace(
-        CUDARuntimeError=FakeCUDA, getDeviceCount=count, driverGetVersion=lambda: driver, runtimeGetVersion=lambda: 13020,
-        memGetInfo=lambda: (100 << 20, 8192 << 20),
+        CUDARuntimeError=FakeCUDA, getDeviceCount=count, driverGetVersion=lambda: driver,
+        runtimeGetVersion=lambda: 13020, memGetInfo=lambda: (100 << 20, 8192 << 20),
     )  # fmt: skip
     pool = types.SimpleNamespace(used_bytes=lambda: 7000 << 20, total_bytes=lambda: 8000 << 20)
     cupy.__version__ = "14.2.0"
@@ -588,6 +589,94 @@ def test_the_installed_cupy_says_why_it_cannot_run() -> None:
         pytest.skip("there is a GPU here")
     with pytest.raises(RuntimeError, match=r"driver|GPU"):
         mg.use("cupy")
+
+
+def capturable(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A fake CuPy with streams and graphs; what is captured runs at once, and replays are only noted."""
+    cupy = fake_cupy(monkeypatch)
+    calls: list[str] = []
+
+    class Stream:
+        def __init__(self, non_blocking: bool = False) -> None: ...
+        def __enter__(self) -> None: ...
+        def __exit__(self, *error: object) -> None: ...
+        def record(self) -> str:
+            return "event"
+
+        def wait_event(self, event: str) -> None:
+            assert event == "event"
+
+        def begin_capture(self) -> None:
+            calls.append("begin")
+
+        def end_capture(self) -> Any:
+            calls.append("end")
+            return types.SimpleNamespace(launch=lambda stream: calls.append("launch"))
+
+    @contextlib.contextmanager
+    def using_allocator(allocator: Any) -> Iterator[None]:
+        yield
+
+    cupy.cuda.Stream, cupy.cuda.get_current_stream, cupy.cuda.using_allocator = Stream, Stream, using_allocator
+    cupy.cuda.MemoryPool = lambda: types.SimpleNamespace(malloc=None)
+    return calls
+
+
+def captured(optimizer_of: Any = optim.SGD, shapes: Any = (4,) * 5, inside: Callable[[], Any] = lambda: None) -> Any:
+    """A small training step after some calls of its captured form."""
+    model = nn.Linear(3, 2)
+    optimizer = optimizer_of(model.parameters(), 0.1)
+
+    def step(x: mg.Tensor) -> mg.Tensor:
+        inside()
+        loss = mg.square(mg.relu(model(x))).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    fast = mg.capture(step, optimizer, warmup=2)
+    for n in shapes:
+        assert fast(mg.ones(n, 3)).shape == ()
+    return fast
+
+
+@pytest.mark.parametrize("name", ["numpy", "standin"])
+def test_without_cuda_a_captured_step_runs_as_it_is(name: str) -> None:
+    with mg.using(name):
+        fast = captured()
+    assert fast.replays == 0 and fast.reason == f"the backend is {name!r}, which has no CUDA graphs"
+
+
+def test_a_step_is_captured_after_its_warmup_and_then_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = capturable(monkeypatch)
+    with mg.using("cupy"):
+        fast = captured()
+    assert calls == ["begin", "end", "launch", "launch", "launch"]
+    assert fast.replays == 3 and fast.reason is None
+
+
+def test_why_a_step_is_not_captured(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = capturable(monkeypatch)
+    with mg.using("cupy"):
+        fast = captured(shapes=(4, 4, 4, 5))
+        assert fast.replays == 1 and "shapes or dtypes of the inputs" in fast.reason
+        assert "Adam counts its steps on the host" in captured(optim.Adam).reason
+        assert "draws random numbers" in captured(inside=lambda: backend.generator().random()).reason
+        assert "moves arrays between host and device" in captured(inside=lambda: mg.ones(1).item()).reason
+    assert calls.count("launch") == 1
+
+
+def test_a_capture_that_the_library_refuses_falls_back_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = capturable(monkeypatch)
+    with mg.using("cupy"):
+        def refuse_once() -> None:
+            if calls and calls[-1] == "begin":
+                raise NotImplementedError("calling cuBLAS API during stream capture is currently unsupported")
+
+        fast = captured(inside=refuse_once)
+    assert calls == ["begin", "end"] and fast.replays == 0
+    assert "NotImplementedError: calling cuBLAS API" in fast.reason
 
 
 def test_out_of_memory_says_what_was_asked_what_is_held_and_what_to_lower(monkeypatch: pytest.MonkeyPatch) -> None:
