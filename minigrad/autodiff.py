@@ -312,7 +312,9 @@ def _pull(
         g = found.get(target)
         if g is None:
             g = xp.zeros(target.shape, target.dtype)
-        elif not create_graph and not _owned(g):
+        elif isinstance(g, Tensor):
+            g = g if g.node is not None else xp.array(g.data)
+        elif not _owned(g):
             g = xp.array(g)
         gradients.append(g if isinstance(g, Tensor) else Tensor(g))
     return tuple(gradients)

@@ -340,6 +340,14 @@ def test_gradients_have_memory_of_their_own(size: int) -> None:
     np.testing.assert_array_equal(a.grad.numpy(), 3 * cotangent)
 
 
+def test_constant_gradients_on_the_tape_have_memory_of_their_own() -> None:
+    """Gradients that are constants may be assigned into, unlike those with a history."""
+    a, b, c = f64([1.0], True), f64([2.0], True), f64([3.0])
+    ga, gb = mg.grad(a + b, [a, b], c, create_graph=True)
+    ga[0] = 7.0
+    assert (ga.item(), gb.item(), c.item()) == (7.0, 3.0, 3.0)
+
+
 def test_the_gradient_of_a_leaf_that_is_the_result() -> None:
     x, g = f64(np.ones(BIG), True), np.full(BIG, 2.0)
     x.backward(g)
