@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 import minigrad as mg
+from benchmarks import gpu
 from minigrad import backend, data, nn, optim
 from minigrad import functional as F
 from minigrad.backend import xp
@@ -709,3 +710,11 @@ def test_out_of_memory_says_what_was_asked_what_is_held_and_what_to_lower(monkey
             optimizer.step()
         with pytest.raises(mg.OutOfMemory, match="from_numpy: " + shown):
             mg.random.normal(3)
+
+
+def test_the_gpu_benchmark_says_what_it_could_not_measure(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    fake_cupy(monkeypatch, driver=0, fault="cudaErrorInsufficientDriver")
+    assert gpu.main([]) == 0
+    printed = capsys.readouterr().out
+    assert "Not measured:" in printed and "everything: CuPy 14.2.0 is installed but finds no NVIDIA driver" in printed
+    assert "|" not in printed
