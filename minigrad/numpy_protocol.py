@@ -360,18 +360,28 @@ def _assign(self: Tensor, index: Any, value: Any) -> None:
     self.data, self.node = written.data, written.node
 
 
+def _promoting(operator: Function) -> Function:
+    """An operator of Tensors that widens floating dtypes as NumPy's does."""
+    return lambda a, b: operator(*_promoted((a, b)))
+
+
 MAKERS = ("zeros", "ones", "empty", "full")
+OPERATORS = [f"__{r}{name}__" for name in ("add", "sub", "mul", "truediv", "pow", "matmul") for r in ("", "r")] + [
+    f"__{name}__" for name in ("lt", "le", "gt", "ge", "eq", "ne")
+]
 
 
 @contextlib.contextmanager
 def writable(is_theirs: Callable[[str], bool]) -> Iterator[None]:
     """Inside this block assignments into Tensors are recorded, and np.zeros and its like make Tensors.
 
+    Operators widen floating dtypes as NumPy's do (outside, minigrad refuses to mix them).
+
     is_theirs: of a file's name, whether it is the studied code; NumPy's functions stay as they are for
     all other code. Meant for one thread: NumPy's namespace is changed for the length of the block.
     """
     before = {name: getattr(host, name) for name in MAKERS}
-    set_before = Tensor.__setitem__
+    methods = {name: getattr(Tensor, name) for name in (*OPERATORS, "__setitem__")}
 
     def made(original: Function) -> Function:
         def make(*args: Any, **kwargs: Any) -> Any:
@@ -384,10 +394,13 @@ def writable(is_theirs: Callable[[str], bool]) -> Iterator[None]:
     try:
         for name, original in before.items():
             setattr(host, name, made(original))
+        for name in OPERATORS:
+            setattr(Tensor, name, _promoting(methods[name]))
         Tensor.__setitem__ = _assign  # type: ignore[method-assign]
         yield
     finally:
-        Tensor.__setitem__ = set_before  # type: ignore[method-assign]
+        for name, original in methods.items():
+            setattr(Tensor, name, original)
         for name, original in before.items():
             setattr(host, name, original)
 

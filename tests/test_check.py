@@ -239,7 +239,27 @@ def test_inputs_may_be_tensors_and_the_hand_may_take_inputs_or_a_cache_or_be_arr
         mg.check_hand_gradient(forward, BN, arrays)
 
 
-def test_the_sentence_of_the_issue():
+def test_a_loss_may_have_a_backward_without_an_upstream_gradient():
+    assert mg.check_hand_gradient(lambda x: np.sum(x**2), (X,), lambda x: 2 * x)
+    assert mg.check_hand_gradient(lambda x: np.sum(x**2), (X,), 2 * X)
+    assert "lacks a factor 2" in only(mg.check_hand_gradient(lambda x: np.sum(x**2), (X,), lambda x: x)).message
+
+
+def test_a_constant_of_another_dtype_and_a_method_are_as_welcome_as_in_numpy():
+    mask = (X > 0).astype(np.float32)
+
+    class Layer:
+        def forward(self, x):
+            return np.maximum(x * mask, 0)
+
+        def backward(self, g, x):
+            return g * mask * (x > 0)
+
+    layer = Layer()
+    assert mg.check_hand_gradient(layer.forward, (X,), layer.backward)
+
+
+def test_the_sentence_names_the_path():
     finding = only(mg.check_hand_gradient(forward, BN, without_variance))
     assert finding.message == "dx equals autodiff with the path through `var` cut: it is missing"
     assert (finding.argument, finding.kind, finding.paths, finding.factor) == ("x", "missing path", ("var",), "0")

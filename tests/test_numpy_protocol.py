@@ -187,6 +187,18 @@ def test_an_array_that_is_filled_in_a_loop_is_recorded():
     assert isinstance(np.zeros(3), np.ndarray)
 
 
+def test_operators_widen_as_numpys_do_while_a_users_code_is_recorded():
+    mask = (A > 0).astype(np.float32)
+    x = mg.tensor(A, requires_grad=True)
+    with pytest.raises(TypeError, match="different floating dtypes"):
+        x * mask
+    with writable(lambda file: file == __file__):
+        assert np.array_equal((x * mask).numpy(), A * mask)
+        assert (mask - x).dtype == np.float64
+    with pytest.raises(TypeError, match="different floating dtypes"):
+        x * mask
+
+
 @pytest.mark.parametrize("index", [0, (slice(None), 1), ([0, 2, 0], [1, 1, 1]), (Ellipsis, None, 2), A > 0])
 def test_assignment_as_an_op_agrees_with_numpy(index):
     value = rand(*np.zeros((3, 4))[index].shape, seed=6)

@@ -230,6 +230,8 @@ def _arguments(hand: Any, run: Forward, gs: list[Array]) -> tuple[Any, ...]:
     ways += [(*g, *(inputs[i] for i in run.differentiable)), g, inputs, rest]
     if len(rest) > 1:
         ways.insert(1, (*g, rest))
+    if run.outputs[0].size == 1 and _without_upstream(hand, run):
+        ways.insert(0, inputs)
     for way in ways:
         if needed <= len(way) <= most:
             return way
