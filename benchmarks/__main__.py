@@ -25,12 +25,12 @@ Times = dict[str, list[float]]
 class Peer:
     """A framework's process, and what it answers."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, threads: int) -> None:
         self.name = name
         self.process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.worker", name],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env={**os.environ, "MINIGRAD_BACKEND": "numpy"},
+            env={**os.environ, "MINIGRAD_BACKEND": "numpy", "OPENBLAS_NUM_THREADS": str(threads)},
         )  # fmt: skip
         self.version = self.read()["version"]
 
@@ -57,7 +57,7 @@ def interleaved(
     workload: Workload, names: list[str], threads: int, rounds: int, seconds: float, clock: str
 ) -> tuple[Times, dict[str, list[Any]]]:
     """Seconds a step, for each round the median of each peer, and the checks; the peers take turns."""
-    peers = [Peer(name) for name in names]
+    peers = [Peer(name, threads) for name in names]
     times: Times = {}
     checks = {}
     try:
