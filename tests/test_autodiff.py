@@ -340,6 +340,16 @@ def test_gradients_have_memory_of_their_own(size: int) -> None:
     np.testing.assert_array_equal(a.grad.numpy(), 3 * cotangent)
 
 
+def test_leaves_that_were_handed_one_fresh_array_do_not_share_it() -> None:
+    """The array that the product makes is the cotangent of both leaves, and of nobody else."""
+    a, b = f64(np.ones(3), True), f64(np.ones(3), True)
+    ((a + b) * 2.0).backward(np.ones(3))
+    assert not np.shares_memory(a.grad.data, b.grad.data)
+    middle = mg.label(a + b, "middle")
+    (middle * 2.0).backward(np.ones(3))
+    assert shares_nothing([a.grad.data, b.grad.data, middle.grad.data])
+
+
 def test_constant_gradients_on_the_tape_have_memory_of_their_own() -> None:
     """Gradients that are constants may be assigned into, unlike those with a history."""
     a, b, c = f64([1.0], True), f64([2.0], True), f64([3.0])

@@ -591,6 +591,13 @@ def test_kinks_and_ties_as_pytorch_has_them(case: Any) -> None:
     np.testing.assert_allclose(x.grad.numpy(), z.grad.numpy(), rtol=1e-12)
 
 
+def test_elu_at_its_kink_is_its_left_branch_to_every_order() -> None:
+    x = mg.tensor(0.0, dtype=mg.float64, requires_grad=True)
+    first = mg.grad(x.elu(1.5), x, create_graph=True)
+    second = mg.grad(first, x, create_graph=True)
+    assert (first.item(), second.item(), mg.grad(second, x).item()) == (1.5, 1.5, 1.5)
+
+
 def test_rows_of_minus_infinity_have_no_gradient_but_no_nan_either() -> None:
     x = mg.tensor([[-np.inf, -np.inf], [1.0, -np.inf]], requires_grad=True)
     with np.errstate(divide="ignore"):
