@@ -489,4 +489,4 @@ def huber_loss(x: Tensor, target: Tensor, delta: float = 1.0, reduction: str = "
 
 
 relu, leaky_relu, elu, silu, gelu = ops.relu, ops.leaky_relu, ops.elu, ops.silu, ops.gelu
-sigmoid, tanh, softplus = ops.sigmoid, ops.tanh, ops.softplus
+sigmoid, tanh, softplus, flatten = ops.sigmoid, ops.tanh, ops.softplus, ops.flatten
