@@ -22,8 +22,8 @@ from minigrad.widening import no_widening
 
 __all__ = [
     *autodiff.__all__, *creation.__all__, *ops.__all__,
-    "Buffer", "OutOfMemory", "Parameter", "Tape", "Tensor", "capture", "check_hand_gradient", "checkpoint", "current",
-    "debug", "detect_anomaly", "functional", "gradcheck", "init", "load", "log_softmax", "nn", "no_widening",
+    "Buffer", "OutOfMemory", "Parameter", "Tape", "Tensor", "capture", "check_hand_gradient", "checkpoint", "current",  # noqa: F405
+    "debug", "detect_anomaly", "functional", "gradcheck", "init", "load", "log_softmax", "nn", "no_widening",  # noqa: F405
     "numpy_protocol", "optim", "primitive", "random", "save", "set_threads", "softmax", "tensor", "trace",
     "transfers", "use", "using",
 ]  # fmt: skip
