@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 
 from minigrad import ops
+from minigrad.backend import xp
 from minigrad.pooling import Windows
+from minigrad.tensor import raw_index
 
 RNG = np.random.default_rng(20261121)
 
@@ -232,7 +234,7 @@ INDICES: list[Any] = [
 ]  # fmt: skip
 for index in INDICES:
     sample("getitem", normal(3, 4), lambda x, i=index: x[i], lambda x, i=index: x[i])
-sample("take", normal(3, 4), lambda x: x[np.array([0, 0])], lambda x: ops.take(x, np.array([0, 0])))
+sample("take", normal(3, 4), lambda x: x[np.array([0, 0])], lambda x: ops.take(x, xp.asarray([0, 0])))
 
 
 def scattered(g: Any, shape: Any, index: Any) -> Any:
@@ -248,7 +250,7 @@ for index, shape in [
 ]:
     g = normal(*np.zeros(shape)[index].shape)
     sample(
-        "scatter", g, lambda g, s=shape, i=index: scattered(g, s, i), lambda g, s=shape, i=index: ops.scatter(g, s, i)
+        "scatter", g, lambda g, s=shape, i=index: scattered(g, s, i), lambda g, s=shape, i=index: ops.scatter(g, s, raw_index(i))
     )
 for index, axis in [(integers(3, 2, 4), 0), (integers(4, 3, 6), -1), (integers(3, 5, 1), 0)]:
     sample(
@@ -508,8 +510,8 @@ def placed(g: Any) -> Any:
 
 CELLS = pooled(normal(2, 2, 4, 5))[1]
 sample("max_pool", distinct(2, 2, 4, 5), lambda x: pooled(x)[0], lambda x: ops.max_pool(x, AT))
-sample("pick", normal(2, 2, 4, 5), picked, lambda x: ops.pick(x, CELLS, AT))
-sample("place", normal(2, 2, 3, 3), placed, lambda x: ops.place(x, CELLS, AT, (4, 5)))
+sample("pick", normal(2, 2, 4, 5), picked, lambda x: ops.pick(x, xp.asarray(CELLS), AT))
+sample("place", normal(2, 2, 3, 3), placed, lambda x: ops.place(x, xp.asarray(CELLS), AT, (4, 5)))
 sample("which_cell", distinct(2, 2, 4, 5), lambda x: pooled(x)[1], lambda x: ops.which_cell(x, ops.max_pool(x, AT), AT))
 sample("inside", normal(3, 4), lambda x: (x >= -0.5) & (x <= 0.5), lambda x: ops.inside(x, -0.5, 0.5))
 sample(
