@@ -250,7 +250,10 @@ for index, shape in [
 ]:
     g = normal(*np.zeros(shape)[index].shape)
     sample(
-        "scatter", g, lambda g, s=shape, i=index: scattered(g, s, i), lambda g, s=shape, i=index: ops.scatter(g, s, raw_index(i))
+        "scatter",
+        g,
+        lambda g, s=shape, i=index: scattered(g, s, i),
+        lambda g, s=shape, i=index: ops.scatter(g, s, raw_index(i)),
     )
 for index, axis in [(integers(3, 2, 4), 0), (integers(4, 3, 6), -1), (integers(3, 5, 1), 0)]:
     sample(
