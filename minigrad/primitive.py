@@ -4,7 +4,9 @@ A row is declared once: a forward function on raw arrays and, for each array arg
 that turns `g`, the cotangent of the output `y`, into the cotangent of that argument. A pullback asks
 for what it needs by name: `g`, then any of `y`, an argument, an argument's shape (`x_shape`), or a
 static parameter. The names are read here, when the row is declared; from them follows what a node
-keeps, and a function is written out that does the rest with no further thought when it runs.
+keeps, and a function is written out that does the rest with no further thought when it runs (at its
+first call: most rows of the table stay unread in most programs, and importing them all would take longer
+than NumPy does).
 
 The kinds are mathematical claims, which the tests hold every row to:
 `elementwise` (the Jacobian is diagonal, and arguments broadcast), `linear` (<f(u), v> = <u, fT(v)>),
@@ -121,6 +123,11 @@ UNWRAP_VARIADIC = """\
     lifted = any(isinstance(x, Tensor) for x in {x})
     {x} = [x.data if isinstance(x, Tensor) else x for x in {x}]
 """
+FIRST_CALL = """\
+def call({signature}):
+    write()
+    return call({values})
+"""
 UNWRAP_FLOAT = """\
     if {x}.__class__ is not float:
         {x} = as_float(primitive, "{x}", {x})
@@ -170,8 +177,16 @@ def declare(
         "LARGE": parallel.LARGE,
         **{f"_{name}": default for name, default in statics.items()},
     }  # fmt: skip
-    exec(_compile(_source(row, statics)), scope)
+    signature, values = _signature(row, statics)
+    exec(_compile(FIRST_CALL.format(signature=signature, values=values)), scope)
     call: Any = scope["call"]
+
+    def write() -> None:
+        written = dict(scope)
+        exec(_compile(_source(row, statics)), written)
+        call.__code__ = written["call"].__code__
+
+    scope["write"] = write
     call.primitive = row
     call.__doc__ = forward.__doc__
     row.call = call
@@ -243,11 +258,17 @@ def _read_pullbacks(row: Primitive, pullbacks: Sequence[Function | None]) -> Non
     row.lifts = tuple(origins.get(name) for name in kept)
 
 
+def _signature(row: Primitive, statics: dict[str, Any]) -> tuple[str, str]:
+    """The parameters of a row's function, and the same names as it hands them on."""
+    arrays = ["*" * row.variadic + name for name in row.arguments]
+    parameters = [s if statics[s] is ... else f"{s}=_{s}" for s in row.statics]
+    return ", ".join(arrays + parameters), ", ".join(arrays + [f"{s}={s}" if row.variadic else s for s in row.statics])
+
+
 def _source(row: Primitive, statics: dict[str, Any]) -> str:
     """The text of the row's function: `CALL` with this row's names in it."""
     names, star = row.arguments, "*" if row.variadic else ""
-    signature = [star + name for name in names] + [s if statics[s] is ... else f"{s}=_{s}" for s in row.statics]
-    values = [star + name for name in names] + [f"{s}={s}" if row.variadic else s for s in row.statics]
+    signature, values = _signature(row, statics)
     floats = [s for s in row.statics if isinstance(statics[s], float)]
     if row.kind == "fused":
         learnt = list(names)
@@ -280,12 +301,12 @@ def _source(row: Primitive, statics: dict[str, Any]) -> str:
     unwrap = UNWRAP_VARIADIC if row.variadic else UNWRAP
     fused = row.kind == "fused"
     return CALL.format(
-        signature=", ".join(signature),
+        signature=signature,
         unwrap="".join([unwrap.format(x=n) for n in names] + [UNWRAP_FLOAT.format(x=s) for s in floats]).rstrip(),
-        raw=f"forward({', '.join(values)})" + "[0]" * fused,
+        raw=f"forward({values})" + "[0]" * fused,
         results="y, extra" if fused else "y",
         in_blocks=IN_BLOCKS.format(arrays=arrays, params=params, large=large) if row.kind == "elementwise" else "",
-        values=", ".join(values),
+        values=values,
         align=align.rstrip(),
         arrays=arrays,
         params=params,
