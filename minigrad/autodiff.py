@@ -22,7 +22,7 @@ from minigrad import ops, parallel
 from minigrad.backend import Array, from_numpy, is_array, naming_memory, xp
 from minigrad.primitive import ALL, NUMBER, OUTPUT, Primitive
 from minigrad.tape import FREED, Node, enable_grad, history, leaf, no_grad, recording, writes
-from minigrad.tensor import Tensor, differentiable
+from minigrad.tensor import Tensor, differentiable, on_tape
 
 Function = Callable[..., Any]
 Tensors = Tensor | tuple[Tensor, ...]
@@ -226,13 +226,7 @@ def _joint(row: Primitive, node: Node, g: Any, create_graph: bool, wanted: set[N
 
 def _seed(y: Tensor, cotangent: Any, op: str) -> Any:
     """The cotangent with which a pass starts, checked: ones for a scalar result."""
-    if not isinstance(y, Tensor):
-        raise TypeError(f"{op}: needs a Tensor, not {type(y).__name__}")
-    if y.node is None:
-        raise RuntimeError(
-            f"{op}: this {y.dtype} {list(y.shape)} Tensor is not on the tape: nothing that it was computed from has "
-            "requires_grad=True, or it was computed under no_grad() or detached"
-        )
+    on_tape(y, op)
     if cotangent is None:
         if y.size != 1:
             raise ValueError(

@@ -354,6 +354,18 @@ def holds_arrays(data: Any) -> bool:
     return is_array(data) or (isinstance(data, (list, tuple)) and any(holds_arrays(item) for item in data[:1]))
 
 
+def on_tape(y: Any, op: str) -> Node:
+    """The line of the tape that `y` is, or the error of the op that needs it to be one."""
+    if not isinstance(y, Tensor):
+        raise TypeError(f"{op}: needs a Tensor, not {type(y).__name__}")
+    if y.node is None:
+        raise RuntimeError(
+            f"{op}: this {y.dtype} {list(y.shape)} Tensor is not on the tape: nothing that it was computed from has "
+            "requires_grad=True, or it was computed under no_grad() or detached"
+        )
+    return y.node
+
+
 def raw_index(index: Any) -> Any:
     """An index with the array in place of every Tensor and list in it."""
     if isinstance(index, tuple):

@@ -19,7 +19,7 @@ from minigrad import paths as split
 from minigrad.autodiff import _seed
 from minigrad.backend import Array, from_numpy, is_array, xp
 from minigrad.tape import FREED, Node, history
-from minigrad.tensor import Tensor
+from minigrad.tensor import Tensor, on_tape
 from minigrad.view import drawing, page, table, words
 from minigrad.view.values import UNKNOWN, Kept, arrays_in, constants, recover, run, slots
 
@@ -135,15 +135,9 @@ class Tape:
     """
 
     def __init__(self, y: Tensor, cotangent: Tensor | Array | None = None, **names: Tensor) -> None:
-        if not isinstance(y, Tensor):
-            raise TypeError(f"Tape: needs a Tensor, not {type(y).__name__}")
-        if y.node is None:
-            raise RuntimeError(
-                f"Tape: this {y.dtype} {list(y.shape)} Tensor is not on the tape: nothing that it was computed from "
-                "has requires_grad=True, or it was computed under no_grad() or detached"
-            )
+        node = on_tape(y, "Tape")
         self.y, self.seed = y, cotangent
-        self.nodes = history(y.node)
+        self.nodes = history(node)
         self.numbers = {node: number for number, node in enumerate(self.nodes, 1)}
         self.names = self._name(names)
         self.lines = [Line(self, number, node, self.names[node]) for node, number in self.numbers.items()]
