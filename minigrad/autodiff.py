@@ -163,10 +163,15 @@ ALONE = _measured()
 def _owned(array: Any) -> bool:
     """Whether a dict of cotangents and one variable of the caller alone hold this array and its memory.
 
-    Then nothing else can see it, and it may be written to. A view keeps its base alive, which counts
-    as a reference to the base; the view itself never owns its memory.
+    Then nothing else can see it, and it may be written to. So may a view of the whole of an array that
+    nothing but the view holds (a result with its axes in another order).
     """
-    return getrefcount(array) <= ALONE + 1 and array.__class__ is xp.ndarray and array.base is None
+    if getrefcount(array) > ALONE + 1 or array.__class__ is not xp.ndarray:
+        return False
+    base = array.base
+    return base is None or (
+        base.__class__ is xp.ndarray and base.base is None and base.size == array.size and getrefcount(base) <= ALONE
+    )
 
 
 def _accumulate(node: Node, g: Array) -> None:

@@ -1,27 +1,30 @@
-"""Convolution on raw arrays: the product itself and its two adjoints, in blocks of images.
+"""Convolution on raw arrays: the product itself and its two adjoints, with the batch innermost in memory.
 
 x (n, c, h, w), weight (o, c/groups, kh, kw), y (n, o, oh, ow); cross-correlation, as everywhere in deep
-learning. Each is one matrix product for a block of a few images, with the *columns* of the images: for
-every output cell the kh kw cells of each channel that it reads. Columns are made anew in the backward
-pass rather than kept, in memory that stays in cache.
+learning. That is the order of the axes; in memory a result lies *batch last*, as (o, oh, ow, n), and x is
+brought into that order if it is not in it. A pixel of all images is then one run of cells, and a row of
+pixels too: windows and columns are made of long copies whatever the size of the kernel, a channel is
+contiguous, and a matrix product writes where its result belongs.
 
-With stride 1 the columns are whole rows: of an image in its frame of zeros, written as one line with
-`pitch` cells a row, column (i, j) is the same line from cell i pitch + j on. The few cells in which a
-row runs over into the next are computed and thrown away, which costs less than a copy row by row.
+The product is made for a block of some rows of the output (and of some images, where they are many) with
+the *columns* of the input: for every output cell the kh kw cells of each channel that it reads. Columns
+are made anew in the backward pass rather than kept, in memory that stays in cache.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from minigrad import parallel
 from minigrad.backend import Array, host_array, xp
 
 Pair = tuple[int, int]
 
-COLUMN_BYTES = 1 << 19
-"""The size of the columns of one block: half of a usual second-level cache."""
+COLUMN_BYTES = 1 << 20
+"""The size of the columns of one block: about a second-level cache."""
 
 
 def conv_size(n: int, k: int, stride: int, padding: int, dilation: int) -> int:
@@ -59,14 +62,43 @@ def fold(g: Array, size: Pair, stride: Pair, dilation: Pair) -> Array:
     return out
 
 
+# ---- the order in memory --------------------------------------------------------------------------
+def batch_last(x: Array) -> Array:
+    """(n, c, h, w) as a dense (c, h, w, n): the same memory where it lies in that order, else a copy."""
+    turned = x.transpose(1, 2, 3, 0)
+    if turned.flags.c_contiguous or not parallel.large(x):
+        return xp.ascontiguousarray(turned)
+    y = xp.empty(turned.shape, x.dtype)
+    step = max(1, 4096 // (x.shape[2] * x.shape[3]))
+
+    def work(number: int) -> None:
+        """Some channels of some images at a time: turned as a whole, each cell would lie in a page of its own."""
+        channels = slice(number * step, (number + 1) * step)
+        for first in range(0, len(x), 64):
+            images = slice(first, first + 64)
+            y[channels, :, :, images] = xp.ascontiguousarray(x[images, channels]).transpose(1, 2, 3, 0)
+
+    parallel.each(-(-x.shape[1] // step), work)
+    return y
+
+
+def batch_first(y: Array) -> Array:
+    """(c, h, w, n) as (n, c, h, w), a view."""
+    return y.transpose(3, 0, 1, 2)
+
+
+Block = tuple[slice, slice]
+Index = tuple[Any, ...]
+
+
 @dataclass(frozen=True)
 class Geometry:
-    """The sizes of one convolution, and the moves between images and columns."""
+    """The sizes of one convolution, and the moves between images (batch last) and columns."""
 
-    n: int
     c: int
     h: int
     w: int
+    n: int
     o: int
     kernel: Pair
     stride: Pair
@@ -76,125 +108,174 @@ class Geometry:
     out: Pair
 
     @property
-    def lines(self) -> bool:
-        """Whether columns are lines of the framed image."""
-        return self.stride == (1, 1)
-
-    @property
-    def frame(self) -> Pair:
-        """The height and width of an image with its padding."""
-        return self.h + 2 * self.padding[0], self.w + 2 * self.padding[1]
-
-    @property
-    def pitch(self) -> int:
-        """Cells in a row of the columns."""
-        return self.frame[1] if self.lines else self.out[1]
-
-    @property
     def depth(self) -> int:
         """The length of a column: the inner length of the product."""
         return self.c // self.groups * self.kernel[0] * self.kernel[1]
 
-    @property
-    def slack(self) -> int:
-        """Cells beyond the frame that the last column's line reaches."""
-        return self.dilation[1] * (self.kernel[1] - 1) if self.lines else 0
+    def blocks(self, like: Array, parts: int = 1) -> list[Block]:
+        """Rows and images of the output, cut where the columns of a block fill `COLUMN_BYTES` (far more on a GPU).
 
-    def each_block(self, like: Array, work: Callable[[int, slice], None]) -> None:
-        """work(number, slice of images), side by side on the host, block by block."""
-        blocks = self.blocks(like)
-        if like.__class__ is host_array and len(blocks) > 1:
-            parallel.each(len(blocks), lambda number: work(number, blocks[number]))
-        else:
-            for number, block in enumerate(blocks):
-                work(number, block)
-
-    def blocks(self, like: Array) -> list[slice]:
-        """The images, cut where the columns of a block fill `COLUMN_BYTES` (far more on a GPU)."""
-        image = like.itemsize * self.groups * self.depth * self.out[0] * self.pitch
+        Images are cut only where one row is far too much: without, a block of the output is contiguous. parts: of how
+        many parts of the channels one is at work.
+        """
         limit = COLUMN_BYTES if like.__class__ is host_array else 1 << 28
-        step = max(1, limit // max(image, 1))
-        return [slice(i, min(i + step, self.n)) for i in range(0, self.n, step)]
+        row = max(1, like.itemsize * self.groups * self.depth * self.out[1] * self.n // parts)
+        rows = parallel.evenly(self.out[0], -(-self.out[0] * row // limit))
+        images = parallel.evenly(self.n, -(-row // limit) if row > 4 * limit else 1)
+        return [(r, i) for r in rows for i in images]
 
-    def columns(self, x: Array) -> Array:
-        """Some images (m, c, h, w) as columns (groups, depth, m oh pitch)."""
-        m, (top, left), (tall, wide), (oh, ow) = len(x), self.padding, self.frame, self.out
-        if not self.lines and not top and not left:
-            view = windows(x, self.kernel, self.stride, self.dilation).transpose(1, 2, 3, 0, 4, 5)
-            return xp.ascontiguousarray(view[..., :oh, :ow]).reshape(self.groups, self.depth, -1)
-        line = xp.zeros((self.c, m, tall * wide + self.slack), x.dtype)
-        framed = line[:, :, : tall * wide].reshape(self.c, m, tall, wide)
-        framed[:, :, top : top + self.h, left : left + self.w] = x.transpose(1, 0, 2, 3)
-        if not self.lines:
-            view = windows(framed, self.kernel, self.stride, self.dilation).transpose(0, 2, 3, 1, 4, 5)
-            return xp.ascontiguousarray(view[..., :oh, :ow]).reshape(self.groups, self.depth, -1)
-        sc, sm, s1 = line.strides
+    def framed(self, x: Array) -> Array:
+        """x in its frame of zeros."""
+        (top, left), (h, w) = self.padding, (self.h, self.w)
+        if not top and not left:
+            return x
+        frame = xp.empty((self.c, h + 2 * top, w + 2 * left, self.n), x.dtype)
+
+        def work(channels: slice) -> None:
+            frame[channels] = 0
+            frame[channels, top : top + h, left : left + w] = x[channels]
+
+        parallel.pieces(frame, work)
+        return frame
+
+    def columns(self, frame: Array, block: Block) -> Array:
+        """What a block reads, as (groups, depth, rows ow images)."""
+        rows, images = block
+        some = frame[:, rows.start * self.stride[0] :, :, images]
+        sc, sh, sw, sn = some.strides
         view = xp.lib.stride_tricks.as_strided(
-            line,
-            (self.c, *self.kernel, m, oh * wide),
-            (sc, s1 * wide * self.dilation[0], s1 * self.dilation[1], sm, s1),
+            some,
+            (self.c, *self.kernel, rows.stop - rows.start, self.out[1], images.stop - images.start),
+            (sc, sh * self.dilation[0], sw * self.dilation[1], sh * self.stride[0], sw * self.stride[1], sn),
         )
-        return xp.ascontiguousarray(view).reshape(self.groups, self.depth, -1)
+        return xp.ascontiguousarray(view).reshape(self.groups, self.depth, math.prod(view.shape[3:]))
 
-    def fold(self, columns: Array, m: int) -> Array:
-        """The adjoint of `columns`: back to m images, as (c, m, h, w); what lies in the padding is dropped."""
-        (top, left), (tall, wide), (kh, kw), (oh, ow) = self.padding, self.frame, self.kernel, self.out
-        if self.lines:
-            parts = columns.reshape(self.c, kh, kw, m, oh * wide)
-            line = xp.zeros((self.c, m, tall * wide + self.slack), columns.dtype)
-            for i in range(kh):
-                for j in range(kw):
-                    start = i * self.dilation[0] * wide + j * self.dilation[1]
-                    line[:, :, start : start + oh * wide] += parts[:, i, j]
-            framed = line[:, :, : tall * wide].reshape(self.c, m, tall, wide)
-        else:
-            parts = columns.reshape(self.c, kh, kw, m, oh, ow).transpose(0, 3, 1, 2, 4, 5)
-            framed = fold(parts, self.frame, self.stride, self.dilation)
-        return framed[:, :, top : top + self.h, left : left + self.w]
+    def cells(self, y: Array, block: Block) -> Array | None:
+        """A block of y (o, oh, ow, n) as (groups, o/groups, rows ow images), where that is a view."""
+        rows, images = block
+        if images.stop - images.start < self.n:
+            return None
+        row = self.out[1] * self.n
+        flat = y.reshape(self.groups, self.o // self.groups, self.out[0] * row)
+        return flat[:, :, rows.start * row : rows.stop * row]
 
-    def narrow(self, product: Array, m: int) -> Array:
-        """(groups, o/groups, m oh pitch) as images (m, o, oh, ow), a view."""
-        return product.reshape(self.o, m, self.out[0], self.pitch)[..., : self.out[1]].transpose(1, 0, 2, 3)
+    def read(self, y: Array, block: Block) -> Array:
+        """A block of y as (groups, o/groups, rows ow images)."""
+        cells = self.cells(y, block)
+        if cells is None:
+            some = y[:, block[0], :, block[1]]
+            shape = self.groups, self.o // self.groups, math.prod(some.shape[1:])
+            cells = xp.ascontiguousarray(some).reshape(shape)
+        return cells
 
-    def widen(self, g: Array) -> Array:
-        """The adjoint of `narrow`: images (m, o, oh, ow) as (groups, o/groups, m oh pitch), zeros between rows."""
-        product = xp.zeros((self.o, len(g), self.out[0], self.pitch), g.dtype)
-        product[..., : self.out[1]] = g.transpose(1, 0, 2, 3)
-        return product.reshape(self.groups, self.o // self.groups, -1)
+    def product(self, x: Array, w: Array) -> Array:
+        """The convolution, batch last."""
+        frame, kernel = self.framed(x), w.reshape(self.groups, self.o // self.groups, self.depth)
+        y = xp.empty((self.o, *self.out, self.n), xp.result_type(x, w))
 
-    def weight(self, columns: Array, product: Array) -> Array:
-        """What some images contribute to the adjoint in the weight, transposed: BLAS likes the longer factor first."""
-        return xp.matmul(columns, product.swapaxes(1, 2))
+        def work(block: Block) -> None:
+            cells = self.cells(y, block)
+            product = xp.matmul(kernel, self.columns(frame, block), out=cells)
+            if cells is None:
+                some = y[:, block[0], :, block[1]]
+                some[...] = product.reshape(some.shape)
 
-    def joined(self, parts: Sequence[Array]) -> Array:
-        """The sum of `weight`s in the shape of the weight."""
+        parallel.over(self.blocks(x), work)
+        return y
+
+    def adjoint_in_weight(self, x: Array, g: Array) -> Array:
+        """(o, c/groups, kh, kw): one product for each block, added up in the order of the blocks."""
+        frame, blocks = self.framed(x), self.blocks(x)
+        parts: list[Array] = [None] * len(blocks)
+
+        def work(number: int) -> None:  # BLAS likes the longer factor first
+            block = blocks[number]
+            parts[number] = xp.matmul(self.columns(frame, block), self.read(g, block).swapaxes(1, 2))
+
+        parallel.over(range(len(blocks)), work)
+        shape = self.o, self.c // self.groups, *self.kernel
+        if not parts:
+            return xp.zeros(shape, xp.result_type(x, g))
         total = parts[0] if len(parts) == 1 else xp.stack(parts).sum(0)
-        return xp.ascontiguousarray(total.swapaxes(1, 2)).reshape(self.o, self.c // self.groups, *self.kernel)
+        return xp.ascontiguousarray(total.swapaxes(1, 2)).reshape(shape)
+
+    def adjoint_in_input(self, g: Array, w: Array) -> Array:
+        """(c, h, w, n), some channels at a time: all that is added to a channel is added by one thread, in order."""
+        one, per_group, taps = self.groups == 1, self.c // self.groups, math.prod(self.kernel)
+        parts = parallel.evenly(per_group if one else self.groups, 1 if len(self.blocks(g)) == 1 else 4)
+        blocks = self.blocks(g, len(parts))
+        overlaps = [self.overlaps(block) for block in blocks]
+        kernel = w.reshape(self.groups, self.o // self.groups, self.depth).swapaxes(1, 2)
+        kernel = xp.ascontiguousarray(kernel).reshape(self.groups, per_group, taps, self.o // self.groups)
+        x = xp.empty((self.c, self.h, self.w, self.n), xp.result_type(g, w))
+
+        def work(part: slice) -> None:
+            """Channels of the one group, or else groups."""
+            some = kernel[:, part] if one else kernel[part]
+            some = some.reshape(len(some), some.shape[1] * taps, some.shape[3])
+            out = x[part if one else slice(part.start * per_group, part.stop * per_group)]
+            out[...] = 0
+            for block, found in zip(blocks, overlaps, strict=True):
+                cells = self.read(g, block)
+                columns = xp.matmul(some, cells if one else cells[part])
+                rows, images = (s.stop - s.start for s in block)
+                columns = columns.reshape(len(out), *self.kernel, rows, self.out[1], images)
+                for of_columns, of_x in found:
+                    out[of_x] += columns[of_columns]
+
+        parallel.over(parts, work)
+        return x
+
+    def overlaps(self, block: Block) -> list[tuple[Index, Index]]:
+        """For each cell of the kernel, which columns of a block it has on the image, and where they lie there."""
+        (rows, images), found = block, []
+        for i in range(self.kernel[0]):
+            for j in range(self.kernel[1]):
+                down = reach(rows, self.stride[0], i * self.dilation[0] - self.padding[0], self.h)
+                whole = slice(0, self.out[1])
+                along = reach(whole, self.stride[1], j * self.dilation[1] - self.padding[1], self.w)
+                if down is not None and along is not None:
+                    here = slice(down[0].start - rows.start, down[0].stop - rows.start)
+                    every = slice(None)
+                    found.append(((every, i, j, here, along[0]), (every, down[1], along[1], images)))
+        return found
+
+
+def reach(windows: slice, step: int, offset: int, n: int) -> tuple[slice, slice] | None:
+    """Of some windows, those whose cell at `offset` lies on an axis of n cells, and where it lies there.
+
+    Window k reads cell k step + offset. None where there is no such window.
+    """
+    first, last = max(windows.start, -(offset // step)), min(windows.stop - 1, (n - 1 - offset) // step)
+    if first > last:
+        return None
+    return slice(first, last + 1), slice(first * step + offset, last * step + offset + 1, step)
+
+
+# ---- forward functions of the rows -----------------------------------------------------------------
+def geometry(
+    x: Sequence[int], w: Sequence[int], stride: Pair, padding: Pair, dilation: Pair, groups: int
+) -> Geometry:  # fmt: skip
+    """The geometry of a convolution of shapes x and w; ValueError where they do not go together."""
+    n, c, height, width = x
+    o, cg, kh, kw = w
+    if c != cg * groups or o % groups:
+        raise ValueError(
+            f"the weight {list(w)} in {groups} groups reads {cg * groups} channels and writes {o}, "
+            f"but the input {list(x)} has {c}"
+        )
+    oh = conv_size(height, kh, stride[0], padding[0], dilation[0])
+    ow = conv_size(width, kw, stride[1], padding[1], dilation[1])
+    if oh < 1 or ow < 1:
+        size = [height + 2 * padding[0], width + 2 * padding[1]]
+        raise ValueError(f"a window of {[kh, kw]} (dilation {list(dilation)}) does not fit into {size}")
+    return Geometry(c, height, width, n, o, (kh, kw), stride, padding, dilation, groups, (oh, ow))
 
 
 def conv2d(x: Array, w: Array, stride: Pair, padding: Pair, dilation: Pair, groups: int) -> Array:
     """(n, c, h, w) and (o, c/groups, kh, kw) to (n, o, oh, ow)."""
-    n, c, h, width = x.shape
-    o, cg, kh, kw = w.shape
-    if c != cg * groups or o % groups:
-        raise ValueError(
-            f"the weight {list(w.shape)} in {groups} groups reads {cg * groups} channels and writes {o}, "
-            f"but the input {list(x.shape)} has {c}"
-        )
-    oh = conv_size(h, kh, stride[0], padding[0], dilation[0])
-    ow = conv_size(width, kw, stride[1], padding[1], dilation[1])
-    if oh < 1 or ow < 1:
-        size = [h + 2 * padding[0], width + 2 * padding[1]]
-        raise ValueError(f"a window of {[kh, kw]} (dilation {list(dilation)}) does not fit into {size}")
-    at = Geometry(n, c, h, width, o, (kh, kw), stride, padding, dilation, groups, (oh, ow))
-    kernel = w.reshape(groups, o // groups, at.depth)
-    y = xp.empty((n, o, oh, ow), xp.result_type(x, w))
-
-    def work(number: int, block: slice) -> None:
-        y[block] = at.narrow(xp.matmul(kernel, at.columns(x[block])), block.stop - block.start)
-
-    at.each_block(x, work)
-    return y
+    at = geometry(x.shape, w.shape, stride, padding, dilation, groups)
+    return batch_first(at.product(batch_last(x), w))
 
 
 def conv2d_input(
@@ -205,16 +286,8 @@ def conv2d_input(
     if o != w.shape[0]:
         raise ValueError(f"the weight {list(w.shape)} needs {w.shape[0]} channels, but {list(g.shape)} has {o}")
     c = w.shape[1] * groups
-    at = Geometry(n, c, *size, o, w.shape[2:], stride, padding, dilation, groups, tuple(out))
-    kernel = xp.ascontiguousarray(w.reshape(groups, o // groups, at.depth).transpose(0, 2, 1))
-    x = xp.empty((n, c, *size), xp.result_type(g, w))
-
-    def work(number: int, block: slice) -> None:
-        columns = xp.matmul(kernel, at.widen(g[block]))
-        x[block] = at.fold(columns, block.stop - block.start).transpose(1, 0, 2, 3)
-
-    at.each_block(g, work)
-    return x
+    at = Geometry(c, *size, n, o, w.shape[2:], stride, padding, dilation, groups, (out[0], out[1]))
+    return batch_first(at.adjoint_in_input(batch_last(g), w))
 
 
 def conv2d_weight(
@@ -223,11 +296,5 @@ def conv2d_weight(
     """The adjoint in the weight, of size `kernel`: (n, c, h, w) and (n, o, oh, ow) to (o, c/groups, kh, kw)."""
     n, c, h, w = x.shape
     _, o, *out = g.shape
-    at = Geometry(n, c, h, w, o, kernel, stride, padding, dilation, groups, (out[0], out[1]))
-    parts: list[Array] = [None] * len(at.blocks(x))
-
-    def work(number: int, block: slice) -> None:
-        parts[number] = at.weight(at.columns(x[block]), at.widen(g[block]))
-
-    at.each_block(x, work)
-    return at.joined(parts) if parts else xp.zeros((o, c // groups, *kernel), x.dtype)
+    at = Geometry(c, h, w, n, o, kernel, stride, padding, dilation, groups, (out[0], out[1]))
+    return at.adjoint_in_weight(batch_last(x), batch_last(g))

@@ -5,11 +5,12 @@ row (or a part of that), they run as one row of the tape with a hand-derived pul
 names its `reference`, the same thing composed of ordinary ops: that is the definition, the checker
 compares the two, and every order above the first differentiates it. Nothing depends on this file.
 
-What is saved is memory traffic. Statistics are taken of each block of the convolution's output as it
-is made, and joined. Normalising and ReLU keep the order of values (or turn it round, where gamma is
-negative), so pooling comes first and they see only the maxima; BatchNorm takes away its own mean, so
-the convolution's bias only moves the running mean; and the cotangent of the convolution's output,
-an affine function of that output plus the cotangents of the maxima, is made where it is used.
+What is saved is memory traffic. After the convolution everything happens channel by channel, in memory
+where a channel is contiguous. Normalising and ReLU keep the order of values, so pooling comes first and
+they see only the maxima (a negative gamma would turn the order round: such a channel's weights change
+their sign, and gamma its). BatchNorm takes away its own mean, so the convolution's bias only moves the
+running mean. The cotangent of the convolution's output is an affine function of that output plus the
+cotangents of the maxima.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any, NamedTuple
 from minigrad import functional as F
 from minigrad import nn, ops, parallel, pooling
 from minigrad.backend import Array, host_array, xp
-from minigrad.convolution import Geometry, Pair, conv_size
+from minigrad.convolution import Geometry, Pair, batch_first, batch_last, conv_size, geometry
 from minigrad.functional import pair
 from minigrad.nn.normalisation import BatchNorm
 from minigrad.pooling import Windows
@@ -61,11 +62,12 @@ def composed(x: Any, w: Any, b: Any, gamma: Any, beta: Any, plan: Plan) -> Any:
 
 
 class Kept(NamedTuple):
-    """What the pullback needs besides arguments and output.
+    """What the pullback needs besides arguments and output; images lie batch last, (c, h, w, n).
 
-    y: the convolution's output, where its every value is needed.  chosen, cells: the maxima of y's windows, and
-    the numbers of their cells.  mean, inverse: of the channels, (1, c, 1, 1); inverse is 1/sqrt(var + eps).
-    left: what rounding the mean to its dtype left out.
+    y: what is normalised (the convolution's output), less `pivot`; None without normalisation.
+    chosen, cells: the maxima of y's windows, and the numbers of their cells.
+    mean, inverse, sign: of the channels, (c, 1); the mean of `y`, in double precision; 1/sqrt(var + eps); and -1
+    where a channel was turned round, so that its gamma is positive (None where there is no such channel).
     """
 
     y: Array | None
@@ -73,185 +75,175 @@ class Kept(NamedTuple):
     cells: Array | None
     mean: Array | None
     inverse: Array | None
-    left: Array | None
+    sign: Array | None
 
 
 def _geometry(x: Array, w: Array, plan: Plan) -> Geometry:
     assert plan.conv is not None
-    stride, padding, dilation, groups = plan.conv
-    n, c, h, width = x.shape
-    o, _, kh, kw = w.shape
-    oh = conv_size(h, kh, stride[0], padding[0], dilation[0])
-    ow = conv_size(width, kw, stride[1], padding[1], dilation[1])
-    return Geometry(n, c, h, width, o, (kh, kw), stride, padding, dilation, groups, (oh, ow))
+    return geometry(x.shape, w.shape, *plan.conv)
 
 
-def _each_block(x: Array, at: Geometry | None, work: Callable[[int, slice], None]) -> int:
-    """work(number, slice of images) for each block; returns how many there are."""
-    blocks = parallel.cuts(len(x), 2 * x.size) if at is None else at.blocks(x)
-    parallel.each(len(blocks), lambda number: work(number, blocks[number]))
-    return len(blocks)
+# ---- channels: (c, ...) arrays, a few channels at a time -------------------------------------------
+def _lines(a: Array) -> tuple[Array, Array]:
+    """Each channel as lines of `LINE` cells, and what is left over: (c, lines, LINE) and (c, rest)."""
+    flat = a.reshape(len(a), -1)
+    whole = flat.shape[1] - flat.shape[1] % parallel.LINE
+    return flat[:, :whole].reshape(len(a), -1, parallel.LINE), flat[:, whole:]
 
 
-def _moments(y: Array) -> tuple[int, Array, Array]:
-    """Of a block (m, c, h, w): how many values a channel has, their mean, and their squared distances from it."""
-    count = y.size // y.shape[1]
-    mean = parallel.block_sum(y, (0, 2, 3)) / count
-    centred = y - mean
-    left = parallel.block_sum(centred, (0, 2, 3)).astype(xp.float64) / count
-    images = centred.reshape(*y.shape[:2], -1)
-    squares = xp.vecdot(images, images).sum(0).reshape(mean.shape)
-    return count, mean + left, squares - count * left * left
+def _sums(a: Array) -> Array:
+    """The sum of each channel, (c, 1): lines by BLAS, and these in double precision."""
+    lines, rest = _lines(a)
+    total = (lines @ parallel.ones(parallel.LINE, a.dtype)).sum(1, dtype=xp.float64)
+    return (total + rest.sum(1, dtype=xp.float64)).reshape(-1, 1)
 
 
-def _joined(moments: Sequence[tuple[int, Array, Array]]) -> tuple[Array, Array]:
-    """Mean and biased variance of all blocks, in double precision (Chan, Golub and LeVeque 1983)."""
-    count = sum(n for n, _, _ in moments)
-    mean = sum(n * m for n, m, _ in moments) / count
-    squares = sum(s + n * (m - mean) ** 2 for n, m, s in moments)
-    return mean, squares / count
+def _dots(a: Array, b: Array) -> Array:
+    """The sum of products of each channel, (c, 1)."""
+    (lines, rest), (other, other_rest) = _lines(a), _lines(b)
+    total = xp.vecdot(lines, other).sum(1, dtype=xp.float64)
+    return (total + xp.vecdot(rest, other_rest)).reshape(-1, 1)
 
 
-def _choose(y: Array, sign: Array | None, pool: Windows, chosen: Array, cells: Array) -> None:
-    """The maximum (where sign is -1 the minimum) of each window, and the number of its first cell."""
-    y = y if sign is None else y * sign
-    pooling.tile_maximum(y, pool.kernel, chosen)
-    pooling.tile_which(y, chosen, pool.kernel, cells)
-    if sign is not None:
-        chosen *= sign
+def _centre(y: Array) -> tuple[Array, Array, Array]:
+    """Takes from each channel of y, in place, about its mean. Returns what was taken, the mean that is left and the
+    biased variance, each (c, 1) and in double precision.
+
+    The variance is that of shifted data (Chan, Golub and LeVeque 1983): as exact as two passes where the shift is
+    near the mean. The first cells of a channel give one; where it was too far, the mean itself is taken.
+    """
+    flat = y.reshape(len(y), -1)
+    count = flat.shape[1]
+    head = flat[:, : parallel.LINE]
+    pivot = (_sums(head) / head.shape[1]).astype(y.dtype)
+    flat -= pivot
+    pivot = pivot.astype(xp.float64)
+    while True:
+        mean = _sums(y) / count
+        var = _dots(y, y) / count - mean * mean
+        step = mean.astype(y.dtype)
+        if not ((mean * mean > 0.25 * var) & (step != 0)).any():
+            return pivot, mean, xp.maximum(var, 0)
+        flat -= step
+        pivot += step
+
+
+def _affine(a: Array, scale: Array, shift: Array, out: Array | None = None) -> Array:
+    """a scale + shift, for channels."""
+    flat = a.reshape(len(a), -1)
+    out = xp.empty(a.shape, a.dtype) if out is None else out
+    into = out.reshape(flat.shape)
+    xp.multiply(flat, scale, out=into)
+    into += shift
+    return out
+
+
+def _clamp(z: Array) -> None:
+    """max(z, 0), in place; against an array, which the library compares faster than with a number."""
+    line = z.reshape(-1, z.shape[-1])
+    xp.maximum(line, parallel.zeros(z.shape[-1], z.dtype), out=line)
 
 
 def _forward(x: Array, w: Array, b: Array, gamma: Array, beta: Array, plan: Plan) -> tuple[Array, Kept]:
     at = None if plan.conv is None else _geometry(x, w, plan)
-    n, c, size = len(x), x.shape[1] if at is None else at.o, x.shape[2:] if at is None else at.out
-    pool, normalised = plan.pool, plan.eps is not None
-    y = x if at is None else xp.empty((n, c, *size), x.dtype) if normalised or pool is None else None
-    chosen = cells = sign = None
-    if pool is not None:
-        chosen = xp.empty((n, c, *pool.out), x.dtype)
-        cells = xp.empty(chosen.shape, xp.uint8)
-        if normalised and bool((gamma < 0).any()):
-            sign = xp.where(gamma < 0, -1, 1).astype(x.dtype).reshape(1, -1, 1, 1)
-    moments: list[Any] = [None] * n
-    kernel = None if at is None else w.reshape(at.groups, at.o // at.groups, at.depth)
-
-    def work(number: int, images: slice) -> None:
-        if at is None:
-            values = x[images]
-        else:
-            values = at.narrow(xp.matmul(kernel, at.columns(x[images])), images.stop - images.start)
-            if y is not None:
-                y[images] = values
-                values = y[images]
-        if normalised:
-            moments[number] = _moments(values)
-        if pool is not None:
-            _choose(values, sign, pool, chosen[images], cells[images])  # type: ignore[index]
-
-    count = _each_block(x, at, work)
-    values = chosen if pool is not None else y
-    assert values is not None
-    if not normalised:
-        shift = b.reshape(1, -1, 1, 1)
-        scale = mean = inverse = left = None
+    pool, normalised, dtype = plan.pool, plan.eps is not None, x.dtype
+    sign = None
+    if normalised and pool is not None and bool((gamma < 0).any()):
+        sign = xp.where(gamma < 0, -1, 1).astype(dtype).reshape(-1, 1)
+        gamma = abs(gamma)
+    if at is not None:
+        y = at.product(batch_last(x), w if sign is None else w * sign.reshape(-1, 1, 1, 1))
     else:
-        exact_mean, var = _joined(moments[:count])
-        if plan.note is not None:
-            offset = 0 if at is None else b
-            plan.note((exact_mean.reshape(-1) + offset).astype(x.dtype), var.reshape(-1).astype(x.dtype))
-        mean = exact_mean.astype(x.dtype)
-        left = (exact_mean - mean).astype(x.dtype)
-        inverse = (1 / xp.sqrt(var + plan.eps)).astype(x.dtype)
-        scale = gamma.reshape(1, -1, 1, 1) * inverse
-        shift = beta.reshape(1, -1, 1, 1) - left * scale
-    out = xp.empty_like(values)
+        y = batch_last(x).copy() if sign is None else batch_last(x) * sign.reshape(-1, 1, 1, 1)
+    c = len(y)
+    chosen = cells = None
+    if pool is not None:
+        chosen = xp.empty((c, *pool.out, y.shape[3]), dtype)
+        cells = xp.empty(chosen.shape, pooling.numbers(pool.count))
+    out = xp.empty(y.shape if chosen is None else chosen.shape, dtype)
+    taken, mean, var, inverse = xp.empty((4, c, 1), xp.float64) if normalised else (None,) * 4
+    shift = (beta if normalised else b).reshape(-1, 1)
 
-    def finish(number: int, images: slice) -> None:
-        z = out[images]
-        if scale is None:
-            xp.add(values[images], shift, out=z)
+    def work(some: slice) -> None:
+        values, z = y[some], out[some]
+        if normalised:
+            taken[some], mean[some], var[some] = _centre(values)
+        if pool is not None:
+            pooling.largest_of(values, pool, chosen[some])
+            pooling.first_of(values, chosen[some], pool, cells[some])
+            values = chosen[some]
+        if normalised:
+            inverse[some] = 1 / xp.sqrt(var[some] + plan.eps)
+            scale = gamma[some].reshape(-1, 1) * inverse[some]
+            _affine(values, scale.astype(dtype), (shift[some] - mean[some] * scale).astype(dtype), z)
         else:
-            xp.subtract(values[images], mean, out=z)
-            z *= scale
-            z += shift
+            xp.add(values.reshape(len(values), -1), shift[some], out=z.reshape(len(z), -1))
         if plan.relu:
-            xp.maximum(z, 0, out=z)
+            _clamp(z)
 
-    _each_block(values, None, finish)
-    return out, Kept(y if normalised else None, chosen if normalised else None, cells, mean, inverse, left)
+    parallel.pieces(y, work)
+    if not normalised:
+        return batch_first(out), Kept(None, None, cells, None, None, None)
+    if plan.note is not None:
+        average = taken + mean if sign is None else (taken + mean) * sign
+        average = average.reshape(-1) + (0 if at is None else b)
+        plan.note(average.astype(dtype), var.reshape(-1).astype(dtype))
+    return batch_first(out), Kept(y, chosen, cells, mean, inverse, sign)
 
 
 def _backward(
     g: Array, out: Array, kept: Kept, needed: Sequence[bool], x: Array, w: Array, b: Array, gamma: Array, beta: Array,
     plan: Plan,
 ) -> list[Array | None]:  # fmt: skip
-    y, chosen, cells, mean, inverse, left = kept
+    y, chosen, cells, mean, inverse, sign = kept
     at = None if plan.conv is None else _geometry(x, w, plan)
-    size = x.shape[2:] if at is None else at.out
-    pool, axes = plan.pool, (0, 2, 3)
-    through = (lambda g, out: g * (out > 0)) if plan.relu else (lambda g, out: g)
-    values = chosen if pool is not None else y
-    sums: list[Any] = [None] * len(x)
+    pool, normalised, dtype = plan.pool, plan.eps is not None, x.dtype
+    g, out = batch_last(g), batch_last(out)
+    c, size = len(g), x.shape[2:] if at is None else at.out
+    t = xp.empty((c, *size, g.shape[3]), dtype)  # the cotangent of the convolution's output
+    total, along = xp.zeros((2, c, 1), xp.float64)
+    scale = None
+    if normalised:
+        scale = (gamma if sign is None else abs(gamma)).reshape(-1, 1) * inverse
 
-    def sum_up(number: int, images: slice) -> None:
-        """Of a block, the sums of g and of g (value - mean) in each channel."""
-        some = through(g[images], out[images])
-        total = parallel.block_sum(some, axes).astype(xp.float64)
-        if mean is None or values is None:
-            sums[number] = total, 0.0
-            return
-        along = xp.vecdot(*((a.reshape(*a.shape[:2], -1)) for a in (some, values[images] - mean))).sum(0)
-        sums[number] = total, along.reshape(mean.shape) - left * total
-
-    number_of_blocks = _each_block(g, None, sum_up)
-    total = sum(t for t, _ in sums[:number_of_blocks]).astype(x.dtype)
-    slope = offset = scale = dgamma = None
-    if mean is not None:
-        along = sum(a for _, a in sums[:number_of_blocks]).astype(x.dtype)
-        count = len(x) * math.prod(size)
-        scale = gamma.reshape(1, -1, 1, 1) * inverse
-        dgamma = (along * inverse).reshape(gamma.shape)
-        slope = -scale * inverse * inverse * along / count
-        offset = -scale * total / count - left * slope
-    dx = xp.empty(x.shape, x.dtype) if needed[0] else None
-    parts: list[Any] = [None] * len(x)
-    kernel = None
-    if at is not None and dx is not None:
-        kernel = xp.ascontiguousarray(w.reshape(at.groups, at.o // at.groups, at.depth).transpose(0, 2, 1))
-
-    def work(number: int, images: slice) -> None:
-        """The cotangent t of the convolution's output, y slope + offset + scale g, for a block, and what follows."""
-        some = through(g[images], out[images])
-        some = some if scale is None else some * scale
-        if y is not None:
-            t = xp.subtract(y[images], mean, out=dx[images]) if at is None and dx is not None else y[images] - mean
-            t *= slope
-            t += offset
+    def work(some: slice) -> None:
+        through, into = g[some], t[some]
+        if plan.relu:
+            through = through * (out[some] > 0)
+        total[some] = _sums(through)
+        if not normalised:
             if pool is None:
-                t += some
+                into[...] = through
             else:
-                pooling.tile_place(some, cells[images], pool.kernel, t, add=True)  # type: ignore[index]
-        elif pool is not None:
-            t = xp.empty((len(some), some.shape[1], *size), some.dtype)
-            pooling.tile_place(some, cells[images], pool.kernel, t)  # type: ignore[index]
-        else:
-            t = some
-        if at is None:
+                pooling.place_of(through, cells[some], pool, into)
             return
-        wide = at.widen(t)
-        if needed[1]:
-            parts[number] = at.weight(at.columns(x[images]), wide)
-        if dx is not None:
-            dx[images] = at.fold(xp.matmul(kernel, wide), images.stop - images.start).transpose(1, 0, 2, 3)
+        values = y[some] if pool is None else chosen[some]
+        along[some] = _dots(through, values) - mean[some] * total[some]
+        count = t[0].size
+        slope = -scale[some] * inverse[some] ** 2 * along[some] / count
+        offset = -scale[some] * total[some] / count - mean[some] * slope
+        _affine(y[some], slope.astype(dtype), offset.astype(dtype), into)
+        scaled = xp.multiply(through.reshape(len(through), -1), scale[some].astype(dtype)).reshape(through.shape)
+        if pool is None:
+            into += scaled
+        else:
+            pooling.spread_of(scaled, cells[some], pool, into)
 
-    if needed[1] or dx is not None:
-        count_of = _each_block(x, at, work)
-        dw = at.joined(parts[:count_of]) if at is not None and needed[1] else None
+    parallel.pieces(t, work)
+    turned = 1 if sign is None else sign.reshape(-1, 1, 1, 1)
+    dx = dw = None
+    if at is None:
+        dx = batch_first(t if sign is None else t * turned)
     else:
-        dw = None
-    if mean is None:
-        return [dx, dw, total.reshape(b.shape), None, None]
-    return [dx, dw, xp.zeros_like(b), dgamma, total.reshape(beta.shape)]
+        if needed[1]:
+            dw = at.adjoint_in_weight(batch_last(x), t) * turned
+        if needed[0]:
+            dx = batch_first(at.adjoint_in_input(t, w * turned))
+    total = total.reshape(-1).astype(dtype)
+    if not normalised:
+        return [dx, dw, total, None, None]
+    dgamma = (along * inverse).reshape(-1).astype(dtype)
+    return [dx, dw, xp.zeros_like(b), dgamma if sign is None else dgamma * sign.reshape(-1), total]
 
 
 block = fused(
@@ -261,26 +253,31 @@ block = fused(
 
 
 # ---- evaluation -----------------------------------------------------------------------------------
+IMAGES = 128
+"""How many images are evaluated at a time."""
+
+
 def _evaluate(x: Array, w: Array, b: Array, plan: Plan) -> Array:
-    """Convolution, bias, ReLU and pooling with nothing kept: what stays is one array of the result's size."""
-    at = _geometry(x, w, plan)
-    pool = plan.pool
-    out = xp.empty((len(x), at.o, *(at.out if pool is None else pool.out)), x.dtype)
-    kernel, bias = w.reshape(at.groups, at.o // at.groups, at.depth), b.reshape(1, -1, 1, 1)
+    """Convolution, bias, ReLU and pooling with nothing kept, some images after the other."""
+    pool, n = plan.pool, len(x)
+    whole = _geometry(x, w, plan)
+    out = xp.empty((whole.o, *(whole.out if pool is None else pool.out), n), x.dtype)
+    bias = b.reshape(-1, 1, 1, 1)
 
-    def work(number: int, images: slice) -> None:
-        values = at.narrow(xp.matmul(kernel, at.columns(x[images])), images.stop - images.start)
-        some = out[images]
+    def work(images: slice) -> None:
+        some = x[images]
+        values = _geometry(some, w, plan).product(batch_last(some), w)
+        z = values
         if pool is not None:
-            pooling.tile_maximum(values, pool.kernel, some)
-            some += bias
-        else:
-            xp.add(values, bias, out=some)
+            z = xp.empty((*out.shape[:3], len(some)), x.dtype)
+            pooling.largest_of(values, pool, z)
+        z += bias
         if plan.relu:
-            xp.maximum(some, 0, out=some)
+            _clamp(z)
+        out[..., images] = z
 
-    _each_block(x, at, work)
-    return out
+    parallel.over(parallel.evenly(n, -(-n // IMAGES)), work)
+    return batch_first(out)
 
 
 # ---- models ---------------------------------------------------------------------------------------

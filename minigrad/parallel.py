@@ -27,17 +27,19 @@ import queue
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from minigrad.backend import Array, host_array, xp
 
 Function = Callable[..., Any]
+T = TypeVar("T")
 
 LARGE = 1 << 17
 """Elements from which on an array is computed in blocks."""
 
-BLOCK = 1 << 17
-"""Elements of one block: a few of them fit into a core's second-level cache."""
+BLOCK = 1 << 19
+"""Elements of one block. Smaller ones would stay in a core's own cache, but every call of the library hands the
+interpreter from one thread to the other, and a thread that slept takes tens of microseconds to wake."""
 
 
 # ---- memory ---------------------------------------------------------------------------------------
@@ -184,7 +186,7 @@ def each(count: int, work: Callable[[int], None]) -> None:
         for number in range(count):
             work(number)
         return
-    helpers = min(_threads, count) - 1
+    helpers = min(_threads, count) - 1 if xp.ndarray is host_array else 0
     with one_blas_thread():
         _inside.value = True
         try:
@@ -208,10 +210,28 @@ def each(count: int, work: Callable[[int], None]) -> None:
 
 
 # ---- blocks ---------------------------------------------------------------------------------------
+def evenly(n: int, count: int) -> list[slice]:
+    """An axis of length n in about `count` pieces of even length; an even number of them, where it is not one."""
+    count = max(1, min(count + count % 2 if count > 1 else 1, n))
+    return [slice(n * i // count, n * (i + 1) // count) for i in range(count)]
+
+
 def cuts(n: int, size: int) -> list[slice]:
     """Where an axis of length n is cut, in an array of `size` elements, into blocks of about `BLOCK`."""
-    step = max(1, n * BLOCK // max(size, 1))
-    return [slice(i, min(i + step, n)) for i in range(0, n, step)]
+    return evenly(n, max(-(-size // BLOCK), 2 if size >= LARGE else 1))
+
+
+def over(pieces: Sequence[T], work: Callable[[T], None]) -> None:
+    """work(piece) for each piece, side by side where there are several."""
+    if len(pieces) == 1:
+        work(pieces[0])
+    else:
+        each(len(pieces), lambda number: work(pieces[number]))
+
+
+def pieces(array: Array, work: Callable[[slice], None]) -> None:
+    """work(slice of the first axis), in blocks where the array is large."""
+    over(cuts(len(array), array.size), work)
 
 
 def large(array: Any) -> bool:
@@ -248,48 +268,56 @@ def _flat(arrays: Sequence[Any], shape: tuple[int, ...]) -> bool:
     )
 
 
+def _order(arrays: Sequence[Any], shape: tuple[int, ...]) -> list[int] | None:
+    """The axes in the order in which memory is walked, from the first array of that shape; None where they are so."""
+    for a in arrays:
+        if a.__class__ is host_array and a.shape == shape and 0 not in a.strides:
+            order = sorted(range(a.ndim), key=lambda axis: -abs(a.strides[axis]))
+            return None if a.flags.c_contiguous or order == list(range(a.ndim)) else order
+    return None
+
+
+def _turned(arrays: Sequence[Any], order: list[int]) -> list[Any]:
+    """Arrays that broadcast to a shape, with that shape's axes in another order."""
+    return [
+        a.reshape((1,) * (len(order) - a.ndim) + a.shape).transpose(order)
+        if a.__class__ is host_array and a.ndim
+        else a
+        for a in arrays
+    ]
+
+
 def elementwise(f: Function, arrays: Sequence[Any], shape: tuple[int, ...], onto: Array | None = None) -> Array:
     """f(*arrays), of the given shape, block by block: f works element by element, and operands broadcast.
 
     onto: an array of that shape to which the result is added; it is then what is returned.
     A universal function of the library writes into the result; of any other the blocks are copied there.
     """
-    if _flat(arrays if onto is None else (*arrays, onto), shape):
-        flat = (math.prod(shape),)
-        arrays = [a.reshape(flat) if a.__class__ is host_array and a.ndim else a for a in arrays]
-        return _elementwise(f, arrays, flat, None if onto is None else onto.reshape(flat)).reshape(shape)
-    return _elementwise(f, arrays, shape, onto)
-
-
-def _elementwise(f: Function, arrays: Sequence[Any], shape: tuple[int, ...], onto: Array | None) -> Array:
-    if onto is not None:
-        _, blocks, places = _split([onto, *arrays], shape)
-
-        def add(number: int) -> None:
-            here, *parts = _parts([onto, *arrays], places, blocks[number])
-            xp.add(here, f(*parts), out=here)
-
-        each(len(blocks), add)
-        return onto
-    _, blocks, places = _split(arrays, shape)
-    first = f(*_parts(arrays, places, blocks[0]))
-    like = next((a for a in arrays if a.__class__ is host_array and a.shape == shape and 0 not in a.strides), None)
-    y = xp.empty(shape, first.dtype) if like is None else xp.empty_like(like, first.dtype)
-    _, blocks, (place,) = _split([y], shape)
-    head = (slice(None),) * (place or 0)
-    y[(*head, blocks[0])] = first
-
+    y = onto
+    if y is None:
+        one = [a[(slice(1),) * a.ndim] if a.__class__ is host_array else a for a in arrays]
+        dtype = f(*one).dtype
+        like = next((a for a in arrays if a.__class__ is host_array and a.shape == shape and 0 not in a.strides), None)
+        y = xp.empty(shape, dtype) if like is None else xp.empty_like(like, dtype)
+    operands = [y, *arrays]
+    if (order := _order(operands, shape)) is not None:
+        operands, shape = _turned(operands, order), tuple(shape[axis] for axis in order)
+    if _flat(operands, shape):
+        shape = (math.prod(shape),)
+        operands = [a.reshape(shape) if a.__class__ is host_array and a.ndim else a for a in operands]
+    _, blocks, places = _split(operands, shape)
     writes = isinstance(f, xp.ufunc)
 
-    def fill(number: int) -> None:
-        block = blocks[number + 1]
-        parts = _parts(arrays, places, block)
-        if writes:
-            f(*parts, out=y[(*head, block)])
+    def work(block: slice) -> None:
+        here, *parts = _parts(operands, places, block)
+        if onto is not None:
+            xp.add(here, f(*parts), out=here)
+        elif writes:
+            f(*parts, out=here)
         else:
-            y[(*head, block)] = f(*parts)
+            here[...] = f(*parts)
 
-    each(len(blocks) - 1, fill)
+    over(blocks, work)
     return y
 
 
@@ -298,6 +326,9 @@ def summed(f: Function, arrays: Sequence[Any], shape: tuple[int, ...], axes: tup
 
     The whole of f's result is never in memory. The sums of blocks are added in double precision.
     """
+    if (order := _order(arrays, shape)) is not None:
+        turned = summed(f, _turned(arrays, order), tuple(shape[i] for i in order), tuple(map(order.index, axes)))
+        return turned.transpose([order.index(axis) for axis in range(len(order))])
     axis, blocks, places = _split(arrays, shape)
     sums: list[Any] = [None] * len(blocks)
 
@@ -311,9 +342,20 @@ def summed(f: Function, arrays: Sequence[Any], shape: tuple[int, ...], axes: tup
     return xp.stack(sums).sum(0, dtype=xp.float64 if dtype.kind == "f" else dtype).astype(dtype, copy=False)
 
 
-@functools.lru_cache(maxsize=16)
-def _ones(n: int, dtype: Any) -> Array:
+LINE = 4096
+"""The most elements that are added up in single precision, in lanes; sums of lines are added in double precision."""
+
+
+@functools.lru_cache(maxsize=64)
+def ones(n: int, dtype: Any) -> Array:
+    """A line of ones, to be read only."""
     return xp.ones(n, dtype)
+
+
+@functools.lru_cache(maxsize=64)
+def zeros(n: int, dtype: Any) -> Array:
+    """A line of zeros, to be read only."""
+    return xp.zeros(n, dtype)
 
 
 def block_sum(x: Array, axes: tuple[int, ...]) -> Array:
@@ -328,10 +370,15 @@ def block_sum(x: Array, axes: tuple[int, ...]) -> Array:
     if any(i in axes for i in range(lead, tail)):
         return x.sum(axis=axes, keepdims=True)
     before, after = math.prod(shape[:lead]), math.prod(shape[tail:])
-    rows = x.reshape(-1, after) @ _ones(after, x.dtype) if after > 1 else x
-    rows = rows.reshape(before, -1)
-    total = _ones(before, x.dtype) @ rows if before > 1 else rows
-    return total.reshape([1 if i in axes else n for i, n in enumerate(shape)])
+    line = after
+    for n in shape[tail:-1]:
+        line //= n if line > LINE else 1
+    total = x.reshape(-1, line) @ ones(line, x.dtype) if line > 1 else x
+    if line < after:
+        total = total.reshape(-1, after // line).sum(1, dtype=xp.float64)
+    total = total.reshape(before, -1)
+    total = ones(before, total.dtype) @ total if before > 1 else total
+    return total.reshape([1 if i in axes else n for i, n in enumerate(shape)]).astype(x.dtype, copy=False)
 
 
 if hasattr(os, "register_at_fork"):
