@@ -178,7 +178,7 @@ def _accumulate(node: Node, g: Array) -> None:
     """Adds a complete cotangent to the node's `grad`, in memory that is the node's own."""
     if node.grad is not None:
         g = node.grad + g
-    elif getrefcount(g) > ALONE or getattr(g, "base", None) is not None:
+    elif not _owned(g):
         g = g.copy()
     node.grad = g if g.__class__ is xp.ndarray else xp.asarray(g)
 

@@ -62,12 +62,13 @@ def composed(x: Any, w: Any, b: Any, gamma: Any, beta: Any, plan: Plan) -> Any:
 
 
 class Kept(NamedTuple):
-    """What the pullback needs besides arguments and output; images lie batch last, (c, h, w, n).
+    """What the pullback needs besides arguments and output; the axis of the channels comes first.
 
-    y: what is normalised (the convolution's output), less `pivot`; None without normalisation.
+    y: what is normalised (the convolution's output), less about its mean; None without normalisation.
     chosen, cells: the maxima of y's windows, and the numbers of their cells.
-    mean, inverse, sign: of the channels, (c, 1); the mean of `y`, in double precision; 1/sqrt(var + eps); and -1
-    where a channel was turned round, so that its gamma is positive (None where there is no such channel).
+    mean, inverse, sign: of the channels, (c, 1, 1, 1); the mean of `y`; 1/sqrt(var + eps); both in double precision;
+    and -1 where a channel was turned round, so that its gamma is positive (None where there is no such channel).
+    order: of the axes, `BATCH_LAST` or `CHANNELS_FIRST`.
     """
 
     y: Array | None
@@ -76,6 +77,7 @@ class Kept(NamedTuple):
     mean: Array | None
     inverse: Array | None
     sign: Array | None
+    order: tuple[int, ...]
 
 
 def _geometry(x: Array, w: Array, plan: Plan) -> Geometry:
@@ -84,132 +86,158 @@ def _geometry(x: Array, w: Array, plan: Plan) -> Geometry:
 
 
 # ---- channels: (c, ...) arrays, a few channels at a time -------------------------------------------
+BATCH_LAST, CHANNELS_FIRST = (1, 2, 3, 0), (1, 0, 2, 3)
+
+
+def _channels(x: Array, plan: Plan) -> tuple[Array, tuple[int, ...]]:
+    """x with the axis of its channels first, and the order of axes that this is.
+
+    Batch last where convolution and pooling want it; otherwise images may stay as they lie in memory.
+    """
+    if plan.conv is None and plan.pool is None and not x.transpose(BATCH_LAST).flags.c_contiguous:
+        return x.transpose(CHANNELS_FIRST), CHANNELS_FIRST
+    return batch_last(x), BATCH_LAST
+
+
+def _images(y: Array, order: tuple[int, ...]) -> Array:
+    """The inverse of `_channels`, a view."""
+    return batch_first(y) if order == BATCH_LAST else y.transpose(CHANNELS_FIRST)
+
+
+def _each(a: Array) -> tuple[int, ...]:
+    """The shape of one value for each channel of `a`."""
+    return len(a), *(1,) * (a.ndim - 1)
+
+
 def _lines(a: Array) -> tuple[Array, Array]:
-    """Each channel as lines of `LINE` cells, and what is left over: (c, lines, LINE) and (c, rest)."""
+    """Each channel as lines, (c, lines, length), and what is left over, (c, rest): views.
+
+    Lines are of `LINE` cells, or images where the channel is not contiguous.
+    """
+    if not a.flags.c_contiguous:
+        return a.reshape(*a.shape[:2], -1), a[:, :0].reshape(len(a), -1)
     flat = a.reshape(len(a), -1)
     whole = flat.shape[1] - flat.shape[1] % parallel.LINE
     return flat[:, :whole].reshape(len(a), -1, parallel.LINE), flat[:, whole:]
 
 
 def _sums(a: Array) -> Array:
-    """The sum of each channel, (c, 1): lines by BLAS, and these in double precision."""
+    """The sum of each channel: lines by BLAS, and these in double precision."""
     lines, rest = _lines(a)
-    total = (lines @ parallel.ones(parallel.LINE, a.dtype)).sum(1, dtype=xp.float64)
-    return (total + rest.sum(1, dtype=xp.float64)).reshape(-1, 1)
+    total = (lines @ parallel.ones(lines.shape[2], a.dtype)).sum(1, dtype=xp.float64)
+    return (total + rest.sum(1, dtype=xp.float64)).reshape(_each(a))
 
 
 def _dots(a: Array, b: Array) -> Array:
-    """The sum of products of each channel, (c, 1)."""
+    """The sum of products of each channel."""
+    if not a.flags.c_contiguous or not b.flags.c_contiguous:
+        a, b = a.reshape(*a.shape[:2], -1), b.reshape(*b.shape[:2], -1)
+        return xp.vecdot(a, b).sum(1, dtype=xp.float64).reshape(len(a), 1, 1, 1)
     (lines, rest), (other, other_rest) = _lines(a), _lines(b)
     total = xp.vecdot(lines, other).sum(1, dtype=xp.float64)
-    return (total + xp.vecdot(rest, other_rest)).reshape(-1, 1)
+    return (total + xp.vecdot(rest, other_rest)).reshape(_each(a))
 
 
-def _centre(y: Array) -> tuple[Array, Array, Array]:
-    """Takes from each channel of y, in place, about its mean. Returns what was taken, the mean that is left and the
-    biased variance, each (c, 1) and in double precision.
+def _centre(x: Array, y: Array) -> tuple[Array, Array, Array]:
+    """Into y, each channel of x less about its mean. Returns what was taken, the mean that is left in y and the
+    biased variance, a value for each channel and in double precision.
 
     The variance is that of shifted data (Chan, Golub and LeVeque 1983): as exact as two passes where the shift is
     near the mean. The first cells of a channel give one; where it was too far, the mean itself is taken.
     """
-    flat = y.reshape(len(y), -1)
-    count = flat.shape[1]
-    head = flat[:, : parallel.LINE]
-    pivot = (_sums(head) / head.shape[1]).astype(y.dtype)
-    flat -= pivot
-    pivot = pivot.astype(xp.float64)
+    count = y[0].size
+    head = x[:, : max(1, parallel.LINE * x.shape[1] // count)]
+    taken = (head.sum((1, 2, 3), dtype=xp.float64, keepdims=True) / head[0].size).astype(y.dtype)
+    xp.subtract(x, taken, out=y)
+    taken = taken.astype(xp.float64)
     while True:
         mean = _sums(y) / count
         var = _dots(y, y) / count - mean * mean
         step = mean.astype(y.dtype)
         if not ((mean * mean > 0.25 * var) & (step != 0)).any():
-            return pivot, mean, xp.maximum(var, 0)
-        flat -= step
-        pivot += step
+            return taken, mean, xp.maximum(var, 0)
+        y -= step
+        taken += step
 
 
-def _affine(a: Array, scale: Array, shift: Array, out: Array | None = None) -> Array:
-    """a scale + shift, for channels."""
-    flat = a.reshape(len(a), -1)
-    out = xp.empty(a.shape, a.dtype) if out is None else out
-    into = out.reshape(flat.shape)
-    xp.multiply(flat, scale, out=into)
-    into += shift
-    return out
+def _affine(a: Array, scale: Array, shift: Array, out: Array) -> None:
+    """a scale + shift, for channels, into `out`."""
+    xp.multiply(a, scale.astype(a.dtype), out=out)
+    out += shift.astype(a.dtype)
 
 
 def _clamp(z: Array) -> None:
     """max(z, 0), in place; against an array, which the library compares faster than with a number."""
-    line = z.reshape(-1, z.shape[-1])
-    xp.maximum(line, parallel.zeros(z.shape[-1], z.dtype), out=line)
+    xp.maximum(z, parallel.zeros(z.shape[-1], z.dtype), out=z)
 
 
 def _forward(x: Array, w: Array, b: Array, gamma: Array, beta: Array, plan: Plan) -> tuple[Array, Kept]:
     at = None if plan.conv is None else _geometry(x, w, plan)
-    pool, normalised, dtype = plan.pool, plan.eps is not None, x.dtype
+    pool, normalised, dtype, order = plan.pool, plan.eps is not None, x.dtype, BATCH_LAST
     sign = None
     if normalised and pool is not None and bool((gamma < 0).any()):
-        sign = xp.where(gamma < 0, -1, 1).astype(dtype).reshape(-1, 1)
+        sign = xp.where(gamma < 0, -1, 1).astype(dtype).reshape(-1, 1, 1, 1)
         gamma = abs(gamma)
     if at is not None:
-        y = at.product(batch_last(x), w if sign is None else w * sign.reshape(-1, 1, 1, 1))
+        values = y = at.product(batch_last(x), w if sign is None else w * sign)
     else:
-        y = batch_last(x).copy() if sign is None else batch_last(x) * sign.reshape(-1, 1, 1, 1)
+        values, order = _channels(x, plan)
+        values = values if sign is None else values * sign
+        y = xp.empty(values.shape, dtype)
     c = len(y)
     chosen = cells = None
     if pool is not None:
         chosen = xp.empty((c, *pool.out, y.shape[3]), dtype)
         cells = xp.empty(chosen.shape, pooling.numbers(pool.count))
     out = xp.empty(y.shape if chosen is None else chosen.shape, dtype)
-    taken, mean, var, inverse = xp.empty((4, c, 1), xp.float64) if normalised else (None,) * 4
-    shift = (beta if normalised else b).reshape(-1, 1)
+    taken, mean, var, inverse = xp.empty((4, *_each(y)), xp.float64)
+    shift = (beta if normalised else b).reshape(_each(y))
+    scale = gamma.reshape(_each(y))
 
     def work(some: slice) -> None:
-        values, z = y[some], out[some]
+        z, normal = y[some], out[some]
         if normalised:
-            taken[some], mean[some], var[some] = _centre(values)
+            taken[some], mean[some], var[some] = _centre(values[some], z)
         if pool is not None:
-            pooling.largest_of(values, pool, chosen[some])
-            pooling.first_of(values, chosen[some], pool, cells[some])
-            values = chosen[some]
+            pooling.largest_of(z, pool, chosen[some])
+            pooling.first_of(z, chosen[some], pool, cells[some])
+            z = chosen[some]
         if normalised:
             inverse[some] = 1 / xp.sqrt(var[some] + plan.eps)
-            scale = gamma[some].reshape(-1, 1) * inverse[some]
-            _affine(values, scale.astype(dtype), (shift[some] - mean[some] * scale).astype(dtype), z)
+            factor = scale[some] * inverse[some]
+            _affine(z, factor, shift[some] - mean[some] * factor, normal)
         else:
-            xp.add(values.reshape(len(values), -1), shift[some], out=z.reshape(len(z), -1))
+            xp.add(z, shift[some], out=normal)
         if plan.relu:
-            _clamp(z)
+            _clamp(normal)
 
     parallel.pieces(y, work)
     if not normalised:
-        return batch_first(out), Kept(None, None, cells, None, None, None)
+        return _images(out, order), Kept(None, None, cells, None, None, None, order)
     if plan.note is not None:
         average = taken + mean if sign is None else (taken + mean) * sign
         average = average.reshape(-1) + (0 if at is None else b)
         plan.note(average.astype(dtype), var.reshape(-1).astype(dtype))
-    return batch_first(out), Kept(y, chosen, cells, mean, inverse, sign)
+    return _images(out, order), Kept(y, chosen, cells, mean, inverse, sign, order)
 
 
 def _backward(
     g: Array, out: Array, kept: Kept, needed: Sequence[bool], x: Array, w: Array, b: Array, gamma: Array, beta: Array,
     plan: Plan,
 ) -> list[Array | None]:  # fmt: skip
-    y, chosen, cells, mean, inverse, sign = kept
+    y, chosen, cells, mean, inverse, sign, order = kept
     at = None if plan.conv is None else _geometry(x, w, plan)
     pool, normalised, dtype = plan.pool, plan.eps is not None, x.dtype
-    g, out = batch_last(g), batch_last(out)
-    c, size = len(g), x.shape[2:] if at is None else at.out
-    t = xp.empty((c, *size, g.shape[3]), dtype)  # the cotangent of the convolution's output
-    total, along = xp.zeros((2, c, 1), xp.float64)
-    scale = None
-    if normalised:
-        scale = (gamma if sign is None else abs(gamma)).reshape(-1, 1) * inverse
+    g, out = (a.transpose(order) if order == CHANNELS_FIRST else batch_last(a) for a in (g, out))
+    size = x.shape[2:] if at is None else at.out
+    t = xp.empty(out.shape if pool is None else (len(g), *size, g.shape[3]), dtype)  # of the convolution's output
+    total, along = xp.zeros((2, *_each(t)), xp.float64)
+    scale = (gamma if sign is None else abs(gamma)).reshape(_each(t)) * inverse if normalised else None
 
     def work(some: slice) -> None:
         through, into = g[some], t[some]
         if plan.relu:
-            through = through * (out[some] > 0)
+            through = xp.multiply(through, out[some] > 0, out=xp.empty(through.shape, dtype))
         total[some] = _sums(through)
         if not normalised:
             if pool is None:
@@ -217,33 +245,32 @@ def _backward(
             else:
                 pooling.place_of(through, cells[some], pool, into)
             return
-        values = y[some] if pool is None else chosen[some]
-        along[some] = _dots(through, values) - mean[some] * total[some]
+        along[some] = _dots(through, y[some] if pool is None else chosen[some]) - mean[some] * total[some]
         count = t[0].size
         slope = -scale[some] * inverse[some] ** 2 * along[some] / count
         offset = -scale[some] * total[some] / count - mean[some] * slope
-        _affine(y[some], slope.astype(dtype), offset.astype(dtype), into)
-        scaled = xp.multiply(through.reshape(len(through), -1), scale[some].astype(dtype)).reshape(through.shape)
+        _affine(y[some], slope, offset, into)
+        scaled = xp.multiply(through, scale[some].astype(dtype), out=xp.empty(through.shape, dtype))
         if pool is None:
             into += scaled
         else:
             pooling.spread_of(scaled, cells[some], pool, into)
 
     parallel.pieces(t, work)
-    turned = 1 if sign is None else sign.reshape(-1, 1, 1, 1)
     dx = dw = None
     if at is None:
-        dx = batch_first(t if sign is None else t * turned)
+        dx = _images(t if sign is None else t * sign, order)
     else:
         if needed[1]:
-            dw = at.adjoint_in_weight(batch_last(x), t) * turned
+            dw = at.adjoint_in_weight(batch_last(x), t)
+            dw = dw if sign is None else dw * sign
         if needed[0]:
-            dx = batch_first(at.adjoint_in_input(t, w * turned))
+            dx = batch_first(at.adjoint_in_input(t, w if sign is None else w * sign))
     total = total.reshape(-1).astype(dtype)
     if not normalised:
         return [dx, dw, total, None, None]
-    dgamma = (along * inverse).reshape(-1).astype(dtype)
-    return [dx, dw, xp.zeros_like(b), dgamma if sign is None else dgamma * sign.reshape(-1), total]
+    dgamma = along * inverse if sign is None else along * inverse * sign
+    return [dx, dw, xp.zeros_like(b), dgamma.reshape(-1).astype(dtype), total]
 
 
 block = fused(

@@ -77,14 +77,15 @@ def first_of(x: Array, y: Array, at: Windows, out: Array) -> None:
     """The number of the first cell of each window that holds its maximum y, or NaN where y is NaN, into `out`."""
     some_nan = y.dtype.kind == "f" and (y.__class__ is not host_array or bool(xp.isnan(y).any()))
     out[...] = 0
-    for number, here, there in reversed(list(at.cells(x.shape[1:3]))):
-        other = x[there] != y[here]
-        if some_nan:  # a device is not asked whether there are any: the program would wait for it
-            other &= (x[there] == x[there]) | (y[here] == y[here])
-        chosen = out[here]  # of the later cells; this one's number where it holds the maximum
-        chosen *= other
-        if number:
-            xp.add(chosen, xp.multiply(~other, number, dtype=out.dtype), out=chosen)
+    places = {number: (here, there) for number, here, there in at.cells(x.shape[1:3])}
+    for number in reversed(range(at.count)):  # out: how many cells from this one on come before the maximum
+        out += 1
+        if number in places:
+            here, there = places[number]
+            other = x[there] != y[here]
+            if some_nan:  # a device is not asked whether there are any: the program would wait for it
+                other &= (x[there] == x[there]) | (y[here] == y[here])
+            out[here] *= other.view(xp.uint8)
 
 
 def place_of(g: Array, chosen: Array, at: Windows, out: Array) -> None:
@@ -105,7 +106,7 @@ def spread_of(g: Array, chosen: Array, at: Windows, out: Array) -> None:
 
 def numbers(count: int) -> Any:
     """The dtype for the number of a window's cell."""
-    return xp.uint8 if count <= 256 else xp.int64
+    return xp.uint8 if count < 256 else xp.int64
 
 
 # ---- forward functions of the rows -----------------------------------------------------------------
