@@ -13,6 +13,7 @@ are made anew in the backward pass rather than kept, in memory that stays in cac
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -119,7 +120,11 @@ class Geometry:
         many parts of the channels one is at work.
         """
         limit = COLUMN_BYTES if like.__class__ is host_array else 1 << 28
-        row = max(1, like.itemsize * self.groups * self.depth * self.out[1] * self.n // parts)
+        return self._blocks(limit, like.itemsize, parts)
+
+    @functools.lru_cache(maxsize=256)  # noqa: B019  (a geometry is small)
+    def _blocks(self, limit: int, itemsize: int, parts: int) -> list[Block]:
+        row = max(1, itemsize * self.groups * self.depth * self.out[1] * self.n // parts)
         rows = parallel.evenly(self.out[0], -(-self.out[0] * row // limit))
         images = parallel.evenly(self.n, -(-row // limit) if row > 4 * limit else 1)
         return [(r, i) for r in rows for i in images]
@@ -204,7 +209,7 @@ class Geometry:
         one, per_group, taps = self.groups == 1, self.c // self.groups, math.prod(self.kernel)
         parts = parallel.evenly(per_group if one else self.groups, 1 if len(self.blocks(g)) == 1 else 4)
         blocks = self.blocks(g, len(parts))
-        overlaps = [self.overlaps(block) for block in blocks]
+        lands = [self.lands(rows.start, rows.stop) for rows, _ in blocks]
         kernel = w.reshape(self.groups, self.o // self.groups, self.depth).swapaxes(1, 2)
         kernel = xp.ascontiguousarray(kernel).reshape(self.groups, per_group, taps, self.o // self.groups)
         x = xp.empty((self.c, self.h, self.w, self.n), xp.result_type(g, w))
@@ -215,29 +220,30 @@ class Geometry:
             some = some.reshape(len(some), some.shape[1] * taps, some.shape[3])
             out = x[part if one else slice(part.start * per_group, part.stop * per_group)]
             out[...] = 0
-            for block, found in zip(blocks, overlaps, strict=True):
+            for block, cells_of in zip(blocks, lands, strict=True):
                 cells = self.read(g, block)
                 columns = xp.matmul(some, cells if one else cells[part])
                 rows, images = (s.stop - s.start for s in block)
                 columns = columns.reshape(len(out), *self.kernel, rows, self.out[1], images)
-                for of_columns, of_x in found:
-                    out[of_x] += columns[of_columns]
+                to = out[..., block[1]]
+                for of_columns, of_x in cells_of:
+                    to[of_x] += columns[of_columns]
 
         parallel.over(parts, work)
         return x
 
-    def overlaps(self, block: Block) -> list[tuple[Index, Index]]:
-        """For each cell of the kernel, which columns of a block it has on the image, and where they lie there."""
-        (rows, images), found = block, []
+    @functools.lru_cache(maxsize=256)  # noqa: B019
+    def lands(self, start: int, stop: int) -> list[tuple[Index, Index]]:
+        """For each cell of the kernel, which columns of some rows of the output it has on the image, and where there."""
+        found, every = [], slice(None)
         for i in range(self.kernel[0]):
             for j in range(self.kernel[1]):
-                down = reach(rows, self.stride[0], i * self.dilation[0] - self.padding[0], self.h)
-                whole = slice(0, self.out[1])
-                along = reach(whole, self.stride[1], j * self.dilation[1] - self.padding[1], self.w)
+                offset = [a * d - p for a, d, p in zip((i, j), self.dilation, self.padding, strict=True)]
+                down = reach(slice(start, stop), self.stride[0], offset[0], self.h)
+                along = reach(slice(0, self.out[1]), self.stride[1], offset[1], self.w)
                 if down is not None and along is not None:
-                    here = slice(down[0].start - rows.start, down[0].stop - rows.start)
-                    every = slice(None)
-                    found.append(((every, i, j, here, along[0]), (every, down[1], along[1], images)))
+                    rows = slice(down[0].start - start, down[0].stop - start)
+                    found.append(((every, i, j, rows, along[0]), (every, down[1], along[1])))
         return found
 
 

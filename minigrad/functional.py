@@ -360,12 +360,16 @@ def _same_shape(op: str, x: Tensor, target: Tensor) -> Tensor:
     return target
 
 
-def _class_index(op: str, x: Tensor, target: Tensor, ignore_index: int) -> Tensor:
+def _class_index(op: str, x: Tensor, target: Tensor, ignore_index: int) -> bool:
+    """Checks the targets; whether all are known to be classes that are not ignored."""
     if x.ndim < 2 or target.shape != x.shape[:1] + x.shape[2:]:
         raise ValueError(
             f"{op}: an input (n, classes, ...) of shape {list(x.shape)} needs class indices of shape "
             f"{list(x.shape[:1] + x.shape[2:])}, not {list(target.shape)}"
         )
+    looked_at = on_host() or not target.size
+    if looked_at and (not target.size or (ops.amin(target).item() >= 0 and ops.amax(target).item() < x.shape[1])):
+        return not 0 <= ignore_index < x.shape[1] or not bool(ops.any(target == ignore_index))
     outside = ((target < 0) | (target >= x.shape[1])) & (target != ignore_index)
 
     def error() -> Exception:
@@ -373,7 +377,7 @@ def _class_index(op: str, x: Tensor, target: Tensor, ignore_index: int) -> Tenso
         return ValueError(f"{op}: a target is {worst}, but the {x.shape[1]} classes are 0..{x.shape[1] - 1}")
 
     require(ops.logical_not(ops.any(outside)).data, error)
-    return target
+    return False
 
 
 def nll_loss(
@@ -420,14 +424,13 @@ def _nll(
     target = target if isinstance(target, Tensor) else Tensor(target)
     if target.dtype.kind not in "iu":
         raise TypeError(f"{op}: class indices are integers, not {target.dtype}")
-    target = _class_index(op, logp, target, ignore_index)
+    all_kept = _class_index(op, logp, target, ignore_index)
     if reduction not in ("mean", "sum", "none"):
         raise ValueError(f"{op}: reduction is 'mean', 'sum' or 'none', not {reduction!r}")
     classes = logp.shape[1]
-    kept = target != ignore_index
-    all_kept = target.size == 0 or (on_host() and bool(ops.all(kept)))
+    kept = None if all_kept else target != ignore_index
     safe = target if all_kept else ops.where(kept, target, 0)
-    picked = -ops.squeeze(ops.take_along_axis(logp, ops.expand_dims(safe, 1), 1), 1)
+    picked = -ops.take_one(logp, safe, 1)
     _fits(weight, (classes,), op, "weight")
     if weight is not None:
         weights = ops.getitem(weight, safe)
@@ -439,10 +442,12 @@ def _nll(
         losses = (1 - smoothing) * losses + (smoothing / classes) * spread
     if all_kept and weight is None:
         return _reduced(losses, reduction, op)
-    if not all_kept:
+    if kept is not None:
         losses = ops.where(kept, losses, 0)
     if reduction != "mean":
         return _reduced(losses, reduction, op)
+    if kept is None:
+        return losses.sum() / weights.sum()
     counted = kept.astype(logp.dtype) if weight is None else ops.where(kept, weights, 0)
     return losses.sum() / counted.sum()
 

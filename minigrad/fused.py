@@ -1,8 +1,8 @@
 """Fused kernels: what several layers compute one after the other, done block by block while it is in cache.
 
 `fuse(model)` is the one call: where a Sequential has a convolution, BatchNorm, ReLU and max pooling in a
-row (or a part of that), they run as one row of the tape with a hand-derived pullback. Each such row
-names its `reference`, the same thing composed of ordinary ops: that is the definition, the checker
+row (or a part of that), or a linear layer and its activation, they run as one row of the tape with a
+hand-derived pullback. Each such row names its `reference`, the same thing composed of ordinary ops: that is the definition, the checker
 compares the two, and every order above the first differentiates it. Nothing depends on this file.
 
 What is saved is memory traffic. After the convolution everything happens channel by channel, in memory
@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from minigrad import functional as F
-from minigrad import nn, ops, parallel, pooling
+from minigrad import kernels, nn, ops, parallel, pooling
 from minigrad.backend import Array, host_array, xp
 from minigrad.convolution import Geometry, Pair, batch_first, batch_last, conv_size, geometry
 from minigrad.functional import pair
@@ -30,7 +30,7 @@ from minigrad.primitive import fused
 from minigrad.tape import recording
 from minigrad.tensor import Tensor
 
-__all__ = ["Fused", "block", "fuse"]
+__all__ = ["Fused", "block", "dense", "fuse"]
 
 Note = Callable[[Array, Array], None]
 
@@ -279,6 +279,41 @@ block = fused(
 """block(x, weight, bias, gamma, beta, plan): the layers of a plan as one row. Raw ones stand for what a plan lacks."""
 
 
+# ---- linear layers ---------------------------------------------------------------------------------
+def _dense_forward(x: Array, w: Array, b: Array, activation: Callable[..., Any] | None) -> tuple[Array, None]:
+    y = kernels.matmul(x, w.T)
+    y += b
+    return (y if activation is None else activation(y)), None
+
+
+def _dense_backward(
+    g: Array, y: Array, extra: None, needed: Sequence[bool], x: Array, w: Array, b: Array,
+    activation: Callable[..., Any] | None,
+) -> list[Array | None]:  # fmt: skip
+    if activation is not None:
+        rule, _ = activation.primitive.pullbacks[0]  # type: ignore[attr-defined]
+        g = rule(g, y)
+    dx = kernels.matmul(g, w) if needed[0] else None
+    dw = kernels.matmul(g.T, x) if needed[1] else None
+    return [dx, dw, parallel.ones(len(g), g.dtype) @ g if needed[2] else None]
+
+
+def _dense_composed(x: Any, w: Any, b: Any, activation: Callable[..., Any] | None) -> Any:
+    y = F.linear(x, w, b)
+    return y if activation is None else activation(y)
+
+
+dense = fused(
+    lambda x, w, b, activation: _dense_forward(x, w, b, activation), _dense_backward, _dense_composed, name="dense",
+    activation=...,
+)  # fmt: skip
+"""dense(x, weight, bias, activation): a linear layer and a row of the table whose pullback asks for `y` alone."""
+
+ACTIVATIONS: dict[type[nn.Module], Callable[..., Any]] = {
+    nn.ReLU: ops.relu, nn.Sigmoid: ops.sigmoid, nn.Tanh: ops.tanh,
+}  # fmt: skip
+
+
 # ---- evaluation -----------------------------------------------------------------------------------
 IMAGES = 128
 """How many images are evaluated at a time."""
@@ -319,8 +354,11 @@ class Fused(nn.Sequential):
         place = 0
         while place < len(self.layers):
             count = 0
-            if recording.watch is None and isinstance(x, Tensor) and x.ndim == 4 and x.data.__class__ is host_array:
-                count, y = self._together(x, self.layers[place : place + 4])
+            if recording.watch is None and isinstance(x, Tensor) and x.data.__class__ is host_array:
+                if x.ndim == 4:
+                    count, y = self._together(x, self.layers[place : place + 4])
+                elif x.ndim == 2:
+                    count, y = self._dense(x, self.layers[place : place + 2])
             if count:
                 x = y
             else:
@@ -328,6 +366,15 @@ class Fused(nn.Sequential):
                 count = 1
             place += count
         return x
+
+    def _dense(self, x: Tensor, layers: Sequence[nn.Module]) -> tuple[int, Any]:
+        """How many of the layers (linear, activation) go together, and what they make of x."""
+        first, activation = layers[0], None if len(layers) == 1 else ACTIVATIONS.get(type(layers[1]))
+        if type(first) is not nn.Linear or first.bias is None or x.shape[1] != first.in_features:
+            return 0, None
+        if x.dtype.char not in "fd" or first.weight.dtype != x.dtype or first.bias.dtype != x.dtype:
+            return 0, None
+        return 1 if activation is None else 2, dense(x, first.weight, first.bias, activation)
 
     def _together(self, x: Tensor, layers: Sequence[nn.Module]) -> tuple[int, Any]:
         """How many of the layers (convolution, BatchNorm, ReLU, pooling) go together, and what they make of x."""

@@ -250,9 +250,14 @@ def framed(x: Array, width: Sequence[Pair], value: float) -> Array:
 
 def along(index: Array, lengths: Sequence[int], axis: int) -> tuple[Any, ...]:
     """`index` as an advanced index that counts up to `lengths` along every axis but `axis`."""
+    counting = steps(lengths)
+    return (*counting[:axis], index, *counting[axis + 1 :])
+
+
+def steps(lengths: Sequence[int]) -> list[Array]:
+    """For each axis its numbers from 0 on, in a shape that broadcasts along the others."""
     ndim = len(lengths)
-    steps = [xp.arange(n).reshape([-1 if i == d else 1 for i in range(ndim)]) for d, n in enumerate(lengths)]
-    return (*steps[:axis], index, *steps[axis + 1 :])
+    return [xp.arange(n).reshape([n if i == d else 1 for i in range(ndim)]) for d, n in enumerate(lengths)]
 
 
 def ties(x: Array, axis: Any) -> Array:

@@ -549,6 +549,16 @@ def take_along_axis(x: Any, index: Any, axis: int) -> Any:
     return take(x, kernels.along(index, x.shape, axis))
 
 
+def take_one(x: Any, index: Any, axis: int) -> Any:
+    """Of each line of x along an axis one element: out[i, j] = x[index[i, j], i, j] for axis 0.
+
+    index: integers, of x's shape without that axis.
+    """
+    index = as_array(index, None, "take_one")
+    rest = kernels.steps(index.shape)
+    return take(x, (*rest[:axis], index, *rest[axis:]))
+
+
 def scatter_add(x: Any, index: Any, source: Any, axis: int = 0) -> Any:
     """x with source added at an integer array: out[index[i, j], j] += source[i, j] for axis 0."""
     index, axis = _along("scatter_add", x, index, axis)

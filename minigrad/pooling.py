@@ -8,7 +8,7 @@ blocks of channels.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
 from typing import Any, NamedTuple
 
 from minigrad import parallel
@@ -28,18 +28,20 @@ class Windows(NamedTuple):
     dilation: Pair
     out: Pair
 
-    def cells(self, size: Pair) -> Iterator[tuple[int, Index, Index]]:
+    @functools.lru_cache(maxsize=256)  # noqa: B019  (windows are small)
+    def cells(self, size: Pair) -> list[tuple[int, Index, Index]]:
         """For each cell of a window: its number, the windows in which it is not padding, and where it lies in x.
 
         Both places are those of rows and columns, after the axis of channels.
         """
+        found, every = [], slice(None)
         for i in range(self.kernel[0]):
             for j in range(self.kernel[1]):
                 rows, columns = self._span(0, i, size[0]), self._span(1, j, size[1])
                 if rows is not None and columns is not None:
                     (of_y, of_x), (along_y, along_x) = rows, columns
-                    every = slice(None)
-                    yield i * self.kernel[1] + j, (every, of_y, along_y), (every, of_x, along_x)
+                    found.append((i * self.kernel[1] + j, (every, of_y, along_y), (every, of_x, along_x)))
+        return found
 
     def _span(self, axis: int, i: int, n: int) -> tuple[slice, slice] | None:
         offset = i * self.dilation[axis] - self.padding[axis]
