@@ -71,7 +71,8 @@ def reverse(
         overwritten = node.serial < newest
         joint, blocks = None, False
         if row.joint is not None:
-            writes.check(node, values)
+            if overwritten:
+                writes.check(node, values)
             joint = _joint(row, node, g, create_graph, needed)
         elif create_graph:
             values = _lift(row, node, values)

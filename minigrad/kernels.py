@@ -80,7 +80,7 @@ def matmul(a: Array, b: Array) -> Array:
     products = a.size * b.shape[-1] if a.ndim >= b.ndim else b.size * a.shape[-2]
     if products < PRODUCT:
         return xp.matmul(a, b)
-    with parallel.one_blas_thread():
+    with parallel.one_blas_thread:
         axis = 0 if a.ndim > 2 or a.shape[0] >= b.shape[-1] else 1
         n = b.shape[1] if axis else a.shape[0]
         step = -(-n * PRODUCT_BLOCK // products)

@@ -26,7 +26,7 @@ import os
 import queue
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from minigrad.backend import Array, host_array, xp
@@ -88,27 +88,31 @@ _holders = 0
 _blas_before = 1
 
 
-@contextlib.contextmanager
-def one_blas_thread() -> Iterator[None]:
-    """Holds BLAS to one thread for a block of code; what was set before returns with the last to leave."""
-    global _holders, _blas_before
-    if _blas is None:
-        yield
-        return
-    get, set_ = _blas
-    with _lock:
-        _holders += 1
-        if _holders == 1:
-            _blas_before = get()
-            if _blas_before != 1:
-                set_(1)
-    try:
-        yield
-    finally:
+class OneBlasThread:
+    """`with one_blas_thread:` holds BLAS to one thread; what was set before returns with the last to leave."""
+
+    def __enter__(self) -> None:
+        global _holders, _blas_before
+        if _blas is None:
+            return
+        with _lock:
+            _holders += 1
+            if _holders == 1:
+                _blas_before = _blas[0]()
+                if _blas_before != 1:
+                    _blas[1](1)
+
+    def __exit__(self, *_: object) -> None:
+        global _holders
+        if _blas is None:
+            return
         with _lock:
             _holders -= 1
             if _holders == 0 and _blas_before != 1:
-                set_(_blas_before)
+                _blas[1](_blas_before)
+
+
+one_blas_thread = OneBlasThread()
 
 
 # ---- threads --------------------------------------------------------------------------------------
@@ -187,7 +191,7 @@ def each(count: int, work: Callable[[int], None]) -> None:
             work(number)
         return
     helpers = min(_threads, count) - 1 if xp.ndarray is host_array else 0
-    with one_blas_thread():
+    with one_blas_thread:
         _inside.value = True
         try:
             if helpers < 1:
