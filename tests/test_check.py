@@ -102,7 +102,10 @@ def test_an_error_planted_in_a_row_is_named_also_inside_a_function(name, monkeyp
 
 
 PLAN = fused.Plan(((1, 1), (1, 1), (1, 1), 1), 1e-5, True, Windows((2, 2), (2, 2), (0, 0), (1, 1), (2, 2)))
-FUSED = {"block": [PLAN, PLAN._replace(pool=None), PLAN._replace(pool=None, relu=False), PLAN._replace(conv=None)]}
+FUSED = {
+    "block": [PLAN, PLAN._replace(pool=None), PLAN._replace(pool=None, relu=False), PLAN._replace(conv=None)],
+    "dense": [None, ops.relu, ops.sigmoid, ops.tanh],
+}
 
 
 def block_inputs(plan):
@@ -111,9 +114,16 @@ def block_inputs(plan):
 
 
 @pytest.mark.host("fused kernels run on the host")
-@pytest.mark.parametrize(("name", "plan"), [(name, plan) for name, plans in FUSED.items() for plan in plans])
-def test_every_fused_kernel_agrees_with_numbers(name, plan):
-    kernel = getattr(fused, name)
+@pytest.mark.parametrize("activation", FUSED["dense"])
+def test_a_linear_layer_with_its_activation_agrees_with_numbers(activation):
+    arrays = [np.random.default_rng(i).normal(size=shape) for i, shape in enumerate([(5, 3), (4, 3), (4,)])]
+    assert mg.gradcheck(lambda x, w, b: fused.dense(x, w, b, activation), arrays)
+
+
+@pytest.mark.host("fused kernels run on the host")
+@pytest.mark.parametrize("plan", FUSED["block"])
+def test_a_block_of_layers_agrees_with_numbers(plan):
+    kernel = fused.block
     wanted = [plan.conv is not None] * 3 + [True] * 2
 
     def f(*arrays):

@@ -94,6 +94,36 @@ def test_only_the_cotangents_asked_for_are_computed():
     assert dw.shape == w.shape and np.isfinite(dw.numpy()).all()
 
 
+@pytest.mark.parametrize("activation", [None, mg.relu, mg.sigmoid, mg.tanh])
+def test_a_linear_layer_and_its_activation_equal_their_reference_at_first_and_second_order(activation):
+    arrays, g = [normal(6, 5), normal(4, 5), normal(4)], mg.tensor(normal(6, 4))
+    results = []
+    for f in (fused.dense, fused._dense_composed):
+        leaves = [mg.tensor(a, requires_grad=True) for a in arrays]
+        y = f(*leaves, activation)
+        first = mg.grad((y * y * g).sum(), leaves, create_graph=True)
+        second = mg.grad(sum((d * d).sum() for d in first), leaves)
+        results.append([y.numpy(), *(d.numpy() for d in (*first, *second))])
+    for a, b in zip(*results, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_linear_layers_of_a_fused_model_are_one_line_each_and_learn_the_same(bias):
+    def made():
+        mg.random.seed(1)
+        return nn.Sequential(nn.Linear(5, 4, bias=bias), nn.Tanh(), nn.Linear(4, 4), nn.GELU(), nn.Linear(4, 3))
+
+    x, y = mg.tensor(normal(7, 5).astype("float32")), mg.tensor(RNG.integers(0, 3, 7))
+    plain, together = made(), fuse(made())
+    for model in (plain, together):
+        F.cross_entropy(model(x), y).backward()
+    rows = [line.op for line in mg.Tape(together(x)).lines]
+    assert rows.count("dense") == 2 + bias
+    for a, b in zip(plain.parameters(), together.parameters(), strict=True):
+        np.testing.assert_allclose(a.grad.numpy(), b.grad.numpy(), rtol=1e-5, atol=1e-7)
+
+
 def network(dtype="float32"):
     mg.random.seed(3)
     model = nn.Sequential(
