@@ -141,11 +141,28 @@ def _in_blocks(rule: Function, operands: list[Any], source: Node, cotangents: di
         return parallel.elementwise(rule, operands, g.shape)
     lead = (1,) * (g.ndim - len(source.shape))
     stretched = tuple(i for i, n in enumerate(lead + source.shape) if n == 1 and g.shape[i] != 1)
-    return parallel.summed(rule, operands, g.shape, stretched).reshape(source.shape)
+    if all(_constant_along(operand, stretched, g.ndim) for operand in operands[1:]):
+        # a pullback is linear in g: the sum goes before what does not change along it
+        c = rule(parallel.summed(_same, [g], g.shape, stretched), *operands[1:])
+    elif rule in PRODUCTS and operands[1].__class__ is g.__class__ and operands[1].shape == g.shape:
+        c = parallel.summed_product(g, operands[1], stretched)
+    else:
+        c = parallel.summed(rule, operands, g.shape, stretched)
+    return c.reshape(source.shape)
 
 
 def _same(g: Any) -> Any:
     return g
+
+
+def _constant_along(operand: Any, axes: Sequence[int], ndim: int) -> bool:
+    """Whether an operand that broadcasts to an array of `ndim` axes does not change along these."""
+    shape = getattr(operand, "shape", ())
+    return all(axis < ndim - len(shape) or shape[axis - ndim] == 1 for axis in axes)
+
+
+PRODUCTS = {plan[0] for plan in ops.multiply.primitive.pullbacks}
+"""The pullbacks that are g times the other factor: BLAS adds up such products as it makes them."""
 
 
 def _references(array: Any) -> int:

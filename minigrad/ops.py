@@ -33,7 +33,7 @@ any_, all_, sum_, abs_, max_, min_, slice_ = (
 add         = elementwise(lambda a, b: a + b,              lambda g: g,                  lambda g: g)
 subtract    = elementwise(lambda a, b: a - b,              lambda g: g,                  lambda g: -g)
 multiply    = elementwise(lambda a, b: a * b,              lambda g, b: g * b,           lambda g, a: g * a)
-divide      = elementwise(lambda a, b: a / b,              lambda g, b: g / b,           lambda g, b, y: -g * y / b)
+divide      = elementwise(lambda a, b: a / b,              lambda g, b: g / b,           lambda g, b, y: g * y / -b)
 negative    = elementwise(lambda x: -x,                    lambda g: -g)
 power_      = elementwise(lambda a, b: a ** b,             lambda g, a, b: g * slope_of_power(a, b),
                                                            lambda g, a, y: g * y * safe_log(a))

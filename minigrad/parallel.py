@@ -330,14 +330,26 @@ def summed(f: Function, arrays: Sequence[Any], shape: tuple[int, ...], axes: tup
 
     The whole of f's result is never in memory. The sums of blocks are added in double precision.
     """
+    return _summed(lambda parts, axes: block_sum(f(*parts), axes), arrays, shape, axes)
+
+
+def summed_product(a: Array, b: Array, axes: tuple[int, ...]) -> Array:
+    """The products of two arrays of one shape, summed over axes that stay as lengths of 1."""
+    return _summed(lambda parts, axes: block_dot(*parts, axes), (a, b), a.shape, axes)
+
+
+def _summed(
+    sum_of: Callable[[Sequence[Any], tuple[int, ...]], Array],
+    arrays: Sequence[Any], shape: tuple[int, ...], axes: tuple[int, ...],
+) -> Array:  # fmt: skip
     if (order := _order(arrays, shape)) is not None:
-        turned = summed(f, _turned(arrays, order), tuple(shape[i] for i in order), tuple(map(order.index, axes)))
-        return turned.transpose([order.index(axis) for axis in range(len(order))])
+        turned = _turned(arrays, order), tuple(shape[axis] for axis in order), tuple(map(order.index, axes))
+        return _summed(sum_of, *turned).transpose([order.index(axis) for axis in range(len(order))])
     axis, blocks, places = _split(arrays, shape)
     sums: list[Any] = [None] * len(blocks)
 
     def work(number: int) -> None:
-        sums[number] = block_sum(f(*_parts(arrays, places, blocks[number])), axes)
+        sums[number] = sum_of(_parts(arrays, places, blocks[number]), axes)
 
     each(len(blocks), work)
     if axis not in axes:
@@ -364,23 +376,48 @@ def zeros(n: int, dtype: Any) -> Array:
 
 def block_sum(x: Array, axes: tuple[int, ...]) -> Array:
     """The sum over axes that stay as lengths of 1: a product with ones, which BLAS adds in lanes, where it can be."""
+    if not _blas_sums((x,), axes):
+        return x.sum(axis=axes, keepdims=True)
+    line = _line(x.shape, axes)
+    return _joined(x.reshape(-1, line) @ ones(line, x.dtype) if line > 1 else x, x, axes)
+
+
+def block_dot(a: Array, b: Array, axes: tuple[int, ...]) -> Array:
+    """The sum of products of two arrays of one shape."""
+    line = _line(a.shape, axes)
+    if line < 32 or not _blas_sums((a, b), axes):
+        return block_sum(a * b, axes)
+    return _joined(xp.vecdot(a.reshape(-1, line), b.reshape(-1, line)), a, axes)
+
+
+def _blas_sums(arrays: Sequence[Array], axes: tuple[int, ...]) -> bool:
+    """Whether the axes are first or last ones of dense floating arrays."""
+    kept = [i for i in range(arrays[0].ndim) if i not in axes]
+    together = bool(kept) and kept[-1] - kept[0] == len(kept) - 1
+    return together and all(x.flags.c_contiguous and x.dtype.char in "fd" and x.size for x in arrays)
+
+
+def _line(shape: tuple[int, ...], axes: tuple[int, ...]) -> int:
+    """How many elements lie side by side that are added up, of the last axes, no more than `LINE` if there is a choice."""
+    line, lengths = 1, []
+    for axis in reversed(range(len(shape))):
+        if axis not in axes:
+            break
+        lengths.append(shape[axis])
+    for n in lengths:
+        if line > 1 and line * n > LINE:
+            break
+        line *= n
+    return line
+
+
+def _joined(lines: Array, x: Array, axes: tuple[int, ...]) -> Array:
+    """The sums of lines, of which several may belong to one sum, and then over the first axes."""
     shape = x.shape
-    lead = next((i for i, n in enumerate(shape) if i not in axes), 0)
-    tail = len(shape)
-    while tail - 1 in axes and tail > lead:
-        tail -= 1
-    if (not lead and tail == len(shape)) or not x.flags.c_contiguous or x.dtype.char not in "fd" or not x.size:
-        return x.sum(axis=axes, keepdims=True)
-    if any(i in axes for i in range(lead, tail)):
-        return x.sum(axis=axes, keepdims=True)
-    before, after = math.prod(shape[:lead]), math.prod(shape[tail:])
-    line = after
-    for n in shape[tail:-1]:
-        line //= n if line > LINE else 1
-    total = x.reshape(-1, line) @ ones(line, x.dtype) if line > 1 else x
-    if line < after:
-        total = total.reshape(-1, after // line).sum(1, dtype=xp.float64)
-    total = total.reshape(before, -1)
+    kept = [i for i in range(len(shape)) if i not in axes]
+    before, middle = math.prod(shape[: kept[0]]), math.prod(shape[kept[0] : kept[-1] + 1])
+    total = lines.reshape(before, middle, -1)
+    total = total.sum(2, dtype=xp.float64) if total.shape[2] > 1 else total.reshape(before, middle)
     total = ones(before, total.dtype) @ total if before > 1 else total
     return total.reshape([1 if i in axes else n for i, n in enumerate(shape)]).astype(x.dtype, copy=False)
 
