@@ -1,7 +1,7 @@
 """minigrad: a small deep-learning framework whose automatic differentiation can be read."""
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from minigrad import autodiff, creation, functional, init, nn, numpy_protocol, ops, optim, random
 from minigrad.autodiff import *  # noqa: F403
@@ -9,30 +9,46 @@ from minigrad.backend import OutOfMemory, current, transfers, use, using
 from minigrad.capture import capture
 from minigrad.creation import *  # noqa: F403
 from minigrad.debug import debug, detect_anomaly
-from minigrad.files import load, save
 from minigrad.functional import log_softmax, softmax
 from minigrad.ops import *  # noqa: F403
 from minigrad.parallel import set_threads
 from minigrad.primitive import primitive
 from minigrad.recompute import checkpoint
 from minigrad.tensor import Buffer, Parameter, Tensor, tensor
-from minigrad.trace import trace
-from minigrad.view import Tape
 from minigrad.widening import no_widening
+
+del trace  # noqa: F821  (`mg.trace` looks at a training step; a matrix's trace is `x.trace()` or `ops.trace`)
+
+if TYPE_CHECKING:
+    from minigrad.check import check_hand_gradient, gradcheck  # type: ignore[no-redef]
+    from minigrad.files import load, save
+    from minigrad.tracing import trace
+    from minigrad.view import Tape
 
 __all__ = [
     *autodiff.__all__, *creation.__all__, *ops.__all__,
-    "Buffer", "OutOfMemory", "Parameter", "Tape", "Tensor", "capture", "check_hand_gradient", "checkpoint", "current",  # noqa: F405
-    "debug", "detect_anomaly", "functional", "gradcheck", "init", "load", "log_softmax", "nn", "no_widening",  # noqa: F405
+    "Buffer", "OutOfMemory", "Parameter", "Tape", "Tensor", "capture", "check_hand_gradient", "checkpoint", "current",
+    "debug", "detect_anomaly", "functional", "gradcheck", "init", "load", "log_softmax", "nn", "no_widening",
     "numpy_protocol", "optim", "primitive", "random", "save", "set_threads", "softmax", "tensor", "trace",
     "transfers", "use", "using",
 ]  # fmt: skip
 
+_MODULES = {"check", "data", "files", "fused", "study", "view"}
+_PLACES = {
+    "Tape": "view", "check_hand_gradient": "check", "gradcheck": "check", "load": "files", "save": "files",
+    "trace": "tracing",
+}  # fmt: skip
+
 
 def __getattr__(name: str) -> Any:
     """What a training step does without is imported when it is first asked for."""
-    if name in ("check", "data", "fused", "study"):
+    if name in _MODULES:
         return importlib.import_module(f"minigrad.{name}")
-    if name in ("check_hand_gradient", "gradcheck"):
-        return getattr(importlib.import_module("minigrad.check"), name)
-    raise AttributeError(f"module 'minigrad' has no attribute {name!r}")
+    if name not in _PLACES:
+        raise AttributeError(f"module 'minigrad' has no attribute {name!r}")
+    found = globals()[name] = getattr(importlib.import_module(f"minigrad.{_PLACES[name]}"), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULES, *_PLACES})

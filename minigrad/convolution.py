@@ -234,7 +234,7 @@ class Geometry:
 
     @functools.lru_cache(maxsize=256)  # noqa: B019
     def lands(self, start: int, stop: int) -> list[tuple[Index, Index]]:
-        """For each cell of the kernel, which columns of some rows of the output it has on the image, and where there."""
+        """For each cell of the kernel, which columns of some rows of the output lie on the image, and where there."""
         found, every = [], slice(None)
         for i in range(self.kernel[0]):
             for j in range(self.kernel[1]):

@@ -2,8 +2,9 @@
 
 `fuse(model)` is the one call: where a Sequential has a convolution, BatchNorm, ReLU and max pooling in a
 row (or a part of that), or a linear layer and its activation, they run as one row of the tape with a
-hand-derived pullback. Each such row names its `reference`, the same thing composed of ordinary ops: that is the definition, the checker
-compares the two, and every order above the first differentiates it. Nothing depends on this file.
+hand-derived pullback. Each such row names its `reference`, the same thing composed of ordinary ops: that
+is the definition, the checker compares the two, and every order above the first differentiates it.
+Nothing depends on this file.
 
 What is saved is memory traffic. After the convolution everything happens channel by channel, in memory
 where a channel is contiguous. Normalising and ReLU keep the order of values, so pooling comes first and
@@ -33,6 +34,7 @@ from minigrad.tensor import Tensor
 __all__ = ["Fused", "block", "dense", "fuse"]
 
 Note = Callable[[Array, Array], None]
+Order = tuple[int, int, int, int]
 
 
 class Plan(NamedTuple):
@@ -71,13 +73,13 @@ class Kept(NamedTuple):
     order: of the axes, `BATCH_LAST` or `CHANNELS_FIRST`.
     """
 
-    y: Array | None
-    chosen: Array | None
-    cells: Array | None
-    mean: Array | None
-    inverse: Array | None
-    sign: Array | None
-    order: tuple[int, ...]
+    y: Array
+    chosen: Array
+    cells: Array
+    mean: Array
+    inverse: Array
+    sign: Array
+    order: Order
 
 
 def _geometry(x: Array, w: Array, plan: Plan) -> Geometry:
@@ -86,10 +88,11 @@ def _geometry(x: Array, w: Array, plan: Plan) -> Geometry:
 
 
 # ---- channels: (c, ...) arrays, a few channels at a time -------------------------------------------
-BATCH_LAST, CHANNELS_FIRST = (1, 2, 3, 0), (1, 0, 2, 3)
+BATCH_LAST: Order = (1, 2, 3, 0)
+CHANNELS_FIRST: Order = (1, 0, 2, 3)
 
 
-def _channels(x: Array, plan: Plan) -> tuple[Array, tuple[int, ...]]:
+def _channels(x: Array, plan: Plan) -> tuple[Array, Order]:
     """x with the axis of its channels first, and the order of axes that this is.
 
     Batch last where convolution and pooling want it; otherwise images may stay as they lie in memory.
@@ -99,7 +102,7 @@ def _channels(x: Array, plan: Plan) -> tuple[Array, tuple[int, ...]]:
     return batch_last(x), BATCH_LAST
 
 
-def _images(y: Array, order: tuple[int, ...]) -> Array:
+def _images(y: Array, order: Order) -> Array:
     """The inverse of `_channels`, a view."""
     return batch_first(y) if order == BATCH_LAST else y.transpose(CHANNELS_FIRST)
 
@@ -185,10 +188,11 @@ def _forward(x: Array, w: Array, b: Array, gamma: Array, beta: Array, plan: Plan
         values = values if sign is None else values * sign
         y = xp.empty(values.shape, dtype)
     c = len(y)
-    chosen = cells = None
+    chosen: Array = None
+    cells: Array = None
     if pool is not None:
         chosen = xp.empty((c, *pool.out, y.shape[3]), dtype)
-        cells = xp.empty(chosen.shape, pooling.numbers(pool.count))
+        cells = xp.empty(chosen.shape, pooling.numbers(pool.size))
     out = xp.empty(y.shape if chosen is None else chosen.shape, dtype)
     taken, mean, var, inverse = xp.empty((4, *_each(y)), xp.float64)
     shift = (beta if normalised else b).reshape(_each(y))
@@ -232,7 +236,7 @@ def _backward(
     size = x.shape[2:] if at is None else at.out
     t = xp.empty(out.shape if pool is None else (len(g), *size, g.shape[3]), dtype)  # of the convolution's output
     total, along = xp.zeros((2, *_each(t)), xp.float64)
-    scale = (gamma if sign is None else abs(gamma)).reshape(_each(t)) * inverse if normalised else None
+    scale: Array = (gamma if sign is None else abs(gamma)).reshape(_each(t)) * inverse if normalised else None
 
     def work(some: slice) -> None:
         through, into = g[some], t[some]

@@ -335,7 +335,7 @@ def summed(f: Function, arrays: Sequence[Any], shape: tuple[int, ...], axes: tup
 
 def summed_product(a: Array, b: Array, axes: tuple[int, ...]) -> Array:
     """The products of two arrays of one shape, summed over axes that stay as lengths of 1."""
-    return _summed(lambda parts, axes: block_dot(*parts, axes), (a, b), a.shape, axes)
+    return _summed(lambda parts, axes: block_dot(parts[0], parts[1], axes), (a, b), a.shape, axes)
 
 
 def _summed(
@@ -398,7 +398,7 @@ def _blas_sums(arrays: Sequence[Array], axes: tuple[int, ...]) -> bool:
 
 
 def _line(shape: tuple[int, ...], axes: tuple[int, ...]) -> int:
-    """How many elements lie side by side that are added up, of the last axes, no more than `LINE` if there is a choice."""
+    """How many elements of the last axes are added up side by side: no more than `LINE` where there is a choice."""
     line, lengths = 1, []
     for axis in reversed(range(len(shape))):
         if axis not in axes:

@@ -48,7 +48,7 @@ class Windows(NamedTuple):
         return reach(slice(0, self.out[axis]), self.stride[axis], offset, n)
 
     @property
-    def count(self) -> int:
+    def size(self) -> int:
         """The cells of a window."""
         return self.kernel[0] * self.kernel[1]
 
@@ -71,7 +71,7 @@ def largest_of(x: Array, at: Windows, out: Array) -> None:
             xp.maximum(first, x[there], out=out)
         else:
             xp.maximum(out[here], x[there], out=out[here])
-    if started and at.count == 1:
+    if started and at.size == 1:
         out[...] = first
 
 
@@ -80,7 +80,7 @@ def first_of(x: Array, y: Array, at: Windows, out: Array) -> None:
     some_nan = y.dtype.kind == "f" and (y.__class__ is not host_array or bool(xp.isnan(y).any()))
     out[...] = 0
     places = {number: (here, there) for number, here, there in at.cells(x.shape[1:3])}
-    for number in reversed(range(at.count)):  # out: how many cells from this one on come before the maximum
+    for number in reversed(range(at.size)):  # out: how many cells from this one on come before the maximum
         out += 1
         if number in places:
             here, there = places[number]
@@ -123,7 +123,7 @@ def maximum(x: Array, at: Windows) -> Array:
 def which(x: Array, y: Array, at: Windows) -> Array:
     """The number of the first cell of each window that holds its maximum y, or NaN where y is NaN."""
     x, y = batch_last(x), batch_last(y)
-    chosen = xp.empty(y.shape, numbers(at.count))
+    chosen = xp.empty(y.shape, numbers(at.size))
     parallel.pieces(x, lambda c: first_of(x[c], y[c], at, chosen[c]))
     return batch_first(chosen)
 

@@ -1,6 +1,8 @@
 """Modules: layers, normalisation, losses, and the containers that hold them."""
 
-from minigrad.nn.conventions import batchnorm_from, batchnorm_to
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from minigrad.nn.layers import (
     ELU,
     GELU,
@@ -30,6 +32,9 @@ from minigrad.nn.normalisation import BatchNorm1d, BatchNorm2d, GroupNorm, Layer
 from minigrad.nn.summary import summary
 from minigrad.tensor import Buffer, Parameter
 
+if TYPE_CHECKING:
+    from minigrad.nn.conventions import batchnorm_from, batchnorm_to
+
 __all__ = [
     "ELU", "GELU", "AdaptiveAvgPool2d", "AvgPool2d", "BCEWithLogitsLoss", "BatchNorm1d", "BatchNorm2d", "Buffer",
     "Conv1d", "Conv2d", "ConvTranspose2d", "CrossEntropyLoss", "Dropout", "Embedding", "Flatten", "GroupNorm",
@@ -37,3 +42,10 @@ __all__ = [
     "MaxPool2d", "Module", "ModuleList", "NLLLoss", "Parameter", "ReLU", "Sequential", "SiLU", "Sigmoid", "Softmax",
     "Softplus", "Tanh", "batchnorm_from", "batchnorm_to", "summary",
 ]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """The translations of other frameworks' BatchNorm are imported when they are first asked for."""
+    if name in ("batchnorm_from", "batchnorm_to"):
+        return getattr(importlib.import_module("minigrad.nn.conventions"), name)
+    raise AttributeError(f"module 'minigrad.nn' has no attribute {name!r}")
