@@ -88,6 +88,48 @@ def batch_first(y: Array) -> Array:
     return y.transpose(3, 0, 1, 2)
 
 
+# ---- products of a few long rows -------------------------------------------------------------------
+SMALL = 600_000
+"""Multiplications up to which OpenBLAS multiplies where the factors lie; beyond, it copies them first."""
+
+
+@functools.lru_cache(maxsize=1024)
+def _pieces(taps: int, length: int, least: int) -> int:
+    """Into how many equal pieces rows of some length are cut, so that each takes `SMALL` multiplications at most.
+
+    taps: multiplications for each element of a row. 1 where the pieces would be shorter than `least`.
+    """
+    count = max(1, -(-taps * length // SMALL))
+    while count <= length // least and length % count:
+        count += 1
+    return count if 1 < count <= length // least else 1
+
+
+def _cut(rows: Array, count: int) -> Array:
+    """(k, length) as (count, k, length / count), a view."""
+    return rows.reshape(len(rows), count, rows.shape[1] // count).transpose(1, 0, 2)
+
+
+def times_rows(w: Array, rows: Array, out: Array | None = None) -> Array:
+    """(groups, o, k) @ (groups, k, length), where length is by far the largest."""
+    count = _pieces(w.shape[1] * w.shape[2], rows.shape[2], 64) if rows.__class__ is host_array and len(w) == 1 else 1
+    if count == 1:
+        return xp.matmul(w, rows, out=out)
+    y = xp.empty((1, w.shape[1], rows.shape[2]), xp.result_type(w, rows)) if out is None else out
+    xp.matmul(w[0], _cut(rows[0], count), out=_cut(y[0], count))
+    return y
+
+
+def rows_times_rows(a: Array, b: Array) -> Array:
+    """(groups, k, length) @ (groups, o, length) transposed. BLAS likes the longer factor first."""
+    taps = a.shape[1] * b.shape[1]
+    count = _pieces(taps, a.shape[2], 512) if a.__class__ is host_array and len(a) == 1 else 1
+    if count == 1:
+        return xp.matmul(a, b.swapaxes(1, 2))
+    return xp.matmul(_cut(a[0], count), _cut(b[0], count).swapaxes(1, 2)).sum(0, keepdims=True)
+
+
+# ---- the product and its adjoints ------------------------------------------------------------------
 Block = tuple[slice, slice]
 Index = tuple[Any, ...]
 
@@ -180,7 +222,7 @@ class Geometry:
 
         def work(block: Block) -> None:
             cells = self.cells(y, block)
-            product = xp.matmul(kernel, self.columns(frame, block), out=cells)
+            product = times_rows(kernel, self.columns(frame, block), cells)
             if cells is None:
                 some = y[:, block[0], :, block[1]]
                 some[...] = product.reshape(some.shape)
@@ -193,9 +235,9 @@ class Geometry:
         frame, blocks = self.framed(x), self.blocks(x)
         parts: list[Array] = [None] * len(blocks)
 
-        def work(number: int) -> None:  # BLAS likes the longer factor first
+        def work(number: int) -> None:
             block = blocks[number]
-            parts[number] = xp.matmul(self.columns(frame, block), self.read(g, block).swapaxes(1, 2))
+            parts[number] = rows_times_rows(self.columns(frame, block), self.read(g, block))
 
         parallel.over(range(len(blocks)), work)
         shape = self.o, self.c // self.groups, *self.kernel
@@ -222,7 +264,7 @@ class Geometry:
             out[...] = 0
             for block, cells_of in zip(blocks, lands, strict=True):
                 cells = self.read(g, block)
-                columns = xp.matmul(some, cells if one else cells[part])
+                columns = times_rows(some, cells if one else cells[part])
                 rows, images = (s.stop - s.start for s in block)
                 columns = columns.reshape(len(out), *self.kernel, rows, self.out[1], images)
                 to = out[..., block[1]]
