@@ -89,22 +89,6 @@ def batch_first(y: Array) -> Array:
 
 
 # ---- products of a few long rows -------------------------------------------------------------------
-SMALL = 600_000
-"""Multiplications up to which OpenBLAS multiplies where the factors lie; beyond, it copies them first."""
-
-
-@functools.lru_cache(maxsize=1024)
-def _pieces(taps: int, length: int, least: int) -> int:
-    """Into how many equal pieces rows of some length are cut, so that each takes `SMALL` multiplications at most.
-
-    taps: multiplications for each element of a row. 1 where the pieces would be shorter than `least`.
-    """
-    count = max(1, -(-taps * length // SMALL))
-    while count <= length // least and length % count:
-        count += 1
-    return count if 1 < count <= length // least else 1
-
-
 def _cut(rows: Array, count: int) -> Array:
     """(k, length) as (count, k, length / count), a view."""
     return rows.reshape(len(rows), count, rows.shape[1] // count).transpose(1, 0, 2)
@@ -112,7 +96,7 @@ def _cut(rows: Array, count: int) -> Array:
 
 def times_rows(w: Array, rows: Array, out: Array | None = None) -> Array:
     """(groups, o, k) @ (groups, k, length), where length is by far the largest."""
-    count = _pieces(w.shape[1] * w.shape[2], rows.shape[2], 64) if rows.__class__ is host_array and len(w) == 1 else 1
+    count = parallel.pieces_of(w.shape[1] * w.shape[2], rows.shape[2], 64) if rows.__class__ is host_array and len(w) == 1 else 1
     if count == 1:
         return xp.matmul(w, rows, out=out)
     y = xp.empty((1, w.shape[1], rows.shape[2]), xp.result_type(w, rows)) if out is None else out
@@ -123,7 +107,7 @@ def times_rows(w: Array, rows: Array, out: Array | None = None) -> Array:
 def rows_times_rows(a: Array, b: Array) -> Array:
     """(groups, k, length) @ (groups, o, length) transposed. BLAS likes the longer factor first."""
     taps = a.shape[1] * b.shape[1]
-    count = _pieces(taps, a.shape[2], 512) if a.__class__ is host_array and len(a) == 1 else 1
+    count = parallel.pieces_of(taps, a.shape[2], 512) if a.__class__ is host_array and len(a) == 1 else 1
     if count == 1:
         return xp.matmul(a, b.swapaxes(1, 2))
     return xp.matmul(_cut(a[0], count), _cut(b[0], count).swapaxes(1, 2)).sum(0, keepdims=True)

@@ -25,6 +25,19 @@ def total(x: Array, axis: Any, keepdims: bool) -> Array:
     return x.sum(axis=axis, keepdims=keepdims)
 
 
+FEW = 2048
+"""Elements up to which the library's way to a view takes longer than making an array."""
+
+
+def spread(x: Array, shape: tuple[int, ...]) -> Array:
+    """x broadcast to a shape."""
+    if x.__class__ is not host_array or math.prod(shape) > FEW or x.ndim > len(shape):
+        return xp.broadcast_to(x, shape)
+    y = xp.empty(shape, x.dtype)
+    y[...] = x
+    return y
+
+
 def mean(x: Array, axis: Any, keepdims: bool) -> Array:
     """The mean."""
     if parallel.large(x) and x.dtype.char in "fd":
@@ -72,6 +85,9 @@ PRODUCT = 1 << 18
 PRODUCT_BLOCK = 1 << 23
 """Multiplications of one block of a large product: some tenths of a millisecond."""
 
+ROWS = 6
+"""The fewest rows of a product that are worth a call of BLAS."""
+
 
 def matmul(a: Array, b: Array) -> Array:
     """The matrix product over the last two axes; a large one in blocks, of the batch or else of rows or columns."""
@@ -85,8 +101,13 @@ def matmul(a: Array, b: Array) -> Array:
         n = b.shape[1] if axis else a.shape[0]
         step = -(-n * PRODUCT_BLOCK // products)
         plain = a.ndim == b.ndim and (a.ndim == 2 or a.shape[0] == b.shape[0]) and a.dtype == b.dtype
-        if not plain or step >= n or a.shape[-1] != b.shape[-2]:
+        if not plain or a.shape[-1] != b.shape[-2]:
             return xp.matmul(a, b)
+        if step >= n:
+            count = parallel.pieces_of(a.shape[1] * b.shape[1], len(a), ROWS) if a.ndim == 2 else 1
+            if count == 1:
+                return xp.matmul(a, b)
+            return xp.matmul(a.reshape(count, len(a) // count, -1), b).reshape(len(a), -1)
         y = xp.empty((*xp.broadcast_shapes(a.shape[:-2], b.shape[:-2]), a.shape[-2], b.shape[-1]), a.dtype)
         cuts = [slice(i, min(i + step, n)) for i in range(0, n, step)]
 

@@ -88,7 +88,7 @@ sum         = linear(lambda x, axis, keepdims: kernels.total(x, axis, keepdims),
                      lambda g, x_shape, axis, keepdims: spread(g, x_shape, axis, keepdims), axis=None, keepdims=False)
 mean        = linear(lambda x, axis, keepdims: kernels.mean(x, axis, keepdims),
                      lambda g, x_shape, axis, keepdims: spread(g / count(x_shape, axis), x_shape, axis, keepdims), axis=None, keepdims=False)
-broadcast_to = linear(lambda x, shape: xp.broadcast_to(x, shape), lambda g, x_shape: sum_to(g, x_shape), shape=...)
+broadcast_to = linear(lambda x, shape: kernels.spread(x, shape), lambda g, x_shape: sum_to(g, x_shape), shape=...)
 sum_to      = linear(lambda x, shape: kernels.sum_to(x, shape),   lambda g, x_shape: broadcast_to(g, x_shape), shape=...)
 cumsum      = linear(lambda x, axis: kernels.cumulate(x, axis), lambda g, axis: flip(cumsum(flip(g, axis), axis), axis), axis=...)
 amax        = primitive(lambda x, axis, keepdims: x.max(axis=axis, keepdims=keepdims),

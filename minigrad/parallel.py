@@ -115,6 +115,22 @@ class OneBlasThread:
 one_blas_thread = OneBlasThread()
 
 
+SMALL = 600_000
+"""Multiplications up to which OpenBLAS multiplies where the factors lie; beyond, it copies them first."""
+
+
+@functools.lru_cache(maxsize=1024)
+def pieces_of(taps: int, length: int, least: int) -> int:
+    """Into how many equal pieces a length is cut, so that BLAS makes `SMALL` multiplications at most for each.
+
+    taps: multiplications for each element of the length. 1 where the pieces would be shorter than `least`.
+    """
+    count = max(1, -(-taps * length // SMALL))
+    while count <= length // least and length % count:
+        count += 1
+    return count if 1 < count <= length // least else 1
+
+
 # ---- threads --------------------------------------------------------------------------------------
 class Batch:
     """Numbered pieces of one piece of work, which threads draw until there are none left."""
