@@ -96,7 +96,9 @@ def _cut(rows: Array, count: int) -> Array:
 
 def times_rows(w: Array, rows: Array, out: Array | None = None) -> Array:
     """(groups, o, k) @ (groups, k, length), where length is by far the largest."""
-    count = parallel.pieces_of(w.shape[1] * w.shape[2], rows.shape[2], 64) if rows.__class__ is host_array and len(w) == 1 else 1
+    count = 1
+    if rows.__class__ is host_array and len(w) == 1:
+        count = parallel.pieces_of(w.shape[1] * w.shape[2], rows.shape[2], 64)
     if count == 1:
         return xp.matmul(w, rows, out=out)
     y = xp.empty((1, w.shape[1], rows.shape[2]), xp.result_type(w, rows)) if out is None else out

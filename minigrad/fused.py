@@ -127,7 +127,7 @@ def _lines(a: Array) -> tuple[Array, Array]:
 def _sums(a: Array) -> Array:
     """The sum of each channel: lines by BLAS, and these in double precision."""
     lines, rest = _lines(a)
-    total = (lines @ parallel.ones(lines.shape[2], a.dtype)).sum(1, dtype=xp.float64)
+    total = (lines @ parallel.line_of(1, lines.shape[2], a.dtype)).sum(1, dtype=xp.float64)
     return (total + rest.sum(1, dtype=xp.float64)).reshape(_each(a))
 
 
@@ -171,7 +171,7 @@ def _affine(a: Array, scale: Array, shift: Array, out: Array) -> None:
 
 def _clamp(z: Array) -> None:
     """max(z, 0), in place; against an array, which the library compares faster than with a number."""
-    xp.maximum(z, parallel.zeros(z.shape[-1], z.dtype), out=z)
+    xp.maximum(z, parallel.line_of(0, z.shape[-1], z.dtype), out=z)
 
 
 def _forward(x: Array, w: Array, b: Array, gamma: Array, beta: Array, plan: Plan) -> tuple[Array, Kept]:
@@ -299,7 +299,7 @@ def _dense_backward(
         g = rule(g, y)
     dx = kernels.matmul(g, w) if needed[0] else None
     dw = kernels.matmul(g.T, x) if needed[1] else None
-    return [dx, dw, parallel.ones(len(g), g.dtype) @ g if needed[2] else None]
+    return [dx, dw, parallel.line_of(1, len(g), g.dtype) @ g if needed[2] else None]
 
 
 def _dense_composed(x: Any, w: Any, b: Any, activation: Callable[..., Any] | None) -> Any:

@@ -31,7 +31,7 @@ FEW = 2048
 
 def spread(x: Array, shape: tuple[int, ...]) -> Array:
     """x broadcast to a shape."""
-    if x.__class__ is not host_array or math.prod(shape) > FEW or x.ndim > len(shape):
+    if math.prod(shape) > FEW or x.ndim > len(shape):
         return xp.broadcast_to(x, shape)
     y = xp.empty(shape, x.dtype)
     y[...] = x
@@ -130,10 +130,20 @@ def softplus(x: Array) -> Array:
     return y + xp.maximum(x, 0)
 
 
+def limit(x: Array, bound: float) -> Array:
+    """The bound, in a form with which NumPy compares x faster than with a number."""
+    return parallel.line_of(bound, x.shape[-1], x.dtype) if x.__class__ is host_array and x.ndim else bound
+
+
+def relu(x: Array) -> Array:
+    """max(x, 0)."""
+    return xp.maximum(x, limit(x, 0))
+
+
 def sigmoid(x: Array) -> Array:
     """exp(x) / (1 + exp(x)), with x held where exp does not overflow: all digits on either side."""
     if x.dtype.kind != "c":
-        x = xp.minimum(x, _LOG_OF_LARGEST.get(x.dtype.char, 709.0))
+        x = xp.minimum(x, limit(x, _LOG_OF_LARGEST.get(x.dtype.char, 709.0)))
     y = xp.exp(x)
     return y / (1 + y)
 

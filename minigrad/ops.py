@@ -78,7 +78,7 @@ erfc        = elementwise(lambda x: kernels.erfc(x),       lambda g, x: g * (-2 
 # ---- activations ---------------------------------------------------------------------------------
 sigmoid     = elementwise(lambda x: kernels.sigmoid(x),    lambda g, y: g * (y * (1 - y)))
 softplus    = elementwise(lambda x: kernels.softplus(x),   lambda g, x: g * sigmoid(x))
-relu        = elementwise(lambda x: xp.maximum(x, 0),      lambda g, y: g * greater(y, 0))
+relu        = elementwise(lambda x: kernels.relu(x),       lambda g, y: g * greater(y, 0))
 leaky_relu  = elementwise(lambda x, slope: xp.where(x > 0, x, x * slope), lambda g, x, slope: where_(greater(x, 0), g, g * slope), slope=0.01)
 elu         = elementwise(lambda x, alpha: xp.where(x > 0, x, alpha * xp.expm1(xp.minimum(x, 0))),
                           lambda g, x, alpha: where_(greater(x, 0), g, g * (alpha * exp(where_(greater(x, 0), 0, x)))), alpha=1.0)

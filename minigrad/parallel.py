@@ -379,15 +379,11 @@ LINE = 4096
 
 
 @functools.lru_cache(maxsize=64)
-def ones(n: int, dtype: Any) -> Array:
-    """A line of ones, to be read only."""
-    return xp.ones(n, dtype)
-
-
-@functools.lru_cache(maxsize=64)
-def zeros(n: int, dtype: Any) -> Array:
-    """A line of zeros, to be read only."""
-    return xp.zeros(n, dtype)
+def line_of(value: float, n: int, dtype: Any) -> Array:
+    """A line of one value, to be read only."""
+    line = xp.full(n, value, dtype)
+    line.flags.writeable = False
+    return line
 
 
 def block_sum(x: Array, axes: tuple[int, ...]) -> Array:
@@ -395,7 +391,7 @@ def block_sum(x: Array, axes: tuple[int, ...]) -> Array:
     if not _blas_sums((x,), axes):
         return x.sum(axis=axes, keepdims=True)
     line = _line(x.shape, axes)
-    return _joined(x.reshape(-1, line) @ ones(line, x.dtype) if line > 1 else x, x, axes)
+    return _joined(x.reshape(-1, line) @ line_of(1, line, x.dtype) if line > 1 else x, x, axes)
 
 
 def block_dot(a: Array, b: Array, axes: tuple[int, ...]) -> Array:
@@ -434,7 +430,7 @@ def _joined(lines: Array, x: Array, axes: tuple[int, ...]) -> Array:
     before, middle = math.prod(shape[: kept[0]]), math.prod(shape[kept[0] : kept[-1] + 1])
     total = lines.reshape(before, middle, -1)
     total = total.sum(2, dtype=xp.float64) if total.shape[2] > 1 else total.reshape(before, middle)
-    total = ones(before, total.dtype) @ total if before > 1 else total
+    total = line_of(1, before, total.dtype) @ total if before > 1 else total
     return total.reshape([1 if i in axes else n for i, n in enumerate(shape)]).astype(x.dtype, copy=False)
 
 
