@@ -18,7 +18,7 @@ Pair = tuple[int, int]
 
 def total(x: Array, axis: Any, keepdims: bool) -> Array:
     """The sum; half precision is added up in single precision, as the mean of it is."""
-    if parallel.large(x) and x.dtype.char in "fd":
+    if parallel.large(x) and x.dtype.char in "fd" and _has(x, axis):
         return _total_in_blocks(x, axis, keepdims)
     if x.dtype.char == "e":
         return x.sum(axis=axis, keepdims=keepdims, dtype=xp.float32).astype(x.dtype)
@@ -40,16 +40,25 @@ def spread(x: Array, shape: tuple[int, ...]) -> Array:
 
 def mean(x: Array, axis: Any, keepdims: bool) -> Array:
     """The mean."""
-    if parallel.large(x) and x.dtype.char in "fd":
+    if parallel.large(x) and x.dtype.char in "fd" and _has(x, axis):
         sums = _total_in_blocks(x, axis, keepdims)
         sums /= x.size // sums.size
         return sums
     return x.mean(axis=axis, keepdims=keepdims)
 
 
+def _axes(x: Array, axis: Any) -> tuple[int, ...]:
+    return tuple(range(x.ndim)) if axis is None else axis if isinstance(axis, tuple) else (axis,)
+
+
+def _has(x: Array, axis: Any) -> bool:
+    """Whether x has these axes, each once; where it has not, the library says so."""
+    axes = _axes(x, axis)
+    return all(-x.ndim <= a < x.ndim for a in axes) and len({a % x.ndim for a in axes}) == len(axes)
+
+
 def _total_in_blocks(x: Array, axis: Any, keepdims: bool) -> Array:
-    axes = range(x.ndim) if axis is None else axis if isinstance(axis, tuple) else (axis,)
-    axes = tuple(a % x.ndim for a in axes)
+    axes = tuple(a % x.ndim for a in _axes(x, axis))
     sums = parallel.summed(lambda x: x, (x,), x.shape, axes)
     return sums if keepdims else sums.reshape([n for i, n in enumerate(x.shape) if i not in axes])
 

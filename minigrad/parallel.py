@@ -34,10 +34,10 @@ from minigrad.backend import Array, host_array, xp
 Function = Callable[..., Any]
 T = TypeVar("T")
 
-LARGE = 1 << 17
+LARGE = int(os.environ.get("MINIGRAD_LARGE") or 1 << 17)
 """Elements from which on an array is computed in blocks."""
 
-BLOCK = 1 << 19
+BLOCK = int(os.environ.get("MINIGRAD_BLOCK") or 1 << 19)
 """Elements of one block. Smaller ones would stay in a core's own cache, but every call of the library hands the
 interpreter from one thread to the other, and a thread that slept takes tens of microseconds to wake."""
 

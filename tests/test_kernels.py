@@ -87,6 +87,13 @@ def test_sums_and_means_of_large_arrays(axis, keepdims):
         np.testing.assert_allclose(y, expected, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("axis", [4, -5, (0, 4), (1, 1), (1, -3)], ids=str)
+@pytest.mark.parametrize("op", [mg.sum, mg.mean])
+def test_axes_that_a_large_array_has_not_or_named_twice_raise(op, axis):
+    with pytest.raises((IndexError, ValueError), match=op.__name__):
+        op(mg.tensor(normal(*LARGE)), axis)
+
+
 def test_the_mean_of_large_float32_values_is_right_to_a_few_units_in_the_last_place():
     x = (1e4 + 1e-2 * RNG.normal(size=(64, 2, 64, 64))).astype("float32")
     exact = x.astype("float64").mean((0, 2, 3))
