@@ -44,6 +44,9 @@ def mean(x: Array, axis: Any, keepdims: bool) -> Array:
         sums = _total_in_blocks(x, axis, keepdims)
         sums /= x.size // sums.size
         return sums
+    if x.dtype.char in "fd" and x.size:
+        sums = x.sum(axis=axis, keepdims=keepdims)
+        return sums / (x.size // sums.size)
     return x.mean(axis=axis, keepdims=keepdims)
 
 

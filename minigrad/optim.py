@@ -169,15 +169,15 @@ class Optimizer:
                     self._fit(memory, node.grad, group.data)
                     due.append((memory, node.grad, group.data))
         for memory, g, hyper in due:
-            p = memory.parameter.data
+            parameter = memory.parameter  # not its array: what nothing else holds needs no note when it is written to
             spare, work = memory.scratch
             memory.step += 1
             if hyper["maximize"]:
                 g = xp.negative(g, out=spare)
             if hyper["weight_decay"]:
-                g = self.decay(p, g, hyper, work, spare)
-            self.update(p, g, memory, hyper, work)
-            memory.parameter.bump()
+                g = self.decay(parameter.data, g, hyper, work, spare)
+            self.update(parameter.data, g, memory, hyper, work)
+            parameter.bump()
 
     def decay(self, p: Array, g: Array, hyper: Hyper, work: Array, out: Array) -> Array:
         """g + weight_decay p, the gradient of the loss + weight_decay/2 |p|^2, in `out`."""
