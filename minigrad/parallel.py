@@ -288,13 +288,19 @@ def _flat(arrays: Sequence[Any], shape: tuple[int, ...]) -> bool:
     )
 
 
-def _order(arrays: Sequence[Any], shape: tuple[int, ...]) -> list[int] | None:
-    """The axes in the order in which memory is walked, from the first array of that shape; None where they are so."""
-    for a in arrays:
-        if a.__class__ is host_array and a.shape == shape and 0 not in a.strides:
+def _order(arrays: Sequence[Any], shape: tuple[int, ...]) -> tuple[Array | None, list[int] | None]:
+    """An array of that shape that lies as a result should, and its axes in the order in which memory is walked.
+
+    None for an order that the axes have already. Of several the first that has another one: images that came from
+    outside meet those that lie batch last, and these go on.
+    """
+    whole = [a for a in arrays if a.__class__ is host_array and a.shape == shape and 0 not in a.strides]
+    for a in whole:
+        if not a.flags.c_contiguous:
             order = sorted(range(a.ndim), key=lambda axis: -abs(a.strides[axis]))
-            return None if a.flags.c_contiguous or order == list(range(a.ndim)) else order
-    return None
+            if order != list(range(a.ndim)):
+                return a, order
+    return (whole[0] if whole else None), None
 
 
 def _turned(arrays: Sequence[Any], order: list[int]) -> list[Any]:
@@ -313,14 +319,14 @@ def elementwise(f: Function, arrays: Sequence[Any], shape: tuple[int, ...], onto
     onto: an array of that shape to which the result is added; it is then what is returned.
     A universal function of the library writes into the result; of any other the blocks are copied there.
     """
+    like, order = _order(arrays if onto is None else (onto, *arrays), shape)
     y = onto
     if y is None:
         one = [a[(slice(1),) * a.ndim] if a.__class__ is host_array else a for a in arrays]
         dtype = f(*one).dtype
-        like = next((a for a in arrays if a.__class__ is host_array and a.shape == shape and 0 not in a.strides), None)
         y = xp.empty(shape, dtype) if like is None else xp.empty_like(like, dtype)
     operands = [y, *arrays]
-    if (order := _order(operands, shape)) is not None:
+    if order is not None:
         operands, shape = _turned(operands, order), tuple(shape[axis] for axis in order)
     if _flat(operands, shape):
         shape = (math.prod(shape),)
@@ -358,7 +364,7 @@ def _summed(
     sum_of: Callable[[Sequence[Any], tuple[int, ...]], Array],
     arrays: Sequence[Any], shape: tuple[int, ...], axes: tuple[int, ...],
 ) -> Array:  # fmt: skip
-    if (order := _order(arrays, shape)) is not None:
+    if (order := _order(arrays, shape)[1]) is not None:
         turned = _turned(arrays, order), tuple(shape[axis] for axis in order), tuple(map(order.index, axes))
         return _summed(sum_of, *turned).transpose([order.index(axis) for axis in range(len(order))])
     axis, blocks, places = _split(arrays, shape)

@@ -55,6 +55,15 @@ def test_a_large_array_of_another_memory_order_keeps_it():
     np.testing.assert_array_equal(y, np.exp(x))
 
 
+@pytest.mark.parametrize("last_first", [False, True])
+def test_where_two_memory_orders_meet_the_result_lies_as_images_do_after_a_convolution(last_first):
+    x, y = normal(*LARGE), np.ascontiguousarray(normal(*LARGE).transpose(1, 2, 3, 0)).transpose(3, 0, 1, 2)
+    a, b = (y, x) if last_first else (x, y)
+    z = (mg.Tensor(a) - mg.Tensor(b)).data
+    np.testing.assert_array_equal(z, a - b)
+    assert z.strides == y.strides
+
+
 @pytest.mark.parametrize("shape", [(8, 24, 24), (1, 8, 1, 1), (24,), (40, 1, 1, 1), (40, 1, 24, 1), ()], ids=str)
 def test_pullbacks_sum_back_within_blocks_what_broadcasting_spread(shape):
     x, b, g = normal(*LARGE), normal(*shape) + 3, normal(*LARGE)
