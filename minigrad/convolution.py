@@ -172,7 +172,7 @@ class Geometry:
         return frame
 
     def columns(self, frame: Array, block: Block) -> Array:
-        """What a block reads, as (groups, depth, rows ow images)."""
+        """What a block reads, as (groups, depth, rows ow images); a view where windows are single cells."""
         rows, images = block
         some = frame[:, rows.start * self.stride[0] :, :, images]
         sc, sh, sw, sn = some.strides
@@ -181,7 +181,7 @@ class Geometry:
             (self.c, *self.kernel, rows.stop - rows.start, self.out[1], images.stop - images.start),
             (sc, sh * self.dilation[0], sw * self.dilation[1], sh * self.stride[0], sw * self.stride[1], sn),
         )
-        return xp.ascontiguousarray(view).reshape(self.groups, self.depth, math.prod(view.shape[3:]))
+        return view.reshape(self.groups, self.depth, math.prod(view.shape[3:]))
 
     def cells(self, y: Array, block: Block) -> Array | None:
         """A block of y (o, oh, ow, n) as (groups, o/groups, rows ow images), where that is a view."""

@@ -1,4 +1,4 @@
-"""Fused kernels: what several layers compute one after the other, done block by block while it is in cache.
+"""Fused kernels: what several layers compute one after the other, done piece by piece in one go.
 
 `fuse(model)` is the one call: where a Sequential has a convolution, BatchNorm, ReLU and max pooling in a
 row (or a part of that), or a linear layer and its activation, they run as one row of the tape with a
