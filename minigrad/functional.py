@@ -69,11 +69,8 @@ def per_channel(value: Tensor, x: Tensor) -> Tensor:
 
 # ---- activations that work along an axis ----------------------------------------------------------
 def log_softmax(x: Tensor, axis: int = -1) -> Tensor:
-    """x - log(sum(exp(x))) along an axis. The maximum is taken out of both terms, so that no digits are lost
-    where scores are large; it cancels, and so does its derivative.
-    """
-    shifted = x - ops.amax(x.detach(), axis, True)
-    return shifted - ops.logsumexp(shifted, axis, True)
+    """x - log(sum(exp(x))) along an axis, in a form that does not overflow."""
+    return ops.log_softmax(x, ops.axes_of(axis, x.ndim, "log_softmax")[0])
 
 
 def softmax(x: Tensor, axis: int = -1) -> Tensor:

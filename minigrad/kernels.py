@@ -316,6 +316,13 @@ def inside(x: Array, low: float | None, high: float | None) -> Array:
     return above & (x <= high) if high is not None else above
 
 
+def log_softmax(x: Array, axis: int) -> Array:
+    """x - log(sum(exp(x))). The maximum is taken out of both terms, so that no digits are lost where scores are large."""
+    shifted = x - x.max(axis=axis, keepdims=True)
+    shifted -= xp.log(total(xp.exp(shifted), axis, True))
+    return shifted
+
+
 def logsumexp(x: Array, axis: Any, keepdims: bool) -> Array:
     """log(sum(exp(x))), with the maximum taken out so that nothing overflows."""
     top = x.max(axis=axis, keepdims=True)

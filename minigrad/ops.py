@@ -96,6 +96,7 @@ amax        = primitive(lambda x, axis, keepdims: x.max(axis=axis, keepdims=keep
 logsumexp   = primitive(lambda x, axis, keepdims: kernels.logsumexp(x, axis, keepdims),
                         lambda g, x, y, axis, keepdims: spread(g, shape_of(x), axis, keepdims)
                             * exp(x - spread(where_(equal(y, -math.inf), 0, y), shape_of(x), axis, keepdims)), axis=None, keepdims=False)
+log_softmax = primitive(lambda x, axis: kernels.log_softmax(x, axis), lambda g, y, axis: g - exp(y) * sum(g, axis, True), axis=-1)
 norm_       = primitive(lambda x, axis, keepdims: kernels.norm(x, axis, keepdims),
                         lambda g, x, y, axis, keepdims: spread(g, shape_of(x), axis, keepdims)
                             * (x / spread(where_(equal(y, 0), 1, y), shape_of(x), axis, keepdims)), axis=None, keepdims=False)

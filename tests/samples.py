@@ -156,6 +156,13 @@ for name, f in REDUCED.items():
 sample("var", normal(3, 4), lambda x: np.var(x, 0, ddof=1), lambda x: ops.var(x, 0, ddof=1))
 sample("std", normal(3, 4), lambda x: np.std(x, ddof=1), lambda x: ops.std(x, ddof=1))
 sample("prod", np.array([[1.3, 0.0, -0.7], [0.0, 0.0, 2.1]]), lambda x: np.prod(x, 1), lambda x: ops.prod(x, 1))
+for axis in (0, 1, -1):
+    sample(
+        "log_softmax",
+        normal(3, 4),
+        lambda x, axis=axis: x - np.log(np.sum(np.exp(x), axis=axis, keepdims=True)),
+        lambda x, axis=axis: ops.log_softmax(x, axis),
+    )
 sample("norm", normal(3, 4), np.linalg.norm)
 for order in (1, 2, 3, 2.5, math.inf, -math.inf):
     sample("norm", distinct(3, 4), lambda x, p=order: np.linalg.norm(x, p, 1), lambda x, p=order: ops.norm(x, p, 1))

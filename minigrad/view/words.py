@@ -42,6 +42,7 @@ RULES: dict[str, tuple[str, ...]] = {
     "scatter": ("taken from where it was written",),
     "concatenate": ("its own part of it",),
     "matmul": ("times {b} transposed, from the right", "times {a} transposed, from the left"),
+    "log_softmax": ("less exp({y}) times its sum",),
     "logsumexp": ("times the softmax of {x}",),
     "conv": ("the adjoint of the convolution in its input", "the adjoint of the convolution in its weight"),
     "astype": ("converted back",),
