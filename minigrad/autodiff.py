@@ -90,7 +90,8 @@ def reverse(
                 if overwritten:
                     writes.check(node, [node.residuals[place] for place in places if place != NUMBER])
                 if blocks:
-                    c = _in_blocks(rule, [g, *[values[place] for place in places]], source, cotangents)
+                    last = not any(s is not None and (needed is None or s in needed) for s in node.inputs[i + 1 :])
+                    c = _in_blocks(rule, g, [values[place] for place in places], source, cotangents, last)
                 elif not places:
                     c = rule(g)
                 elif len(places) == 1 and places[0] != NUMBER:
@@ -121,14 +122,16 @@ def reverse(
     return found
 
 
-def _in_blocks(rule: Function, operands: list[Any], source: Node, cotangents: dict[Node, Any]) -> Any:
+def _in_blocks(
+    rule: Function, g: Array, others: list[Any], source: Node, cotangents: dict[Node, Any], last: bool
+) -> Any:  # fmt: skip
     """A pullback of an elementwise row in blocks and by several threads.
 
     What broadcasting added is summed within the blocks; a cotangent that the pass owns is added to
-    there, too, and then None is returned. A rule that only passes `g` on does just that.
+    there, too, and then None is returned. A rule that only passes `g` on does just that. Where this is
+    the last that is asked of a `g` that the pass owns, the result takes its place in memory.
     """
-    g = operands[0]
-    if len(operands) == 1 and rule(part := g[:0]) is part:
+    if not others and rule(part := g[:0]) is part:
         rule = _same
         if g.shape == source.shape:
             return g
@@ -136,18 +139,19 @@ def _in_blocks(rule: Function, operands: list[Any], source: Node, cotangents: di
         held = cotangents.get(source)
         if held is not None and parallel.large(held) and _owned(held) and held.dtype == g.dtype:
             del held
-            parallel.elementwise(rule, operands, g.shape, onto=cotangents[source])
+            parallel.elementwise(rule, (g, *others), g.shape, onto=cotangents[source])
             return None
-        return parallel.elementwise(rule, operands, g.shape)
+        spare = g if last and _owned(g) else None
+        return parallel.elementwise(rule, (g, *others), g.shape, into=spare)
     lead = (1,) * (g.ndim - len(source.shape))
     stretched = tuple(i for i, n in enumerate(lead + source.shape) if n == 1 and g.shape[i] != 1)
-    if all(_constant_along(operand, stretched, g.ndim) for operand in operands[1:]):
+    if all(_constant_along(operand, stretched, g.ndim) for operand in others):
         # a pullback is linear in g: the sum goes before what does not change along it
-        c = rule(parallel.summed(_same, [g], g.shape, stretched), *operands[1:])
-    elif rule in PRODUCTS and operands[1].__class__ is g.__class__ and operands[1].shape == g.shape:
-        c = parallel.summed_product(g, operands[1], stretched)
+        c = rule(parallel.summed(_same, [g], g.shape, stretched), *others)
+    elif rule in PRODUCTS and others[0].__class__ is g.__class__ and others[0].shape == g.shape:
+        c = parallel.summed_product(g, others[0], stretched)
     else:
-        c = parallel.summed(rule, operands, g.shape, stretched)
+        c = parallel.summed(rule, (g, *others), g.shape, stretched)
     return c.reshape(source.shape)
 
 

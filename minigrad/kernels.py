@@ -317,7 +317,7 @@ def inside(x: Array, low: float | None, high: float | None) -> Array:
 
 
 def log_softmax(x: Array, axis: int) -> Array:
-    """x - log(sum(exp(x))). The maximum is taken out of both terms, so that no digits are lost where scores are large."""
+    """x - log(sum(exp(x))). The maximum is taken out of both terms: no digits are lost where scores are large."""
     shifted = x - x.max(axis=axis, keepdims=True)
     shifted -= xp.log(total(xp.exp(shifted), axis, True))
     return shifted

@@ -313,14 +313,17 @@ def _turned(arrays: Sequence[Any], order: list[int]) -> list[Any]:
     ]
 
 
-def elementwise(f: Function, arrays: Sequence[Any], shape: tuple[int, ...], onto: Array | None = None) -> Array:
+def elementwise(
+    f: Function, arrays: Sequence[Any], shape: tuple[int, ...], onto: Array | None = None, into: Array | None = None
+) -> Array:  # fmt: skip
     """f(*arrays), of the given shape, block by block: f works element by element, and operands broadcast.
 
-    onto: an array of that shape to which the result is added; it is then what is returned.
+    onto: an array of that shape to which the result is added; it is then what is returned. into: one of the arrays,
+    of the result's shape and dtype, whose place in memory the result takes.
     A universal function of the library writes into the result; of any other the blocks are copied there.
     """
-    like, order = _order(arrays if onto is None else (onto, *arrays), shape)
-    y = onto
+    y = into if onto is None else onto
+    like, order = _order(arrays if y is None else (y, *arrays), shape)
     if y is None:
         one = [a[(slice(1),) * a.ndim] if a.__class__ is host_array else a for a in arrays]
         dtype = f(*one).dtype
