@@ -3,13 +3,12 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from minigrad import autodiff, creation, functional, init, nn, numpy_protocol, ops, optim, random
+from minigrad import autodiff, creation, numpy_protocol, ops, random
 from minigrad.autodiff import *  # noqa: F403
 from minigrad.backend import OutOfMemory, current, transfers, use, using
 from minigrad.capture import capture
 from minigrad.creation import *  # noqa: F403
 from minigrad.debug import debug, detect_anomaly
-from minigrad.functional import log_softmax, softmax
 from minigrad.ops import *  # noqa: F403
 from minigrad.parallel import set_threads
 from minigrad.primitive import primitive
@@ -20,8 +19,10 @@ from minigrad.widening import no_widening
 del trace  # noqa: F821  (`mg.trace` looks at a training step; a matrix's trace is `x.trace()` or `ops.trace`)
 
 if TYPE_CHECKING:
+    from minigrad import functional, init, nn, optim
     from minigrad.check import check_hand_gradient, gradcheck  # type: ignore[no-redef]
     from minigrad.files import load, save
+    from minigrad.functional import log_softmax, softmax
     from minigrad.tracing import trace
     from minigrad.view import Tape
 
@@ -33,15 +34,15 @@ __all__ = [
     "transfers", "use", "using",
 ]  # fmt: skip
 
-_MODULES = {"check", "data", "files", "fused", "study", "view"}
+_MODULES = {"check", "data", "files", "functional", "fused", "init", "nn", "optim", "study", "view"}
 _PLACES = {
-    "Tape": "view", "check_hand_gradient": "check", "gradcheck": "check", "load": "files", "save": "files",
-    "trace": "tracing",
+    "Tape": "view", "check_hand_gradient": "check", "gradcheck": "check", "load": "files", "log_softmax": "functional",
+    "save": "files", "softmax": "functional", "trace": "tracing",
 }  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
-    """What a training step does without is imported when it is first asked for."""
+    """What gradients do without is imported when it is first asked for."""
     if name in _MODULES:
         return importlib.import_module(f"minigrad.{name}")
     if name not in _PLACES:
