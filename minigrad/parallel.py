@@ -367,9 +367,9 @@ def _summed(
     sum_of: Callable[[Sequence[Any], tuple[int, ...]], Array],
     arrays: Sequence[Any], shape: tuple[int, ...], axes: tuple[int, ...],
 ) -> Array:  # fmt: skip
-    if (order := _order(arrays, shape)[1]) is not None:
-        turned = _turned(arrays, order), tuple(shape[axis] for axis in order), tuple(map(order.index, axes))
-        return _summed(sum_of, *turned).transpose([order.index(axis) for axis in range(len(order))])
+    _, order = _order(arrays, shape)
+    if order is not None:
+        arrays, shape, axes = _turned(arrays, order), tuple(shape[i] for i in order), tuple(map(order.index, axes))
     axis, blocks, places = _split(arrays, shape)
     sums: list[Any] = [None] * len(blocks)
 
@@ -378,9 +378,11 @@ def _summed(
 
     each(len(blocks), work)
     if axis not in axes:
-        return xp.concatenate(sums, axis)
-    dtype = sums[0].dtype
-    return xp.stack(sums).sum(0, dtype=xp.float64 if dtype.kind == "f" else dtype).astype(dtype, copy=False)
+        total = xp.concatenate(sums, axis)
+    else:
+        dtype = sums[0].dtype
+        total = xp.stack(sums).sum(0, dtype=xp.float64 if dtype.kind == "f" else dtype).astype(dtype, copy=False)
+    return total if order is None else total.transpose([order.index(i) for i in range(len(order))])
 
 
 LINE = 4096

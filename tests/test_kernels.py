@@ -64,6 +64,24 @@ def test_where_two_memory_orders_meet_the_result_lies_as_images_do_after_a_convo
     assert z.strides == y.strides
 
 
+@pytest.mark.parametrize("op", ["multiply", "divide", "arctan2"])
+@pytest.mark.parametrize("last", ["x", "g", "both", "neither"])
+def test_the_gradient_of_a_value_for_each_channel_in_every_mixture_of_memory_orders(op, last):
+    def laid(a, batch_last):
+        return np.ascontiguousarray(a.transpose(1, 2, 3, 0)).transpose(3, 0, 1, 2) if batch_last else a
+
+    x, g = laid(normal(*LARGE), last in ("x", "both")), laid(normal(*LARGE), last in ("g", "both"))
+    scale, results = normal(1, 8, 1, 1) + 3, []
+    for as_laid in (np.asarray, np.ascontiguousarray):
+        leaves = [mg.Tensor(as_laid(x)), mg.Tensor(scale)]
+        for leaf in leaves:
+            leaf.requires_grad = True
+        getattr(mg, op)(*leaves).backward(mg.Tensor(as_laid(g)))
+        results.append([leaf.grad.numpy() for leaf in leaves])
+    for laid_out, dense in zip(*results, strict=True):
+        np.testing.assert_allclose(laid_out, dense, rtol=1e-9)
+
+
 @pytest.mark.parametrize("shape", [(8, 24, 24), (1, 8, 1, 1), (24,), (40, 1, 1, 1), (40, 1, 24, 1), ()], ids=str)
 def test_pullbacks_sum_back_within_blocks_what_broadcasting_spread(shape):
     x, b, g = normal(*LARGE), normal(*shape) + 3, normal(*LARGE)
