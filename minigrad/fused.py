@@ -297,9 +297,10 @@ def _dense_backward(
     if activation is not None:
         rule, _ = activation.primitive.pullbacks[0]  # type: ignore[attr-defined]
         g = rule(g, y)
-    dx = kernels.matmul(g, w) if needed[0] else None
-    dw = kernels.matmul(g.T, x) if needed[1] else None
-    return [dx, dw, parallel.line_of(1, len(g), g.dtype) @ g if needed[2] else None]
+    with parallel.one_blas_thread:
+        dx = kernels.matmul(g, w) if needed[0] else None
+        dw = kernels.matmul(g.T, x) if needed[1] else None
+        return [dx, dw, parallel.line_of(1, len(g), g.dtype) @ g if needed[2] else None]
 
 
 def _dense_composed(x: Any, w: Any, b: Any, activation: Callable[..., Any] | None) -> Any:

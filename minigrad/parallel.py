@@ -244,7 +244,8 @@ def cuts(n: int, size: int) -> list[slice]:
 def over(pieces: Sequence[T], work: Callable[[T], None]) -> None:
     """work(piece) for each piece, side by side where there are several."""
     if len(pieces) == 1:
-        work(pieces[0])
+        with one_blas_thread:  # threads of BLAS's own spin on for a while, in the way of ours
+            work(pieces[0])
     else:
         each(len(pieces), lambda number: work(pieces[number]))
 
