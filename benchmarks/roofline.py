@@ -210,10 +210,19 @@ def picture(found: dict[str, Any], path: Path) -> None:
             points.append((intensity, rate))
             axes.scatter([intensity], [rate], color=COLOURS[who], marker=MARKS[who], s=30, zorder=3, label=label)
         places.append((intensity, min(rates.values()), LABELS[name]))
-    placed = list(points)  # labels keep off points and off each other
+    placed: list[tuple[float, float]] = []
+
+    def taken(x: float, y: float) -> bool:
+        """Whether a label there would cover a point or another label, which are wider."""
+        return any(
+            abs(np.log(x / a)) < width and abs(np.log(y / b)) < 0.16
+            for some, width in ((points, 0.3), (placed, 0.75))
+            for a, b in some
+        )
+
     for intensity, rate, words in sorted(places):
         y = rate * 0.86
-        while any(abs(np.log(intensity / a)) < 0.75 and abs(np.log(y / b)) < 0.16 for a, b in placed):
+        while taken(intensity, y):
             y *= 0.86
         placed.append((intensity, y))
         axes.text(intensity, y, words, ha="center", va="top", fontsize=7.5, color="#3a3f47")
