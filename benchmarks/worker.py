@@ -1,7 +1,8 @@
-"""One framework in a process of its own: `python -m benchmarks.worker PEER`, driven line by line in JSON.
+"""One contestant in a process of its own: `python -m benchmarks.worker PEER THREADS`, driven line by line in JSON.
 
-A line `[workload, threads, seconds]` is answered with `{"seconds": [per step], "cpu": [...], "checks": []}`.
-The first request for a workload sets it up and takes a few steps, whose results are the checks.
+A line `[workload, seconds]` is answered with `{"seconds": [per step], "cpu": [...], "checks": []}`, or with
+null where the peer has no such workload. The first request for a workload sets it up and takes a few
+steps, whose results are the checks; what was set up before is forgotten.
 """
 
 from __future__ import annotations
@@ -11,30 +12,31 @@ import json
 import sys
 import time
 
-from benchmarks.workloads import WORKLOADS, arrays_of
+from benchmarks.workloads import OPS, WORKLOADS, arrays_of
 
 
-def main(peer: str) -> None:
+def main(peer: str, threads: int) -> None:
     module = importlib.import_module(f"benchmarks.peers.{peer}")
-    known = {w.name: w for w in WORKLOADS}
-    ready = {}
+    module.threads(threads)
+    known = {w.name: w for w in (*WORKLOADS, *OPS)}
+    current, step = "", None
     answer = sys.stdout
     sys.stdout = sys.stderr
     print(json.dumps({"version": module.VERSION}), file=answer, flush=True)
     for line in sys.stdin:
-        name, threads, seconds = json.loads(line)
+        name, seconds = json.loads(line)
         make = getattr(module, name, None)
         if make is None:
             print("null", file=answer, flush=True)
             continue
-        module.threads(threads)
         checks = []
-        if name not in ready:
-            ready[name] = make(arrays_of(name))
-            checks = [ready[name]() for _ in range(known[name].checks)]
+        if name != current:
+            step = None  # its memory goes before the next is made
+            step, current = make(arrays_of(name)), name
+            checks = [step() for _ in range(known[name].checks)]
         elif known[name].checks > 1:
-            ready[name]()  # what others left in the caches is not this framework's affair
-        step, repeat = ready[name], known[name].repeat
+            step()  # what others left in the caches is not this framework's affair
+        repeat = known[name].repeat
         times: list[float] = []
         cpu: list[float] = []
         end = time.perf_counter() + seconds
@@ -48,4 +50,4 @@ def main(peer: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], int(sys.argv[2]))

@@ -151,3 +151,34 @@ def w7(a: Arrays) -> Step:
         return float((scores.argmax(1) == y).mean())
 
     return step
+
+
+def differentiated(f: Callable[..., torch.Tensor], *inputs: torch.Tensor) -> Step:
+    """f and its pullback, with a cotangent of ones."""
+    ones = torch.ones_like(f(*inputs))
+
+    def step() -> None:
+        for t in inputs:
+            t.grad = None
+        f(*inputs).backward(ones)
+
+    return step
+
+
+def op_relu(a: Arrays) -> Step:
+    return differentiated(torch.relu, torch.tensor(a["x"], requires_grad=True))
+
+
+def op_max_pool(a: Arrays) -> Step:
+    return differentiated(lambda x: F.max_pool2d(x, 2), torch.tensor(a["x"], requires_grad=True))
+
+
+def op_conv_first(a: Arrays) -> Step:
+    images = torch.tensor(a["images"])
+    w, b = (torch.tensor(a[f"first.{k}"], requires_grad=True) for k in ("weight", "bias"))
+    return differentiated(lambda w, b: F.conv2d(images, w, b, padding=1), w, b)
+
+
+def op_linear(a: Arrays) -> Step:
+    names = ("rows", "linear.weight", "linear.bias")
+    return differentiated(F.linear, *(torch.tensor(a[k], requires_grad=True) for k in names))
