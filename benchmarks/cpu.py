@@ -24,7 +24,7 @@ from benchmarks.workloads import WORKLOADS, Workload
 
 PEERS = {
     "minigrad": "minigrad", "fused": "minigrad", "pytorch": "torch", "jax": "jax", "autograd": "autograd",
-    "mygrad": "mygrad", "tinygrad": "tinygrad",
+    "mygrad": "mygrad",
 }  # fmt: skip
 """The contestants' files and the packages that they need."""
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-PACKAGES = ("numpy", "torch", "jax", "autograd", "mygrad", "tinygrad")
+PACKAGES = ("numpy", "torch", "jax", "autograd", "mygrad")
 
 
 def cores() -> int:
