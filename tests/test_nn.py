@@ -211,6 +211,22 @@ def test_freeze_survives_train():
     assert not np.array_equal(before["blocks.1.bn.running_mean"].numpy(), after["blocks.1.bn.running_mean"].numpy())
 
 
+@pytest.mark.parametrize("history", [False, True])
+@pytest.mark.parametrize("name", ["running_mean", "weight"])
+def test_a_plain_tensor_cannot_take_the_place_of_a_buffer_or_parameter(name, history):
+    """It would silently no longer be saved, loaded or learnt; and an attached one would keep every batch's tape."""
+    model = nn.Sequential(nn.BatchNorm1d(2))
+    list(model.named_modules())
+    layer, value = model[0], mg.ones(2, requires_grad=history) * 3.0
+    before, held = model.state_dict().keys(), getattr(layer, name)
+    says = rf"BatchNorm1d: 0.{name} is a \w+, and a Tensor cannot take its place: {name}.update\(t\) overwrites its \w+"
+    with pytest.raises(TypeError, match=says + (r"; this one has a history.*t.detach\(\)" if history else "$")):
+        setattr(layer, name, value)
+    assert getattr(layer, name) is held and model.state_dict().keys() == before
+    setattr(layer, name, None)
+    layer.note = value  # an attribute of its own may be any Tensor
+
+
 def test_unfreeze_gives_learning_and_names_back():
     net = Net()
     names = [name for name, _ in net.named_parameters()]

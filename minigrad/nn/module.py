@@ -38,6 +38,19 @@ class Module:
                 error.add_note(f"in the layer {self.path!r}: {type(self).__name__}({self.settings()})")
             raise
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Refuses a plain Tensor in the place of a Parameter or Buffer: it would be neither learnt nor saved."""
+        if isinstance(value, Tensor) and not isinstance(value, Versioned):
+            held = vars(self).get(name)
+            if isinstance(held, Versioned):
+                kind, where = type(held).__name__, f"{self.path}.{name}" if self.path else name
+                history = f"; this one has a history, and {name}.update(t.detach()) drops it" if value.node else ""
+                raise TypeError(
+                    f"{type(self).__name__}: {where} is a {kind}, and a Tensor cannot take its place: {name}.update(t) "
+                    f"overwrites its values{history}"
+                )
+        super().__setattr__(name, value)
+
     # ---- the walk ----------------------------------------------------------------------------------
     def members(self) -> Iterator[tuple[str, Any]]:
         """Parameters, Buffers and Modules held by this module itself, with their names here."""
@@ -136,11 +149,9 @@ class Module:
             parameter.requires_grad = False
             parameter.data = parameter.data.astype(dtype)
             parameter.requires_grad = learns
-            parameter.bump()
         for buffer in self.buffers():
             if buffer.dtype.kind == "f":
                 buffer.data = buffer.data.astype(creation.float32 if dtype == creation.float16 else dtype)
-                buffer.bump()
         return self
 
     # ---- state -------------------------------------------------------------------------------------
