@@ -170,6 +170,7 @@ class Optimizer:
                     due.append((memory, node.grad, group.data))
         for memory, g, hyper in due:
             parameter = memory.parameter  # not its array: what nothing else holds needs no note when it is written to
+            parameter.unlock()
             spare, work = memory.scratch
             memory.step += 1
             if hyper["maximize"]:

@@ -66,6 +66,12 @@ def _pull(node: Node, g: Any, create_graph: bool, wanted: set[Node] | None) -> l
     """The cotangents of the arguments and of the Parameters that the function used, by a replay."""
     _, (f, state, lifted), values = node.residuals
     used = node.inputs[len(lifted) :]
+    for parameter, kept in zip(used, values[len(lifted) :], strict=True):
+        if parameter.aside is not kept:  # type: ignore[union-attr]
+            raise RuntimeError(
+                f"backward: checkpoint on line {node.serial} of the tape runs again with {parameter!r}, whose array "
+                "was replaced by another one since then; call backward() first"
+            )
     arguments = _cut(values, lifted, node.inputs)
     leaves = [x.node if isinstance(x, Tensor) else None for x in arguments]
     now, replaying = random.state(), recording.replaying

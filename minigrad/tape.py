@@ -156,18 +156,26 @@ class Writes:
         """Notes that `array` was overwritten just now, by the caller of the method that calls this.
 
         own: how many references to the array its Tensor holds beside `data`. Where nothing else holds
-        one, no line of the tape can have kept it, and there is nothing to note.
+        one, no line of the tape can have kept it, and there is nothing to note. (Of a view this is not
+        asked: the owner of its memory is held by others.)
         """
-        if references(array) <= ALONE + own and recording.reviewer is None:
+        if array.base is None and references(array) <= ALONE + own and recording.reviewer is None:
             return
         write = self.last.get(id(owner(array))) or self.expect(array)
         frame = sys._getframe(2)
-        if frame.f_code.co_filename == TENSOR and frame.f_back is not None:  # `update` calls `bump`
+        while frame.f_code.co_filename == TENSOR and frame.f_back is not None:  # `update` calls `bump`
             frame = frame.f_back
         write.kind, write.name, write.code, write.at = kind, name, frame.f_code, frame.f_lasti
         write.seen = ""
         write.serial = self.newest = next_serial()
         if recording.reviewer is not None:
+            recording.reviewer.wrote(write)
+
+    def replaced(self, kind: str, name: str | None) -> None:
+        """Logs that a Parameter or Buffer was given another array; what the tape kept is as it was."""
+        if recording.reviewer is not None:
+            write = Write()
+            write.kind, write.name, write.serial = kind, name, next_serial()
             recording.reviewer.wrote(write)
 
     def check(self, node: Node, values: Any) -> None:
@@ -243,14 +251,20 @@ def place() -> str:
 class Reviewer(Protocol):
     """Who looks on at reverse passes and at writes in this thread: what debugging is built on."""
 
+    def computed(self, row: Primitive, arguments: tuple[Any, ...], y: Any) -> None:
+        """An op on Tensors ran without being recorded: of constants, or under `no_grad`."""
+
     def pulled(self, node: Node, i: int, g: Any, c: Any) -> None:
         """The cotangent `g` of a node was pulled back to `c`, that of its input `i`."""
 
     def freed(self, node: Node) -> None:
         """A node's residuals were given up."""
 
+    def writing(self, array: Any) -> None:
+        """An array is about to be overwritten in place, by one who will say so."""
+
     def wrote(self, write: Write) -> None:
-        """An array was overwritten in place."""
+        """An array was overwritten in place, or a Parameter or Buffer was given another."""
 
 
 class Recording(threading.local):

@@ -236,9 +236,36 @@ class Versioned(Tensor):
         if self.node is not None:
             self.node.label = name
 
+    def __setattr__(self, name: str, value: object) -> None:
+        """Counts a new `data`: another array, or the same after an operator such as `p.data -= step` wrote into it."""
+        before = getattr(self, "data", None) if name == "data" else None
+        if before is None:
+            super().__setattr__(name, value)
+        elif value is before:
+            self.bump()
+        elif isinstance(value, Tensor) or not is_array(value):
+            raise TypeError(
+                f"data: the array of this {type(self).__name__} {self.label or ''} was given a {type(value).__name__}; "
+                "p.update(value) overwrites the values, p.data = array takes another raw array, and neither a history"
+            )
+        else:
+            super().__setattr__(name, value)
+            writes.expect(value)
+            if self.node is not None:
+                self.node.aside = value
+            self.version += 1
+            writes.replaced(type(self).__name__, self.name)
+
     def __setitem__(self, index: object, value: object) -> None:
+        self.unlock()
         super().__setitem__(index, value)
         self.version += 1
+
+    def unlock(self) -> Array:
+        """The array, to be written to and then reported by `bump`: in debug mode it may have been locked."""
+        if recording.reviewer is not None:
+            recording.reviewer.writing(self.data)
+        return self.data
 
     def bump(self) -> None:
         """Notes that the values were overwritten in place, by whom and where."""
@@ -265,7 +292,7 @@ class Versioned(Tensor):
             )
         if recording.replaying and isinstance(self, Buffer):
             return
-        self.data[...] = value
+        self.unlock()[...] = value
         self.bump()
 
 

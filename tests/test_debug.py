@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 import sys
 import threading
 import warnings
@@ -102,6 +103,73 @@ def test_an_evaluation_graph_of_batch_norm_survives_later_training():
     g = mg.grad(y.sum(), x, retain_graph=True).numpy()
     layer.train()(mg.random.normal(50, 3) * 9.0)
     assert np.array_equal(mg.grad(y.sum(), x).numpy(), g)
+
+
+def fill_in_place(p):
+    p.data -= 0.5
+
+
+def step(p):
+    p.grad = mg.ones(*p.shape)
+    optim.SGD([p], lr=0.1).step()
+
+
+def load(p):
+    model = nn.Module()
+    model.w = p
+    model.load_state_dict({"w": mg.zeros(*p.shape)})
+
+
+def assign_to_the_detached(p):
+    p.detach()[...] = 0.0
+
+
+def assign_to_a_view(p):
+    with mg.no_grad():
+        p.reshape(-1)[0] = 7.0
+
+
+@pytest.mark.parametrize("write", [fill_in_place, step, load, assign_to_the_detached, assign_to_a_view])
+@pytest.mark.parametrize("kind", [mg.Parameter, nn.Buffer])
+def test_whoever_overwrites_a_parameter_or_buffer_is_named(kind, write):
+    if kind is nn.Buffer and write is step:
+        return
+    p, x = kind(mg.ones(2, 2)), mg.ones(2, 2, requires_grad=True)
+    y = (x * p).sum()
+    write(p)
+    others = {step: "step at .*optim.py", load: "load_state_dict at .*module.py"}
+    who = others.get(write, f"{write.__name__} at .*{HERE}")
+    with pytest.raises(RuntimeError, match=rf"multiply .*kept a .*overwritten by .*{who}:\d+; call backward"):
+        y.backward()
+
+
+@pytest.mark.parametrize("kind", [mg.Parameter, nn.Buffer])
+def test_another_array_leaves_the_gradient_of_the_old_values_as_it_was(kind):
+    p, x = kind(mg.ones(2)), mg.ones(2, requires_grad=True)
+    y = (x * p).sum()
+    p.data = p.data * 3.0
+    y.backward()
+    assert x.grad.tolist() == [1.0, 1.0] and p.version == 1
+    assert (x * p).tolist() == [3.0, 3.0]
+
+
+@pytest.mark.parametrize("kind", [mg.Parameter, nn.Buffer])
+@pytest.mark.parametrize("history", [False, True])
+def test_a_tensor_is_no_array_to_hold(kind, history):
+    p, t = kind(mg.ones(2)), mg.ones(2, requires_grad=history) * 2.0
+    before = p.data
+    with pytest.raises(TypeError, match=rf"data: the array of this {kind.__name__}  was given a Tensor; p.update"):
+        p.data = t
+    assert p.data is before and p.version == 0
+
+
+def test_a_replay_with_another_array_is_noticed():
+    """It would run with the new values, and their gradient is not that of the old ones."""
+    w = mg.Parameter(mg.ones(2))
+    y = mg.checkpoint(lambda x: x * w * w, mg.ones(2, requires_grad=True)).sum()
+    w.data = w.data * 3.0
+    with pytest.raises(RuntimeError, match=r"checkpoint on line .* was replaced by another"):
+        y.backward()
 
 
 def test_assigning_into_a_constant_that_the_tape_keeps_is_noticed():
@@ -216,6 +284,39 @@ def test_a_wrong_cotangent_and_a_second_derivative_are_seen():
             g.sum().backward()
 
 
+@pytest.mark.parametrize("make", [mg.detect_anomaly, mg.debug])
+def test_what_is_not_on_the_tape_is_looked_at_too(make):
+    class Layer(nn.Module):
+        def forward(self, x):
+            return mg.log(x)
+
+    model, x = nn.Sequential(nn.Identity(), Layer()), mg.tensor([1.0, -1.0], requires_grad=True)
+    with make():
+        with mg.no_grad(), pytest.raises(FloatingPointError) as raised:
+            model(x)
+        says = (
+            rf"^log \(not on the tape: under no_grad; in the layer Layer '1' computed by log at .*{HERE}:\d+\) made "
+            r"the first NaN: the result is float32 \[2\] in \[0, 0\], 1 of 2 NaN; the operands are x = float32 "
+            r"\[2\] in \[-1, 1\]"
+        )
+        assert re.match(says, str(raised.value)), raised.value
+        with pytest.raises(FloatingPointError, match=r"divide \(not on the tape: of constants; .*the first infinity"):
+            mg.tensor([1.0]) / mg.tensor([0.0])
+        assert mg.tensor([-np.inf, 1.0]).max().item() == 1.0
+
+
+def test_operands_are_called_by_their_labels():
+    w, x = mg.Parameter(mg.tensor([0.0])), mg.tensor([2.0], requires_grad=True)
+    w.rename("conv.weight")
+    h = mg.label(x - 2.0, "centred")
+    with mg.detect_anomaly():
+        with pytest.raises(FloatingPointError, match=r"operands are a 'centred' = .*; b 'conv.weight' = float32"):
+            h / w
+        y = mg.sqrt(h)
+        with pytest.raises(FloatingPointError, match=r"backward: sqrt .*cotangent of its operand x 'centred':"):
+            y.sum().backward()
+
+
 def test_sessions_end_nest_and_stay_in_their_thread():
     session = mg.detect_anomaly()
     seen = []
@@ -273,7 +374,69 @@ def test_locks_end_with_the_tape_that_asked_for_them():
             given[0] = 2.0
         del y
         given[0] = 2.0
-        w.update(mg.zeros(3))  # Parameters are never locked: their writes are noted
+        w.update(mg.zeros(3))
+
+
+RAW_WRITES = {
+    "an item": lambda p: p.data.__setitem__(0, 5.0),
+    "all": lambda p: p.data.__setitem__(..., 5.0),
+    "fill": lambda p: p.data.fill(5.0),
+    "an operator": lambda p: p.data.__iadd__(1.0),
+    "out=": lambda p: np.add(p.data, 1.0, out=p.data),
+    "copyto": lambda p: np.copyto(p.data, 5.0),
+    "a view": lambda p: p.data[1:].fill(5.0),
+    "the transpose": lambda p: p.data.T.fill(5.0),
+    "numpy()": lambda p: p.numpy().fill(5.0),
+}
+
+
+@pytest.mark.host("only NumPy's arrays can be locked")
+@pytest.mark.parametrize("write", RAW_WRITES)
+@pytest.mark.parametrize("kind", [mg.Parameter, nn.Buffer, mg.Tensor])
+def test_in_debug_mode_a_write_to_the_raw_array_is_refused_where_it_happens(kind, write):
+    p, x = kind(np.ones(3, np.float32)), mg.ones(3, requires_grad=True)
+    with pytest.raises(ValueError, match="read-only") as raised, mg.debug():
+        y = (x * p).sum()
+        kept = line(-1)
+        RAW_WRITES[write](p)
+    assert f"multiply, recorded by multiply at {__file__}:{kept}" in raised.value.__notes__[-1]
+    y.backward()
+    RAW_WRITES[write](p)
+    assert x.grad.tolist() == [1.0] * 3
+
+
+@pytest.mark.host("only NumPy's arrays can be locked")
+def test_in_debug_mode_a_write_through_another_array_is_noticed():
+    whole = np.ones(6, np.float32)
+    other, part = whole[:4], whole[1:4]
+    x = mg.ones(3, requires_grad=True)
+    for write in (lambda: whole.fill(5.0), lambda: other.fill(6.0)):
+        with mg.debug():
+            y = (x * mg.Tensor(part)).sum()
+            kept = line(-1)
+            try:
+                write()
+            except ValueError:
+                continue  # the owner is locked
+            says = rf"multiply .*by multiply at .*{HERE}:{kept}\) kept an array .*backward at .*{HERE}:{line(2)}, this"
+            with pytest.raises(RuntimeError, match=says):
+                y.backward()
+    assert whole.tolist() == [6.0] * 4 + [1.0] * 2, "the second write went through, and was noticed"
+
+
+@pytest.mark.host("only NumPy's arrays can be locked")
+def test_in_debug_mode_a_loop_that_writes_by_hand_after_the_backward_pass_runs_on():
+    w = mg.Parameter(mg.ones(3))
+    given = np.ones(3, np.float32)
+    with mg.debug():
+        for _ in range(3):
+            w.grad = None
+            loss = (w * mg.tensor(given) * w).sum()
+            given += 1.0  # mg.tensor took a copy
+            loss.backward()
+            w.data[...] -= 0.01 * w.grad.data
+            w.data -= 0.0 * w.grad.data
+    assert w.version == 3 and given.tolist() == [4.0] * 3
 
 
 def test_every_change_of_a_buffer_is_logged_with_who_and_where():
@@ -282,11 +445,28 @@ def test_every_change_of_a_buffer_is_logged_with_who_and_where():
     with mg.debug() as session:
         layer(mg.random.normal(4, 3))
         where = line(-1)
+        assert {w.layer for w in session.written} == {"BatchNorm1d"}
     assert [w.name for w in session.written] == ["'num_batches_tracked'", "'running_mean'", "'running_var'"]
     assert all(
         w.place.startswith("by Module.__call__ at ") and w.place.endswith(f"{HERE}:{where}") for w in session.written
     )
     assert sorted(w.serial for w in session.written) == [w.serial for w in session.written]
+
+
+def test_every_way_of_changing_a_buffer_is_logged():
+    model = nn.Sequential(nn.Identity(), nn.BatchNorm1d(2))
+    buffer = dict(model.named_buffers())["1.running_mean"]
+    with mg.debug() as session:
+        buffer.update(mg.ones(2))
+        buffer[0] = 3.0
+        buffer.data += 1.0
+        buffer.data = buffer.data * 2.0
+        last = line(-1)
+    model(mg.random.normal(4, 2))
+    assert [w.name for w in session.written] == ["'1.running_mean'"] * 4
+    places = [f"{HERE}:{last - 3 + i}" for i in range(4)]
+    assert all(w.place.endswith(p) for w, p in zip(session.written, places, strict=True)), session.written
+    assert buffer.version == 5
 
 
 # ---- recomputation ----------------------------------------------------------------------------------
