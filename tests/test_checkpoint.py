@@ -305,3 +305,93 @@ def test_killed_at_random_moments_and_resumed_gives_equal_weights(tmp_path, kill
     runs.load(run, path)
     assert everything(run) == expected
     assert not [p for p in tmp_path.iterdir() if p.name.endswith(".part")], "nothing half-written stays behind"
+
+
+CUT = """
+import os, signal, sys
+sys.path[:0] = [{tests!r}, {root!r}]
+from pathlib import Path
+from test_checkpoint import everything, files, make_run, mg, runs, train
+
+path = Path({path!r})
+left = 0
+
+def moment():  # the process ends at one of these, each time at a later one
+    global left
+    left -= 1
+    if left < 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+def around(call):
+    def cut(*args, **kwargs):
+        moment()
+        result = call(*args, **kwargs)
+        moment()
+        return result
+    return cut
+
+class Slowly:
+    def __init__(self, *args):
+        moment()
+        self.file = open(*args)
+    def __enter__(self):
+        return self
+    def __exit__(self, *error):
+        self.file.close()
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+    def write(self, content):
+        for i in range(0, len(content), len(content) // 8):
+            self.file.write(content[i : i + len(content) // 8])
+            self.file.flush()
+            moment()
+
+run, states = make_run(), {{}}
+for step in (1, 2):
+    train(run, step)
+    states[step] = everything(run)
+    runs.save(run, path)
+start = {{p: p.read_bytes() for p in path.parent.iterdir()}}
+train(run, 3)
+states[3], generator = everything(run), mg.random.state()
+moments = ended = 0
+while not ended:
+    for p in path.parent.iterdir():
+        p.unlink()
+    for p, content in start.items():
+        p.write_bytes(content)
+    mg.random.set_state(generator)
+    child = os.fork()
+    if not child:
+        left, files.open = moments, Slowly
+        os.replace, os.fsync, os.unlink = around(os.replace), around(os.fsync), around(os.unlink)
+        runs.save(run, path)
+        os._exit(0)
+    status = os.waitpid(child, 0)[1]
+    ended = status == 0
+    fresh = make_run()
+    runs.load(fresh, path)
+    assert everything(fresh) == states[fresh.progress["step"]]
+    whole = sum(runs.read(p)[1]["progress"]["step"] > 0 for p in path.parent.glob("run*.safetensors"))
+    halves = len(list(path.parent.glob(".*.part")))
+    print(moments, status, fresh.progress["step"], whole, halves)
+    moments += 1
+"""
+
+
+def test_killed_at_every_moment_of_a_write_leaves_a_checkpoint_that_loads(tmp_path):
+    """The process ends before and after each call to the operating system, and after each eighth of the contents."""
+    script = CUT.format(
+        tests=str(Path(__file__).parent), root=str(Path(__file__).parents[1]), path=str(tmp_path / "run.safetensors")
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = [tuple(map(int, line.split())) for line in done.stdout.splitlines()]
+    print(f"\n{len(rows) - 1} moments, at {sum(halves for *_, halves in rows)} of them a file was half-written")
+    *killed, (_, status, step, whole, halves) = rows
+    assert len(killed) >= 15 and (status, step, whole, halves) == (0, 3, 2, 0)
+    assert all(status == signal.SIGKILL for _, status, *_ in killed)
+    assert {step for _, _, step, *_ in killed} == {2, 3}, "what loads is the one before or the new one"
+    assert [step for _, _, step, *_ in killed] == sorted(step for _, _, step, *_ in killed)
+    assert all(whole >= 1 for *_, whole, _ in killed)
+    assert sum(halves for *_, halves in killed) >= 8

@@ -69,13 +69,9 @@ def test_training_steps_with_the_collector_off_grow_by_nothing(steps: int) -> No
     finally:
         tracemalloc.stop()
         gc.enable()
-    print(
-        f"\n{steps} steps: {born} objects and {grown} bytes more; the collector then finds {cycles} objects in cycles"
-    )
+    print(f"\n{steps} steps: {born} objects and {grown} bytes more; {cycles} objects in cycles")
     assert born < 30 and cycles == 0
-    assert grown < 1 << 15, (
-        "a bound for any number of steps: NumPy's and CPython's pools of small blocks fill up slowly"
-    )
+    assert grown < 1 << 15, "for any number of steps: the pools of small blocks of NumPy and CPython fill up slowly"
 
 
 # ---- drift -----------------------------------------------------------------------------------------
@@ -87,9 +83,8 @@ class Twin:
 
     def __init__(self, dtype: Any, make: Any) -> None:
         mg.random.seed(0)
-        self.model = nn.Sequential(nn.Linear(3, 8, bias=False), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 1)).to_dtype(
-            dtype
-        )
+        layers = nn.Linear(3, 8, bias=False), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 1)
+        self.model = nn.Sequential(*layers).to_dtype(dtype)
         self.dtype, self.optimizer = dtype, make(self.model.named_parameters())
         self.losses = 0.0
 
