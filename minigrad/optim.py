@@ -474,7 +474,8 @@ class AdamW(Adam):
         super().__init__(params, lr, betas, eps, weight_decay, amsgrad, maximize=maximize)
 
     def decay(self, p: Array, g: Array, hyper: Hyper, work: Array, out: Array) -> Array:
-        p *= 1 - hyper["lr"] * hyper["weight_decay"]
+        # The factor 1 - 1e-5 is not a float32; its rounding would be the same in every step and add up.
+        p -= xp.multiply(p, hyper["lr"] * hyper["weight_decay"], out=work)
         return g
 
 
