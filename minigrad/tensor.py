@@ -218,6 +218,9 @@ class Tensor:
         writes.note(self.data, type(self).__name__, self.label)
 
 
+set_attribute = object.__setattr__
+
+
 class Versioned(Tensor):
     """What Parameters and Buffers share: values that training overwrites in place, and a count of it."""
 
@@ -238,10 +241,9 @@ class Versioned(Tensor):
 
     def __setattr__(self, name: str, value: object) -> None:
         """Counts a new `data`: another array, or the same after an operator such as `p.data -= step` wrote into it."""
-        before = getattr(self, "data", None) if name == "data" else None
-        if before is None:
-            super().__setattr__(name, value)
-        elif value is before:
+        if name != "data" or not hasattr(self, "data"):
+            set_attribute(self, name, value)
+        elif value is self.data:
             self.bump()
         elif isinstance(value, Tensor) or not is_array(value):
             raise TypeError(
@@ -249,7 +251,7 @@ class Versioned(Tensor):
                 "p.update(value) overwrites the values, p.data = array takes another raw array, and neither a history"
             )
         else:
-            super().__setattr__(name, value)
+            set_attribute(self, name, value)
             writes.expect(value)
             if self.node is not None:
                 self.node.aside = value
