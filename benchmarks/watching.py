@@ -76,9 +76,12 @@ def seconds(step: Callable[[], None], steps: int) -> float:
 def main() -> None:
     """Prints the time of a step without noticing, and what noticing adds in per cent."""
     mg.random.seed(0)
-    for name, model, batch, steps in (
-        ("tiny, batch 8", tiny(), 8, 60), ("perceptron, batch 64", perceptron(), 64, 10), ("LeNet, batch 64", LeNet5(), 64, 2),
-    ):  # fmt: skip
+    tried = [
+        ("tiny, batch 8", tiny(), 8, 60),
+        ("perceptron, batch 64", perceptron(), 64, 10),
+        ("LeNet, batch 64", LeNet5(), 64, 2),
+    ]
+    for name, model, batch, steps in tried:
         step = stepping(model, batch)
         seconds(step, 3)
         plain, ratios = [], []
@@ -87,7 +90,8 @@ def main() -> None:
                 plain.append(seconds(step, steps))
             ratios.append(seconds(step, steps) / plain[-1])
         low, middle, high = (100 * (q - 1) for q in statistics.quantiles(ratios, n=4))
-        print(f"{name:22} {statistics.median(plain) * 1e3:8.3f} ms   noticing adds {middle:+5.1f} % ({low:+.1f} .. {high:+.1f})")
+        print(f"{name:22} {statistics.median(plain) * 1e3:8.3f} ms", end="   ")
+        print(f"noticing adds {middle:+5.1f} % ({low:+.1f} .. {high:+.1f})")
 
 
 if __name__ == "__main__":

@@ -303,6 +303,14 @@ def test_the_cotangent_of_a_labelled_intermediate_is_kept() -> None:
     assert mg.label(mg.tensor(1.0), "constant").label is None
 
 
+def test_an_intermediate_without_a_label_keeps_no_cotangent() -> None:
+    """It would be an array for every line of the tape."""
+    x = f64([1.0, 2.0], True)
+    h, named = x * 2.0, mg.label(x * 3.0, "named")
+    (h * named).sum().backward()
+    assert h.node.grad is None and h.grad is None and named.grad is not None and x.grad is not None
+
+
 def test_a_label_on_two_nodes_is_not_guessed() -> None:
     x = f64(1.0, True)
     y = mg.label(x * 2, "h") * mg.label(x * 3, "h")

@@ -227,3 +227,7 @@ def test_gelu_and_silu_keep_their_digits_for_negative_numbers() -> None:
     ]
     np.testing.assert_allclose(x.gelu().numpy(), true, rtol=2e-5)
     np.testing.assert_allclose(x.silu().numpy(), [v / (1 + math.exp(-v)) for v in x.tolist()], rtol=1e-6)
+
+
+def test_the_norm_of_order_zero_counts_what_is_not_zero() -> None:
+    assert mg.tensor([[0.0, 1.0, 2.0], [0.0, 0.0, 1.0]]).norm(0, axis=1).tolist() == [2.0, 1.0]
