@@ -223,6 +223,7 @@ def each(count: int, work: Callable[[int], None]) -> None:
                 _jobs.put(batch)
             batch.run()
             batch.over.acquire()
+            del batch.work  # and its arrays: a thread that wakes late would keep them, and who owns one be chance
             if batch.error is not None:
                 raise batch.error
         finally:

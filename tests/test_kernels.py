@@ -2,12 +2,14 @@
 
 import itertools
 import multiprocessing
+import threading
+import weakref
 
 import numpy as np
 import pytest
 
 import minigrad as mg
-from minigrad import convolution, kernels, ops, parallel, pooling
+from minigrad import convolution, kernels, nn, ops, parallel, pooling
 from minigrad import functional as F
 from minigrad.pooling import Windows
 
@@ -287,3 +289,31 @@ def test_a_forked_child_has_threads_of_its_own():
     child.start()
     assert queue.get(timeout=30) == np.prod(LARGE)
     child.join()
+
+
+def test_a_thread_that_wakes_late_keeps_no_array():
+    """Who owns an array decides whether it is added to in place, and so how sums lie and round: no matter of chance."""
+    parallel.each(2, lambda number: None)  # there are workers now
+    asleep, go_on = threading.Barrier(len(parallel._workers) + 1, timeout=60), threading.Event()
+    for _ in parallel._workers:
+        parallel._jobs.put(parallel.Batch(lambda number: (asleep.wait(), go_on.wait(60)), 1))
+    asleep.wait()
+    try:
+        y = parallel.elementwise(np.exp, [normal(*LARGE)], LARGE)
+        alive = weakref.ref(y)
+        del y
+        assert alive() is None
+    finally:
+        go_on.set()
+
+
+def test_the_second_derivative_of_a_net_is_the_same_from_run_to_run():
+    net = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1))
+    x, found = mg.tensor(normal(32, 1, 24, 24, dtype="float32")), set()
+    for _ in range(6):
+        net.zero_grad()
+        loss = mg.square(net(x)).mean()
+        g = mg.grad(loss, net[0].weight, create_graph=True)
+        (loss + (g * g).sum()).backward()
+        found.add(b"".join(p.grad.numpy().tobytes() for p in net.parameters()))
+    assert len(found) == 1
