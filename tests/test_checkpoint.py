@@ -1,5 +1,6 @@
 """Checkpoints: what follows a load is what would have followed the save, and no fault loses or half-loads one."""
 
+import functools
 import json
 import os
 import random as python_random
@@ -71,7 +72,7 @@ def everything(run):
 
 
 @pytest.mark.parametrize("stop", [0, 1, 4, 5, 7, 12])
-@pytest.mark.parametrize("optimizer", [optim.SGD, optim.AdamW])
+@pytest.mark.parametrize("optimizer", [optim.SGD, optim.AdamW, functools.partial(optim.Adam, amsgrad=True)])
 def test_stopping_at_any_step_and_going_on_changes_nothing(tmp_path, stop, optimizer):
     whole = make_run(optimizer=optimizer)
     train(whole, 13)
