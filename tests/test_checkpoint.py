@@ -240,6 +240,17 @@ def test_another_version_and_nan_weights_are_refused(tmp_path, capsys):
         runs.load(make_run(), path)
 
 
+@pytest.mark.parametrize("text", [None, "{", "[]", "1", '{"version": 1}'])
+def test_a_whole_file_that_is_no_checkpoint_is_refused_by_name(tmp_path, text):
+    run, path = make_run(), tmp_path / "run.safetensors"
+    arrays = run.model.state_dict()
+    files.save(arrays, path, {} if text is None else {"checkpoint": text, "sha256": runs.checksum(arrays, text)})
+    expected = everything(run)
+    with pytest.raises(runs.DamagedError, match=r"run\.safetensors is .*no checkpoint"):
+        runs.load(run, path)
+    assert everything(run) == expected
+
+
 def test_nan_weights_are_not_saved_over_good_ones(tmp_path):
     path = two_checkpoints(tmp_path)
     before = path.read_bytes()
