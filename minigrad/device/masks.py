@@ -1,0 +1,29 @@
+"""Dropout's masks where a graph is captured: drawn on the device, since a replay asks the host for nothing.
+
+Elsewhere masks come from the host's generator, so that one seed gives one mask on every backend. The key of the
+masks here is drawn from that generator when the graph is captured; a count on the device makes each replay's new.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from minigrad import backend
+from minigrad.backend import generator, xp
+from minigrad.device.launch import launch, module, offer, per_thread, small
+from minigrad.tensor import Tensor
+
+
+@offer("bernoulli")
+def bernoulli(p: float, shape: tuple[int, ...], dtype: Any) -> Tensor | None:
+    """Ones with probability p, zeros otherwise; None outside of a capture."""
+    after, y = backend.after_capture, xp.empty(shape, dtype)
+    if after is None or y.dtype.char not in "fd" or not small(y):
+        return None
+    count, tickets = xp.empty(1, xp.uint64), xp.empty(1, xp.uint32)
+    for state in (count, tickets):  # a zero that is captured would be written again at every replay
+        after.append(functools.partial(state.fill, 0))
+    key, grid = int(generator().integers(1 << 62)), per_thread(y.size, 1024)
+    launch(module("masks", dtype=y.dtype), "bernoulli", grid, y, float(p), key, count, tickets, y.size)
+    return Tensor(y)
