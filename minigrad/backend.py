@@ -220,20 +220,26 @@ def from_numpy(array: Any) -> Array:
 kernels: dict[str, Callable[..., Any]] = {}
 """What `minigrad.device` offers, by the name of the function that it stands for."""
 
+kernels_on = os.environ.get("MINIGRAD_DEVICE_KERNELS") != "0"
+"""Whether kernels are used where there are any; MINIGRAD_DEVICE_KERNELS=0 switches them off."""
+
 after_capture: list[Callable[[], None]] | None = None
 """While what is launched is being captured, not run (`mg.capture`): what to do when that is over. Else None."""
+
+
+def capturing() -> bool:
+    """Whether a graph is being captured, in which CuPy refuses calls of cuBLAS."""
+    return after_capture is not None
 
 
 def kernel(name: str) -> Callable[..., Any] | None:
     """The device's kernel of that name, or None: on the host, where they are switched off, or there is none.
 
-    MINIGRAD_DEVICE_KERNELS=0 switches them off. They are looked for at the first call: the host has no use for them.
+    They are looked for at the first call: the host has no use for them.
     """
-    if xp.ndarray is numpy.ndarray or not hasattr(xp, "RawModule"):
+    if xp.ndarray is numpy.ndarray or not kernels_on or not hasattr(xp, "RawModule"):
         return None
     if not kernels:
-        if os.environ.get("MINIGRAD_DEVICE_KERNELS") == "0":
-            return None
         try:
             importlib.import_module("minigrad.device")
         except ImportError:

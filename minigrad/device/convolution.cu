@@ -10,13 +10,13 @@
 
 struct Matrix {  // one group's weights, (OG, CG TAPS)
     const real *w;
-    static const bool along = true;
+    enum { along = true };  // k runs fastest in memory
     __device__ real operator()(int o, int k) const { return w[o * (CG * TAPS) + k]; }
 };
 
 struct Columns {  // for each cell of y, what the kernel covers of x: (CG TAPS, n CELLS)
     const real *x;
-    static const bool along = false;
+    enum { along = false };
     __device__ real operator()(int k, int p) const {
         const int n = p / CELLS, cell = p % CELLS, c = k / TAPS, tap = k % TAPS;
         const int i = cell / OW * SH - PH + tap / KW * DH, j = cell % OW * SW - PW + tap % KW * DW;
@@ -46,13 +46,13 @@ extern "C" __global__ void conv(
 
 struct Turned {  // one group's weights, (CG, OG TAPS)
     const real *w;
-    static const bool along = true;
+    enum { along = true };  // k runs fastest in memory
     __device__ real operator()(int c, int k) const { return w[(k / TAPS * CG + c) * TAPS + k % TAPS]; }
 };
 
 struct Reached {  // for each cell of x, the cells of g that a tap of the kernel joins it to: (OG TAPS, n H W)
     const real *g;
-    static const bool along = false;
+    enum { along = false };
     __device__ real operator()(int k, int p) const {
         const int n = p / (H * W), cell = p % (H * W), o = k / TAPS, tap = k % TAPS;
         const int i = cell / W + PH - tap / KW * DH, j = cell % W + PW - tap % KW * DW;
@@ -78,7 +78,7 @@ extern "C" __global__ void conv_input(const real *g, const real *w, real *x, lon
 
 struct Cotangents {  // g of one group as (OG, n CELLS)
     const real *g;
-    static const bool along = true;
+    enum { along = true };  // k runs fastest in memory
     __device__ real operator()(int o, int p) const {
         return g[(long long)(p / CELLS) * (O * CELLS) + o * CELLS + p % CELLS];
     }
@@ -86,7 +86,7 @@ struct Cotangents {  // g of one group as (OG, n CELLS)
 
 struct Rows {  // the transpose of Columns
     Columns columns;
-    static const bool along = true;
+    enum { along = true };  // k runs fastest in memory
     __device__ real operator()(int p, int k) const { return columns(k, p); }
 };
 

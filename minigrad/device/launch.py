@@ -106,7 +106,8 @@ def give_up(name: str, error: Exception) -> None:
 def usable(*arrays: Array) -> bool:
     """Whether kernels are written for these arrays: of one dtype, float32 or float64, on the device."""
     dtype = arrays[0].dtype
-    return dtype.char in REALS and all(a.__class__ is xp.ndarray and a.dtype == dtype for a in arrays) and small(*arrays)
+    alike = all(a.__class__ is xp.ndarray and a.dtype == dtype for a in arrays)
+    return alike and dtype.char in REALS and small(*arrays)
 
 
 def small(*arrays: Array) -> bool:

@@ -1,4 +1,5 @@
 // Cross entropy of scores (n, classes) and labels (n,): the mean over the labels that are not `ignored`.
+// Defined by the caller: LABEL, the type of labels.
 
 // Adds up three numbers of each thread; all threads have the sums.
 __device__ void block_sum(double &a, double &b, double &c) {
@@ -19,7 +20,7 @@ __device__ void block_sum(double &a, double &b, double &c) {
 
 // One block: loss, the log of the sum of exp of each row, how many labels count, and whether all are fine.
 extern "C" __global__ void cross_entropy(
-    const real *x, const label *labels, real *loss, real *logs, real *counted, bool *fine, long long n,
+    const real *x, const LABEL *labels, real *loss, real *logs, real *counted, bool *fine, long long n,
     long long classes, long long ignored) {
     double sum = 0, count = 0, bad = 0;
     for (long long row = threadIdx.x; row < n; row += blockDim.x) {
@@ -50,7 +51,7 @@ extern "C" __global__ void cross_entropy(
 
 // dx = g (softmax(x) - one_hot(label)) / counted, 0 in the rows that do not count.
 extern "C" __global__ void cross_entropy_pullback(
-    const real *g, const real *x, const label *labels, const real *logs, const real *counted, real *dx, long long n,
+    const real *g, const real *x, const LABEL *labels, const real *logs, const real *counted, real *dx, long long n,
     long long classes, long long ignored) {
     const long long at = (long long)blockIdx.x * blockDim.x + threadIdx.x;
     if (at >= n * classes) return;

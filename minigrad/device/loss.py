@@ -17,7 +17,7 @@ MOST = 1 << 16
 
 
 def _module(x: Array, labels: Array) -> Any:
-    return module("loss", dtype=x.dtype, label=INTEGERS[str(labels.dtype)])
+    return module("loss", dtype=x.dtype, LABEL=INTEGERS[str(labels.dtype)])
 
 
 def _forward(x: Array, labels: Array, ignored: int) -> tuple[Array, Any]:

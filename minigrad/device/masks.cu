@@ -8,15 +8,16 @@ __device__ inline unsigned long long mixed(unsigned long long z) {
     return z ^ (z >> 31);
 }
 
-// ones with probability p, zeros otherwise, to y. state: [count of draws], tickets: [blocks that have read it].
-extern "C" __global__ void bernoulli(
-    real *y, double p, long long key, unsigned long long *state, unsigned int *tickets, long long size) {
-    const unsigned long long stream = mixed(mixed((unsigned long long)key) + *state * 0x9e3779b97f4a7c15ull);
-    for (long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x; i < size; i += (long long)gridDim.x * blockDim.x)
-        y[i] = double(mixed(stream + (i + 1) * 0x9e3779b97f4a7c15ull) >> 40) * 0x1p-24 < p;
+// ones with probability p, zeros otherwise, to y. state: the key and the count of draws; tickets: how many blocks
+// have read it.
+extern "C" __global__ void bernoulli(real *y, double p, long long *state, unsigned int *tickets, long long size) {
+    const unsigned long long step = 0x9e3779b97f4a7c15ull, stride = (unsigned long long)gridDim.x * blockDim.x;
+    const unsigned long long stream = mixed(mixed(state[0]) + state[1] * step);
+    for (unsigned long long i = blockIdx.x * blockDim.x + threadIdx.x; i < size; i += stride)
+        y[i] = double(mixed(stream + (i + 1) * step) >> 40) * 0x1p-24 < p;
     __syncthreads();
     if (threadIdx.x == 0 && atomicAdd(tickets, 1u) == gridDim.x - 1) {
         *tickets = 0;
-        *state += 1;
+        state[1] += 1;
     }
 }

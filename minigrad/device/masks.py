@@ -6,7 +6,6 @@ masks here is drawn from that generator when the graph is captured; a count on t
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 from minigrad import backend
@@ -21,9 +20,12 @@ def bernoulli(p: float, shape: tuple[int, ...], dtype: Any) -> Tensor | None:
     after, y = backend.after_capture, xp.empty(shape, dtype)
     if after is None or y.dtype.char not in "fd" or not small(y):
         return None
-    count, tickets = xp.empty(1, xp.uint64), xp.empty(1, xp.uint32)
-    for state in (count, tickets):  # a zero that is captured would be written again at every replay
-        after.append(functools.partial(state.fill, 0))
-    key, grid = int(generator().integers(1 << 62)), per_thread(y.size, 1024)
-    launch(module("masks", dtype=y.dtype), "bernoulli", grid, y, float(p), key, count, tickets, y.size)
+    state, tickets = xp.empty(2, xp.int64), xp.empty(1, xp.uint32)
+
+    def begin() -> None:  # once: what is captured would be written again at every replay
+        state[...] = xp.asarray([int(generator().integers(1 << 62)), 0], xp.int64)
+        tickets.fill(0)
+
+    after.append(begin)
+    launch(module("masks", dtype=y.dtype), "bernoulli", per_thread(y.size, 1024), y, float(p), state, tickets, y.size)
     return Tensor(y)

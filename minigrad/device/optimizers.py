@@ -55,7 +55,12 @@ class OnDevice:
         """Counts a step of some Parameters, as the kernel does."""
         for memory in memories:
             memory.step += 1
-            self.known_counts[memory.name] = memory.step
+            memory.parameter.bump()
+        self.counted(memories)
+
+    def counted(self, memories: Sequence[Memory]) -> None:
+        """Notes that Python and the device have counted a step of some Parameters alike."""
+        self.known_counts |= {memory.name: memory.step for memory in memories}
 
 
 _held: WeakKeyDictionary[Optimizer, OnDevice] = WeakKeyDictionary()
@@ -69,20 +74,26 @@ def on_device(optimizer: Optimizer) -> OnDevice:
     return held
 
 
+@offer("optimizer numbers")
+def numbers_of(optimizer: Optimizer) -> OnDevice | None:
+    """The numbers on the device of an optimizer whose steps are a kernel's; None for another."""
+    kind, groups = type(optimizer), optimizer.param_groups
+    mine = kind in (Adam, AdamW) or (kind is SGD and not any(group["dampening"] for group in groups))
+    return on_device(optimizer) if mine else None
+
+
 @offer("optimizer step")
 def step(optimizer: Optimizer, due: Due) -> bool | None:
     """Takes the step of the Parameters that are due; None, with nothing changed, where it is not for a kernel."""
-    kind = type(optimizer)
-    if kind not in (SGD, Adam, AdamW) or not due:
+    kind, held = type(optimizer), numbers_of(optimizer)
+    if held is None or not due:
         return None
     dtypes = {memory.parameter.data.dtype for memory, _, _ in due}
-    dense_already = all(memory.parameter.data.flags.c_contiguous for memory, _, _ in due)
-    if len(dtypes) != 1 or not dense_already or (kind is SGD and any(hyper["dampening"] for _, _, hyper in due)):
+    if len(dtypes) != 1 or not all(memory.parameter.data.flags.c_contiguous for memory, _, _ in due):
         return None
     dtype = next(iter(dtypes))
     if dtype.char not in REALS:
         return None
-    held = on_device(optimizer)
     held.refresh(optimizer)
     of = module("optimizers", dtype=dtype)
     group_of = {id(group.data): i for i, group in enumerate(optimizer.param_groups)}
@@ -90,7 +101,10 @@ def step(optimizer: Optimizer, due: Due) -> bool | None:
     for some in _runs(ordered, held.order):
         first = held.order[some[0][0].name]
         gradients = [dense(g) for _, g, _ in some]
-        rows = [_addresses(kind, memory, g, group_of[id(hyper)], hyper) for (memory, _, hyper), g in zip(some, gradients)]
+        rows = [
+            _addresses(kind, memory, g, group_of[id(hyper)], hyper)
+            for (memory, _, hyper), g in zip(some, gradients, strict=True)
+        ]
         table = [row[field] if row else 0 for field in range(7) for row in [*rows, *[None] * (MOST - len(rows))]]
         largest = max(memory.parameter.size for memory, _, _ in some)
         grid = (max(1, min(64, -(-largest // (4 * THREADS)))), len(some))

@@ -14,7 +14,7 @@ def _module(size: Pair, at: Windows, dtype: Any) -> Any:
     return module(
         "pooling", dtype=dtype, H=h, W=w, OH=oh, OW=ow, KH=kh, KW=kw, SH=at.stride[0], SW=at.stride[1],
         PH=at.padding[0], PW=at.padding[1], DH=at.dilation[0], DW=at.dilation[1],
-        cell="unsigned char" if kh * kw < 256 else "long long",
+        NUMBER="unsigned char" if kh * kw < 256 else "long long",
     )  # fmt: skip
 
 
@@ -24,7 +24,7 @@ def maximum(x: Array, at: Windows) -> Array | None:
     y = xp.empty((*x.shape[:2], *at.out), x.dtype)
     if not usable(x) or not small(y):
         return None
-    launch(_module(x.shape[2:], at, x.dtype), "max_pool", per_thread(y.size), dense(x), y, None, y.size)
+    launch(_module(x.shape[2:], at, x.dtype), "max_pool", per_thread(y.size), dense(x), y, None, y.size, -xp.inf)
     return y
 
 
@@ -34,7 +34,7 @@ def which(x: Array, y: Array, at: Windows) -> Array | None:
     chosen = xp.empty(y.shape, xp.uint8 if at.kernel[0] * at.kernel[1] < 256 else xp.int64)
     if not usable(x) or not small(y):
         return None
-    launch(_module(x.shape[2:], at, x.dtype), "max_pool", per_thread(y.size), dense(x), None, chosen, y.size)
+    launch(_module(x.shape[2:], at, x.dtype), "max_pool", per_thread(y.size), dense(x), None, chosen, y.size, -xp.inf)
     return chosen
 
 

@@ -85,11 +85,12 @@ class Graph:
 
     def __init__(self) -> None:
         self.calls: list[tuple[Callable[[], Any], list[np.ndarray]]] = []
+        self.made: list[np.ndarray] = []  # the graph's memory: what a call points to is not given to others
         self.before = [(a._host, a._host.copy()) for a in (ref() for ref in [*self.alive.values()]) if a is not None]
 
     def end(self) -> None:
         """Undoes what the capture computed."""
-        for array in (array for _, results in self.calls for array in results):
+        for array in self.made:
             if array.flags.writeable and array.dtype.kind == "f":
                 array[...] = np.nan
         for array, values in self.before:
@@ -113,17 +114,19 @@ def _arrays(value: Any) -> list[np.ndarray]:
     return [np.asarray(value)] if isinstance(value, (np.ndarray, np.generic)) else []
 
 
-def _compute(call: Callable[[], Any]) -> Any:
+def _compute(call: Callable[[], Any], repeated: bool = True) -> Any:
     """What `call` returns, with arrays in the place of NumPy's scalars; where a graph is captured it gets the call."""
     result = call()
     if isinstance(result, np.generic):
         result = np.asarray(result)
     if Graph.capturing is not None:
-        Graph.capturing.calls.append((call, _arrays(result)))
+        Graph.capturing.made += _arrays(result)
+        if repeated:
+            Graph.capturing.calls.append((call, _arrays(result)))
     return result
 
 
-CUBLAS = frozenset(("matmul", "dot", "vdot", "vecdot", "inner", "outer", "tensordot", "einsum", "kron"))
+CUBLAS = frozenset(("matmul", "dot", "vdot", "inner", "outer", "tensordot", "einsum", "kron"))
 """Functions that are, or may be, calls of cuBLAS."""
 
 
@@ -387,7 +390,7 @@ def _function(name: str, function: Callable[..., Any], parameters: list[str] | N
         _refuse_cublas(name)
         on_host = _host(args, name), _host(kwargs, name)
         wrapped = np.asarray if name in TRUTHS else lambda value: value
-        result = _compute(lambda: wrapped(function(*on_host[0], **on_host[1])))
+        result = _compute(lambda: wrapped(function(*on_host[0], **on_host[1])), not name.startswith("empty"))
         if out is not None:
             return out
         return _device(result, tuple(a for arg in args for a in (arg if isinstance(arg, (tuple, list)) else (arg,))))

@@ -56,16 +56,16 @@ def defined(code: str, kind: str) -> str:
 @functools.cache
 def compiled(code: str) -> ctypes.CDLL:
     """The library made of a source, kept in a folder for the next run."""
-    wrappers = []
+    wrappers: dict[str, None] = {}  # each once, in order
     for name, types in parameters_of(code).items():
         arguments = ", ".join(f"*(({kind} *)arguments[{i}])" for i, kind in enumerate(types))
-        wrappers.append(
+        wrappers[
             f'extern "C" int run_{name}(const unsigned int *grid, const unsigned int *threads, int backwards, void **all) '
             f"{{ return fibers::run(grid, threads, backwards, all, [](void **arguments) {{ {name}({arguments}); }}); }}"
-        )
+        ] = None
         for kind in types:
             if not kind.endswith("*") and kind not in POINTEES:
-                wrappers.append(f'extern "C" long size_of_{kind}() {{ return sizeof({kind}); }}')
+                wrappers[f'extern "C" long size_of_{kind}() {{ return sizeof({kind}); }}'] = None
     text = HEADER.read_text() + code + "\n" + "\n".join(wrappers)
     library = FOLDER / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.so"
     if not library.exists():
@@ -85,9 +85,9 @@ class Function:
     """A kernel: `function(grid, threads, arguments)`."""
 
     def __init__(self, code: str, name: str, launch: Any) -> None:
-        self.name, self.types = name, parameters_of(code)[name]
-        self.code, self.launch = code, launch
+        self.code, self.name, self.launch = code, name, launch
         self.run = getattr(compiled(code), f"run_{name}")
+        self.types = parameters_of(code)[name]
 
     def __call__(self, grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...], **options: Any) -> None:
         if options.keys() - {"shared_mem"}:
