@@ -105,7 +105,8 @@ class Captured:
         before = [(m, m.step, m.parameter.node, m.parameter.node and m.parameter.node.grad) for m in memories]
         trouble: Exception | None = None
         with backend.transfers() as crossed, xp.cuda.using_allocator(self._pool.malloc):
-            backend.after_capture = begin = []
+            begin: list[Callable[[], None]] = []
+            backend.after_capture = begin
             self._stream.begin_capture()
             try:
                 result = self.step(*held)

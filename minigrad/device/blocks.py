@@ -21,6 +21,7 @@ from minigrad.device.launch import FILL, Unusable, dense, launch, module, offer,
 from minigrad.functional import pair
 from minigrad.fused import Plan, composed
 from minigrad.nn.normalisation import BatchNorm
+from minigrad.ops import conv2d_input, conv2d_weight, placed
 from minigrad.pooling import Windows
 from minigrad.primitive import fused
 from minigrad.tape import recording
@@ -118,7 +119,7 @@ def _backward(
         db = t.sum((0, 2, 3)) if needed[2] else None
         if plan.pool is not None:
             assert plan.conv is not None and chosen is not None
-            t = _needed(pooling.place(t, chosen, plan.pool, _size_of(x, w, plan)))
+            t = placed(t, chosen, plan.pool, _size_of(x, w, plan))
     else:
         of, n, c, splits = _module(y, plan), len(y), y.shape[1], _splits(y)
         sums = xp.empty((splits, c, 2), xp.float64)
@@ -132,8 +133,8 @@ def _backward(
         db = xp.zeros_like(b) if needed[2] else None  # BatchNorm takes the mean away, and a bias with it
     if plan.conv is None:
         return [t, None, None, dgamma, dbeta]
-    dx = _needed(products.conv2d_input(t, w, *plan.conv, x.shape[2:])) if needed[0] else None
-    dw = _needed(products.conv2d_weight(x, t, *plan.conv, w.shape[2:])) if needed[1] else None
+    dx = conv2d_input(t, w, *plan.conv, x.shape[2:]) if needed[0] else None
+    dw = conv2d_weight(x, t, *plan.conv, w.shape[2:]) if needed[1] else None
     return [dx, dw, db, dgamma, dbeta]
 
 

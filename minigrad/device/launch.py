@@ -57,10 +57,15 @@ def module(*names: str, dtype: Any, **sizes: Any) -> Any:
         raise Unusable(f"{', '.join(names)}: {type(error).__name__}: {error}") from error
 
 
+@functools.cache
+def _function(of: Any, name: str) -> Any:
+    return of.get_function(name)
+
+
 def launch(of: Any, name: str, grid: tuple[int, ...], *arguments: Any, threads: int = THREADS) -> None:
     """Launches a module's function on the current stream. Arrays are dense unless the kernel takes strides."""
     try:
-        of.get_function(name)(grid, (threads,), arguments)
+        _function(of, name)(grid, (threads,), arguments)
     except MemoryError:
         raise
     except Exception as error:

@@ -7,7 +7,6 @@ captured counts on at every replay, and `refresh` writes a changed learning rate
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 from weakref import WeakKeyDictionary
 
 from minigrad.backend import Array, by_value, xp

@@ -60,7 +60,9 @@ class transfers:
     @classmethod
     def note(cls, what: str) -> None:
         if Graph.capturing is not None:
-            raise RuntimeError(f"{what}: cudaErrorStreamCaptureUnsupported: operation not permitted when stream is capturing")
+            raise RuntimeError(
+                f"{what}: cudaErrorStreamCaptureUnsupported: operation not permitted when stream is capturing"
+            )
         frame: Any = sys._getframe(1)
         while frame.f_code.co_filename == __file__:
             frame = frame.f_back
@@ -198,7 +200,8 @@ class DeviceArray:
         self._host = host
         self.base = base
         if Cuda.in_use:
-            Graph.alive[id(self)] = weakref.ref(self, lambda _, key=id(self): Graph.alive.pop(key, None))
+            key = id(self)
+            Graph.alive[key] = weakref.ref(self, lambda _: Graph.alive.pop(key, None))
 
     def __array__(self, *args: Any, **kwargs: Any) -> Any:
         raise TypeError("Implicit conversion to a NumPy array is not allowed. Please use `.get()`.")

@@ -60,8 +60,9 @@ def compiled(code: str) -> ctypes.CDLL:
     for name, types in parameters_of(code).items():
         arguments = ", ".join(f"*(({kind} *)arguments[{i}])" for i, kind in enumerate(types))
         wrappers[
-            f'extern "C" int run_{name}(const unsigned int *grid, const unsigned int *threads, int backwards, void **all) '
-            f"{{ return fibers::run(grid, threads, backwards, all, [](void **arguments) {{ {name}({arguments}); }}); }}"
+            f'extern "C" int run_{name}(const unsigned int *grid, const unsigned int *threads, int backwards, '
+            f"void **all) {{ return fibers::run(grid, threads, backwards, all, [](void **arguments) "
+            f"{{ {name}({arguments}); }}); }}"
         ] = None
         for kind in types:
             if not kind.endswith("*") and kind not in POINTEES:
