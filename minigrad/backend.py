@@ -227,9 +227,13 @@ after_capture: list[Callable[[], None]] | None = None
 """While what is launched is being captured, not run (`mg.capture`): what to do when that is over. Else None."""
 
 
+rehearsing = False
+"""Whether a step that will be captured runs once more before: every kernel that it needs is loaded then."""
+
+
 def capturing() -> bool:
-    """Whether a graph is being captured, in which CuPy refuses calls of cuBLAS."""
-    return after_capture is not None
+    """Whether a graph is being captured, in which CuPy refuses calls of cuBLAS, or rehearsed."""
+    return rehearsing or after_capture is not None
 
 
 def kernel(name: str) -> Callable[..., Any] | None:

@@ -67,8 +67,12 @@ class Captured:
     def _on_stream(self, inputs: tuple[Tensor, ...]) -> Any:
         if self.left > 0:
             self.left -= 1
-            with xp.cuda.using_allocator(self._pool.malloc):  # then capturing finds memory there
-                return self.step(*inputs)
+            backend.rehearsing = True  # capturing then finds kernels loaded, and memory in the pool
+            try:
+                with xp.cuda.using_allocator(self._pool.malloc):
+                    return self.step(*inputs)
+            finally:
+                backend.rehearsing = False
         numbers = self._numbers()
         if numbers is not None:
             numbers.refresh(self.optimizer)

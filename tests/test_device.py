@@ -465,6 +465,16 @@ def test_every_replay_draws_another_mask_with_its_probability() -> None:
     np.testing.assert_allclose(neighbours, 0, atol=5 / np.sqrt(x.size))
 
 
+def test_capturing_finds_every_kernel_loaded() -> None:
+    launch._module.cache_clear()
+    launch.function.cache_clear()
+    _, optimizer, step = trainer(GRAPHED["AdamW"], True)
+    fast = mg.capture(lambda x, y: step(F.dropout(x, 0.5), y), optimizer, warmup=1)
+    for _ in range(2):
+        fast(mg.ones(5, 1, 8, 8, dtype="float64"), mg.tensor([0, 1, 2, 0, 1]))
+    assert (fast.replays, fast.reason) == (1, None)
+
+
 def test_a_wrong_label_in_a_replay_is_told() -> None:
     fast = mg.capture(lambda x, y: F.cross_entropy(x, y), warmup=1)
     x = mg.random.normal(2, 3)
@@ -618,6 +628,16 @@ def test_a_kernel_that_does_not_compile_leaves_its_place_to_ordinary_ops(monkeyp
         assert F.conv2d(x, w).shape == (1, 1, 2, 2)  # warned once
     finally:
         launch._module.cache_clear()
+
+
+def test_out_of_memory_in_a_kernels_launch_names_the_op(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: Any) -> Any:
+        raise MemoryError("Out of memory allocating 1,000 bytes (allocated so far: 200 bytes).")
+
+    x, w = mg.ones(1, 1, 3, 3), mg.ones(1, 1, 2, 2)
+    monkeypatch.setattr(xp, "empty", full)
+    with pytest.raises(mg.OutOfMemory, match=r"conv of float32 \[1, 1, 3, 3\].*allocating 1,000 bytes.*batch size"):
+        F.conv2d(x, w)
 
 
 def test_kernels_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,14 +58,15 @@ def module(*names: str, dtype: Any, **sizes: Any) -> Any:
 
 
 @functools.cache
-def _function(of: Any, name: str) -> Any:
+def function(of: Any, name: str) -> Any:
+    """A module's function, loaded."""
     return of.get_function(name)
 
 
 def launch(of: Any, name: str, grid: tuple[int, ...], *arguments: Any, threads: int = THREADS) -> None:
     """Launches a module's function on the current stream. Arrays are dense unless the kernel takes strides."""
     try:
-        _function(of, name)(grid, (threads,), arguments)
+        function(of, name)(grid, (threads,), arguments)
     except MemoryError:
         raise
     except Exception as error:

@@ -10,15 +10,21 @@ from typing import Any
 
 from minigrad import backend
 from minigrad.backend import generator, xp
-from minigrad.device.launch import launch, module, offer, per_thread, small
+from minigrad.device.launch import function, launch, module, offer, per_thread, small
 from minigrad.tensor import Tensor
 
 
 @offer("bernoulli")
 def bernoulli(p: float, shape: tuple[int, ...], dtype: Any) -> Tensor | None:
     """Ones with probability p, zeros otherwise; None outside of a capture."""
+    if not backend.capturing():
+        return None
     after, y = backend.after_capture, xp.empty(shape, dtype)
-    if after is None or y.dtype.char not in "fd" or not small(y):
+    if y.dtype.char not in "fd" or not small(y):
+        return None
+    of = module("masks", dtype=y.dtype)
+    if after is None:  # a rehearsal, whose mask is the host's
+        function(of, "bernoulli")
         return None
     state, tickets = xp.empty(2, xp.int64), xp.empty(1, xp.uint32)
 
@@ -27,5 +33,5 @@ def bernoulli(p: float, shape: tuple[int, ...], dtype: Any) -> Tensor | None:
         tickets.fill(0)
 
     after.append(begin)
-    launch(module("masks", dtype=y.dtype), "bernoulli", per_thread(y.size, 1024), y, float(p), state, tickets, y.size)
+    launch(of, "bernoulli", per_thread(y.size, 1024), y, float(p), state, tickets, y.size)
     return Tensor(y)

@@ -529,6 +529,8 @@ class RawModule:
         self.code = code
 
     def get_function(self, name: str) -> emulator.Function:
+        if Graph.capturing is not None:
+            raise RuntimeError(f"{name}: a kernel is loaded during stream capture, which may wait for the device")
         return emulator.Function(self.code, name, _compute)
 
 
