@@ -32,6 +32,7 @@ from minigrad import nn, optim
 
 WARMUP = 10
 ROUNDS = 7
+LEAST = 5  # steps in a round
 
 
 @dataclass
@@ -162,7 +163,7 @@ def measure(batch: int, seconds: float, unmeasured: list[str]) -> list[dict[str,
     began = time.perf_counter()
     for _ in range(ROUNDS):
         for one in ready:
-            steps = max(5, int(seconds * 1000 / (ROUNDS * len(ready)) / max(one.run(1), 0.01)))
+            steps = max(LEAST, int(seconds * 1000 / (ROUNDS * len(ready)) / max(one.run(1), 0.01)))
             steps = min(steps, 500)
             one.times.append(one.run(steps) / steps)
         if time.perf_counter() - began > 2 * seconds:
