@@ -1,22 +1,29 @@
 """What a training step costs on a GPU, beside PyTorch on the same card: `python -m benchmarks.gpu`.
 
-The small BN-CNN on images of MNIST's size (random ones: speed does not depend on what they show), batches
-of 128 and 4,096, SGD with momentum, float32 with TF32 off on both sides. A *step* is forward, backward and
+Under ten minutes in three parts, which `--parts` takes one by one: "check", the tests that need a GPU (correctness
+first: where they fail the numbers say nothing); "step", training steps; "train", the main job to its accuracy.
+
+The network is the small BN-CNN on images of MNIST's size (random ones: speed does not depend on what they show), in
+batches of 128 and 4,096, SGD with momentum, float32 with TF32 off on both sides. A *step* is forward, backward and
 update on a batch that lies on the card. The contestants take turns, round by round, so that a card that
 warms up does so for all; a round is timed by events on the device, and its end is waited for. The table
-has medians over rounds. What cannot be measured here is listed as not measured, with the reason.
+has medians over rounds. What cannot be measured here is listed as not measured, with the reason. All of it goes
+into OUT/gpu.json and, ready for docs/gpu.md, OUT/gpu.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
+import json
 import platform
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import minigrad as mg
@@ -25,6 +32,7 @@ from minigrad import nn, optim
 
 WARMUP = 10
 ROUNDS = 7
+LEAST = 5  # steps in a round
 
 
 @dataclass
@@ -46,11 +54,11 @@ def bn_cnn(layers: Any) -> Any:
     )  # fmt: skip
 
 
-def minigrads(batch: int, captured: bool) -> Contestant:
-    """minigrad on CuPy, step by step or through `mg.capture`."""
+def minigrads(batch: int, fused: bool, captured: bool) -> Contestant:
+    """minigrad on CuPy: layer by layer or fused, step by step or through `mg.capture`."""
     xp = mg.backend.xp
     mg.random.seed(0)
-    model = bn_cnn(nn)
+    model = mg.fused.fuse(bn_cnn(nn)) if fused else bn_cnn(nn)
     optimizer = optim.SGD(model.parameters(), 0.01, momentum=0.9)
     x = mg.random.normal(batch, 1, 28, 28)
     y = mg.tensor([i % 10 for i in range(batch)])
@@ -74,7 +82,7 @@ def minigrads(batch: int, captured: bool) -> Contestant:
         return float(xp.cuda.get_elapsed_time(start, end))
 
     note = lambda: f"ran uncaptured: {fast.reason}" if captured and fast.reason else ""
-    return Contestant("minigrad, mg.capture" if captured else "minigrad", run, note)
+    return Contestant("minigrad" + ", fused" * fused + ", mg.capture" * captured, run, note)
 
 
 def torches(torch: Any, batch: int, mode: str) -> Contestant:
@@ -122,8 +130,11 @@ def torches(torch: Any, batch: int, mode: str) -> Contestant:
 def contestants(batch: int, unmeasured: list[str]) -> list[Contestant]:
     """Everyone who can start here; the others go to `unmeasured` with their reasons."""
     makers: dict[str, Callable[[], Contestant]] = {
-        f"minigrad, batch {batch}": lambda: minigrads(batch, False),
-        f"minigrad with mg.capture, batch {batch}": lambda: minigrads(batch, True),
+        f"minigrad{', fused' * fused}{', mg.capture' * captured}, batch {batch}": (
+            lambda fused=fused, captured=captured: minigrads(batch, fused, captured)
+        )
+        for captured in (False, True)
+        for fused in (False, True)
     }
     try:
         import torch  # an optional dependency: what minigrad is measured against
@@ -146,27 +157,50 @@ def contestants(batch: int, unmeasured: list[str]) -> list[Contestant]:
     return ready
 
 
-def measure(batch: int, seconds: float, unmeasured: list[str]) -> list[str]:
-    """The lines of the table for one batch size, from about `seconds` of measuring."""
+def measure(batch: int, seconds: float, unmeasured: list[str]) -> list[dict[str, Any]]:
+    """A line for each contestant at one batch size, from about `seconds` of measuring."""
     ready = contestants(batch, unmeasured)
-    if not ready:
-        return []
     began = time.perf_counter()
     for _ in range(ROUNDS):
         for one in ready:
-            steps = max(5, int(seconds * 1000 / (ROUNDS * len(ready)) / max(one.run(1), 0.01)))
+            steps = max(LEAST, int(seconds * 1000 / (ROUNDS * len(ready)) / max(one.run(1), 0.01)))
             steps = min(steps, 500)
             one.times.append(one.run(steps) / steps)
         if time.perf_counter() - began > 2 * seconds:
             break
     eager = next((statistics.median(one.times) for one in ready if one.name == "PyTorch eager"), None)
-    lines = []
-    for one in ready:
-        middle = statistics.median(one.times)
-        against = f"{eager / middle:.2f}x" if eager else "not measured"
-        spread = f"{min(one.times):.3f} to {max(one.times):.3f}"
-        lines.append(f"| {batch} | {one.name} | {middle:.3f} | {spread} | {against} | {one.note()} |")
-    return lines
+    return [
+        {"batch": batch, "contestant": one.name, "ms": statistics.median(one.times), "rounds": one.times,
+         "against eager": eager and eager / statistics.median(one.times), "note": one.note()}
+        for one in ready
+    ]  # fmt: skip
+
+
+def row(line: dict[str, Any]) -> str:
+    """A line as one of the table's."""
+    against = f"{line['against eager']:.2f}x" if line["against eager"] else "not measured"
+    spread = f"{min(line['rounds']):.3f} to {max(line['rounds']):.3f}"
+    return f"| {line['batch']} | {line['contestant']} | {line['ms']:.3f} | {spread} | {against} | {line['note']} |"
+
+
+def command(arguments: list[str], seconds: float, what: str, unmeasured: list[str]) -> list[str]:
+    """The last lines that a command prints, and how long it took; or why it is not measured."""
+    began = time.perf_counter()
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", *arguments], capture_output=True, text=True, timeout=seconds, check=False
+        )
+    except subprocess.TimeoutExpired:
+        unmeasured.append(f"{what}: it took more than {seconds:.0f} s")
+        return []
+    lines = done.stdout.splitlines()[-12:] or done.stderr.splitlines()[-12:]
+    if done.returncode:
+        unmeasured.append(f"{what}: `python -m {' '.join(arguments)}` ended with status {done.returncode}")
+    return [*lines, f"({time.perf_counter() - began:.1f} s, status {done.returncode})"]
+
+
+CHECK = ["pytest", "--backend", "cupy", "-n", "0", "tests/test_gpu.py"]
+TRAIN = ["examples.mnist", "--backend", "cupy", "--dataset", "mnist", "--capture", "--epochs", "2"]
 
 
 def versions() -> str:
@@ -186,26 +220,46 @@ def versions() -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Prints the table; the exit status is 0 also where nothing could be measured, which it then says."""
+    """Prints and writes what was measured; the exit status is 0 also where nothing could be, which it then says."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__.split("\n")[0])
+    parser.add_argument("--parts", nargs="+", choices=("check", "step", "train"), default=["check", "step", "train"])
     parser.add_argument("--batches", type=int, nargs="+", default=[128, 4096])
-    parser.add_argument("--seconds", type=float, default=60.0, help="of measuring, for each batch size")
+    parser.add_argument("--seconds", type=float, default=40.0, help="of measuring, for each batch size")
+    parser.add_argument("--out", type=Path, default=Path("runs/gpu"), help="where gpu.json and gpu.md go")
     flags = parser.parse_args(argv)
     unmeasured: list[str] = []
-    lines: list[str] = []
+    found: dict[str, Any] = {}
+    text: list[str] = []
+
+    def say(*lines: str) -> None:
+        print(*lines, sep="\n", flush=True)
+        text.extend(lines)
+
     try:
         mg.use("cupy")
     except (ImportError, RuntimeError) as error:
         unmeasured.append(f"everything: {error}")
     else:
-        print(versions(), end="\n\n")
-        for batch in flags.batches:
-            lines += measure(batch, flags.seconds, unmeasured)
-    if lines:
-        print("| batch | contestant | ms a step, median | rounds | against PyTorch eager | note |")
-        print("|---|---|---|---|---|---|", *lines, sep="\n")
-    unmeasured.append("training to 99 % test accuracy: that is `time python -m examples.mnist --backend cupy`")
-    print("\nNot measured:", *(f"- {reason}" for reason in unmeasured), sep="\n")
+        found["versions"] = versions()
+        say(found["versions"], "")
+        if "check" in flags.parts:
+            found["check"] = command(CHECK, 200, "agreement with NumPy on the device", unmeasured)
+            say("```", *found["check"], "```", "")
+        if "step" in flags.parts:
+            found["steps"] = [line for batch in flags.batches for line in measure(batch, flags.seconds, unmeasured)]
+            if found["steps"]:
+                say("| batch | contestant | ms a step, median | rounds | against PyTorch eager | note |")
+                say("|---|---|---|---|---|---|", *map(row, found["steps"]), "")
+        if "train" in flags.parts:
+            found["train"] = command(TRAIN, 120, "training to 99 % test accuracy", unmeasured)
+            say("```", *found["train"], "```", "")
+    parts = {"check": "agreement with NumPy", "step": "a step's time", "train": "training to 99 % test accuracy"}
+    unmeasured += [f"{what}: --parts left it out" for part, what in parts.items() if part not in flags.parts]
+    found["not measured"] = unmeasured
+    say("Not measured:", *(f"- {reason}" for reason in unmeasured or ["nothing: all of it was"]))
+    flags.out.mkdir(parents=True, exist_ok=True)
+    (flags.out / "gpu.json").write_text(json.dumps(found, indent=1))
+    (flags.out / "gpu.md").write_text("\n".join(text) + "\n")
     return 0
 
 

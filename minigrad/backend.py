@@ -13,7 +13,7 @@ import contextlib
 import functools
 import importlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import ModuleType, SimpleNamespace
 from typing import Any, TypeVar
@@ -214,6 +214,61 @@ def from_numpy(array: Any) -> Array:
         return _current.from_numpy(array)
     except MemoryError as error:
         raise out_of_memory("from_numpy", error) from error
+
+
+# ---- kernels of the device -------------------------------------------------------------------------------
+kernels: dict[str, Callable[..., Any]] = {}
+"""What `minigrad.device` offers, by the name of the function that it stands for."""
+
+kernels_on = os.environ.get("MINIGRAD_DEVICE_KERNELS") != "0"
+"""Whether kernels are used where there are any; MINIGRAD_DEVICE_KERNELS=0 switches them off."""
+
+after_capture: list[Callable[[], None]] | None = None
+"""While what is launched is being captured, not run (`mg.capture`): what to do when that is over. Else None."""
+
+
+rehearsing = False
+"""Whether a step that will be captured runs once more before: every kernel that it needs is loaded then."""
+
+
+def capturing() -> bool:
+    """Whether a graph is being captured, in which CuPy refuses calls of cuBLAS, or rehearsed."""
+    return rehearsing or after_capture is not None
+
+
+def kernel(name: str) -> Callable[..., Any] | None:
+    """The device's kernel of that name, or None: on the host, where they are switched off, or there is none.
+
+    They are looked for at the first call: the host has no use for them.
+    """
+    if xp.ndarray is numpy.ndarray or not kernels_on or not hasattr(xp, "RawModule"):
+        return None
+    if not kernels:
+        try:
+            importlib.import_module("minigrad.device")
+        except ImportError:
+            return None
+    return kernels.get(name)
+
+
+def or_kernel(name: str, function: Callable[..., Array]) -> Callable[..., Array]:
+    """The function, behind the device's kernel of that name; a kernel that returns None leaves it to the function."""
+
+    def call(*args: Any) -> Array:
+        if args[0].__class__ is not host_array and (own := kernel(name)) is not None:
+            y = own(*args)
+            if y is not None:
+                return y
+        return function(*args)
+
+    return call
+
+
+def by_value(numbers: Sequence[int]) -> numpy.ndarray:
+    """64-bit integers as one value, which a kernel takes as a struct."""
+    value = numpy.zeros(1, [("numbers", numpy.int64, (len(numbers),))])
+    value["numbers"][0] = numbers
+    return value
 
 
 # ---- memory -------------------------------------------------------------------------------------------

@@ -4,7 +4,10 @@ A small network is bound by launches: Python asks for some hundred kernels a ste
 CUDA graph is those launches, recorded once on a stream, which the driver then issues together. What is
 recorded is the device's work alone: Python does not run in a *replay*, so a step can be captured only
 where the next one would launch the very same kernels with the same numbers in them. What changes
-between steps must lie in arrays: inputs are copied into fixed ones, parameters and momenta are there anyway.
+between steps must lie in arrays: inputs are copied into fixed ones, parameters, momenta and running statistics are
+there anyway, and the kernels of `minigrad.device` read an optimizer's count of steps and its learning rate, and the
+state of dropout's masks, from the device's memory. Products go through those kernels too: CuPy refuses calls of cuBLAS
+while a stream is captured.
 
 Whatever cannot be captured runs as it would without `capture`, and `reason` says why.
 """
@@ -15,8 +18,8 @@ from collections.abc import Callable
 from typing import Any
 
 from minigrad import backend
-from minigrad.backend import current, xp
-from minigrad.optim import SGD, Optimizer
+from minigrad.backend import current, kernel, xp
+from minigrad.optim import SGD, Memory, Optimizer
 from minigrad.tensor import Tensor
 
 __all__ = ["capture"]
@@ -43,6 +46,7 @@ class Captured:
         self._of: tuple[Any, ...] = ()
         self._pool: Any = None
         self._conditions: list[Any] = []
+        self._stepped: list[Memory] = []
 
     def __call__(self, *inputs: Tensor) -> Any:
         obstacle = self._never or self._obstacle(inputs)
@@ -51,6 +55,8 @@ class Captured:
             return self.step(*inputs)
         if self._stream is None:
             self._stream = xp.cuda.Stream(non_blocking=True)
+            # Memory of its own: what a replay computes in must never be given to anything that stays.
+            self._pool = xp.cuda.MemoryPool()
         before = xp.cuda.get_current_stream()
         self._stream.wait_event(before.record())  # what was launched so far comes first
         with self._stream:
@@ -61,9 +67,18 @@ class Captured:
     def _on_stream(self, inputs: tuple[Tensor, ...]) -> Any:
         if self.left > 0:
             self.left -= 1
-            return self.step(*inputs)
-        of = (signature(inputs), self._settings())
-        if self._graph is None:
+            backend.rehearsing = True  # capturing then finds kernels loaded, and memory in the pool
+            try:
+                with xp.cuda.using_allocator(self._pool.malloc):
+                    return self.step(*inputs)
+            finally:
+                backend.rehearsing = False
+        numbers = self._numbers()
+        if numbers is not None:
+            numbers.refresh(self.optimizer)
+        of = (signature(inputs), self._settings(numbers))
+        fresh = self._graph is None
+        if fresh:
             self._record(inputs, of)
         if self._graph is None:
             return self.step(*inputs)
@@ -74,6 +89,12 @@ class Captured:
         for held, given in zip(self._inputs, inputs, strict=True):
             held.data[...] = given.data
         self._graph.launch(self._stream)
+        if not fresh:  # what Python counts in a step, recording has counted once
+            for memory in self._stepped:
+                memory.step += 1
+                memory.parameter.bump()
+            if numbers is not None:
+                numbers.counted(self._stepped)
         held_already = {id(condition) for condition in backend._pending}
         backend._pending += [condition for condition in self._conditions if id(condition) not in held_already]
         self.reason = None
@@ -87,18 +108,20 @@ class Captured:
         memories = [] if self.optimizer is None else list(self.optimizer.state.values())
         before = [(m, m.step, m.parameter.node, m.parameter.node and m.parameter.node.grad) for m in memories]
         trouble: Exception | None = None
-        # Memory of its own: what a replay computes in must never be given to anything that stays.
-        pool = xp.cuda.MemoryPool()
-        with backend.transfers() as crossed, xp.cuda.using_allocator(pool.malloc):
+        with backend.transfers() as crossed, xp.cuda.using_allocator(self._pool.malloc):
+            begin: list[Callable[[], None]] = []
+            backend.after_capture = begin
             self._stream.begin_capture()
             try:
                 result = self.step(*held)
             except Exception as error:  # whatever it is, the step runs again, uncaptured, and shows it there
                 trouble = error
-            try:
-                graph = self._stream.end_capture()
-            except Exception as error:
-                trouble = trouble or error
+            finally:
+                backend.after_capture = None
+                try:
+                    graph = self._stream.end_capture()
+                except Exception as error:
+                    trouble = trouble or error
         if trouble is not None:
             self._never = f"capturing failed: {type(trouble).__name__}: {trouble}"
         elif crossed.to_host or crossed.to_device:
@@ -115,9 +138,12 @@ class Captured:
                 if node is not None:
                     node.grad = gradient
             return
-        self._graph, self._inputs, self._result, self._of, self._pool = graph, held, result, of, pool
+        self._graph, self._inputs, self._result, self._of = graph, held, result, of
+        self._stepped = [memory for memory, step, _, _ in before if memory.step != step]
         self._conditions = backend._pending[asked:]
         del backend._pending[asked:]
+        for start in begin:
+            start()
 
     def _obstacle(self, inputs: tuple[Any, ...]) -> str | None:
         """Why this call cannot be captured or replayed, if it is known beforehand."""
@@ -125,14 +151,21 @@ class Captured:
             return f"the backend is {current()!r}, which has no CUDA graphs"
         if not all(isinstance(x, Tensor) and x.node is None for x in inputs):
             return "inputs must be Tensors without a history"
-        if self.optimizer is not None and type(self.optimizer) is not SGD:
+        if self.optimizer is not None and type(self.optimizer) is not SGD and self._numbers() is None:
             kind = type(self.optimizer).__name__
             return f"{kind} counts its steps on the host, and a replay would repeat one step's numbers; SGD does not"
         return None
 
-    def _settings(self) -> tuple[Any, ...]:
-        """What the captured kernels hold as numbers: the optimizer's hyper-parameters."""
+    def _numbers(self) -> Any:
+        """The optimizer's counts and hyper-parameters on the device, where a kernel takes its steps; else None."""
+        own = None if self.optimizer is None else kernel("optimizer numbers")
+        return None if own is None else own(self.optimizer)
+
+    def _settings(self, numbers: Any) -> tuple[Any, ...]:
+        """What of the optimizer's hyper-parameters the captured kernels are made for."""
         groups = [] if self.optimizer is None else self.optimizer.param_groups
+        if numbers is not None:  # only what decides which arrays there are: the numbers are read at every replay
+            return tuple((bool(group.get("momentum")), bool(group.get("amsgrad"))) for group in groups)
         return tuple(tuple(sorted(group.hyper.items())) for group in groups)
 
 
@@ -149,10 +182,10 @@ def capture(step: Callable[..., Any], optimizer: Optimizer | None = None, warmup
             loss = fast(x, y)
 
     step: takes constant Tensors of fixed shapes, trains, and returns Tensors (or nothing). What a replay
-    returns lies in fixed arrays that the next replay overwrites. optimizer: the one that the step uses; a
-    learning rate that changed makes the call run uncaptured. Python in the step (printing, counting,
-    schedules) does not run in a replay. Where a call is not a replay, it runs as `step` does and
-    `fast.reason` says why: no CUDA, other shapes, numbers drawn or read on the host, an optimizer that
-    counts its steps on the host, or a library that refuses to be captured (CuPy's cuBLAS is one).
+    returns lies in fixed arrays that the next replay overwrites. optimizer: the one that the step uses; step its
+    schedule outside of `step`: SGD without dampening, Adam and AdamW see a changed learning rate at the next replay.
+    Other optimizers than these run uncaptured. Python in the step (printing, counting) does not run in a replay, and
+    masks of dropout come from a generator on the device. Where a call is not a replay, it runs as `step` does and
+    `fast.reason` says why: no CUDA, other shapes, values read on the host, or a library that refuses to be captured.
     """
     return Captured(step, optimizer, warmup)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from minigrad.backend import xp
+from minigrad.backend import is_scalar, xp
 from minigrad.tensor import Tensor, differentiable
 
 Shape = int | tuple[int, ...] | list[int]
@@ -41,7 +41,8 @@ def ones(*shape: Any, dtype: Any = float32, requires_grad: bool = False) -> Tens
 
 def full(shape: Shape, value: float, dtype: Any = None, requires_grad: bool = False) -> Tensor:
     """One value everywhere; a Python float makes float32, an integer int64, a truth value bool."""
-    return _finish(xp.full(shape, value, _natural(dtype, value)), requires_grad)
+    dtype = _natural(dtype, value)
+    return _finish(xp.full(shape, value.item() if is_scalar(value) else value, dtype), requires_grad)
 
 
 def _natural(dtype: Any, *values: Any) -> Any:
@@ -80,4 +81,4 @@ def ones_like(t: Tensor, dtype: Any = None, requires_grad: bool = False) -> Tens
 
 def full_like(t: Tensor, value: float, dtype: Any = None, requires_grad: bool = False) -> Tensor:
     """One value, in the shape and, unless told otherwise, the dtype of `t`."""
-    return _finish(xp.full(t.shape, value, dtype or t.dtype), requires_grad)
+    return _finish(xp.full(t.shape, value.item() if is_scalar(value) else value, dtype or t.dtype), requires_grad)

@@ -5,7 +5,8 @@ looked for in the folder that the caller names, in `MINIGRAD_DATA`, in the user'
 then downloaded into that cache. A file is used whole and checked, or a `DataError` says what is wrong
 with it and what to do. *Batches* hands out mini-batches: which images, in which order and how distorted
 is a function of (seed, epoch, batch number) alone, so that a run which stops and resumes sees exactly
-the batches that it would have seen. All of it happens on the host, with one order for every backend.
+the batches that it would have seen. All of it is drawn on the host, with one order for every backend; on a device
+that has the kernel for it the images lie there and are chosen and distorted there (to one grey level in rounding).
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from urllib.parse import urlsplit
 import numpy as np
 from numpy.typing import NDArray
 
-from minigrad.backend import from_numpy
+from minigrad.backend import from_numpy, kernel, xp
 from minigrad.tensor import Tensor
 
 Bytes = NDArray[np.uint8]
@@ -602,18 +603,37 @@ class Augment:
 
     def __call__(self, images: Bytes, generator: np.random.Generator) -> Bytes:
         """Distorted copies of uint8 images (n, c, h, w), by numbers drawn from `generator` alone."""
-        n, _, h, w = images.shape
+        matrices, offsets = self.draw(images.shape, generator)
+        if matrices is not None:
+            return affine(images, matrices, offsets)
+        return shifted(images, offsets) if self.shift else images
+
+    def draw(
+        self, shape: tuple[int, ...], generator: np.random.Generator
+    ) -> tuple[NDArray[np.floating[Any]] | None, Integers]:
+        """The matrices (n, 2, 2) of `affine`, None where there are only shifts, and the offsets (n, 2)."""
+        n, _, h, w = shape
         if self.shift >= min(h, w):
             raise ValueError(f"Augment: a shift of {self.shift} pixels moves {h}x{w} images out of sight")
         offsets = generator.integers(-self.shift, self.shift, size=(n, 2), endpoint=True)
         if not (self.rotate or self.scale or self.shear):
-            return shifted(images, offsets) if self.shift else images
+            return None, offsets
         limits = np.array([math.radians(self.rotate), self.scale, self.shear])
         angle, scale, shear = generator.uniform(-1, 1, (3, n)) * limits[:, None]
         cos, sin = (1 + scale) * np.cos(angle), (1 + scale) * np.sin(angle)
         # scale [[cos, -sin], [sin, cos]] @ [[1, 0], [shear, 1]], in (y, x)
-        matrices = np.stack([cos - sin * shear, -sin, sin + cos * shear, cos], axis=1).reshape(n, 2, 2)
-        return affine(images, matrices, offsets)
+        return np.stack([cos - sin * shear, -sin, sin + cos * shear, cos], axis=1).reshape(n, 2, 2), offsets
+
+    def maps(self, shape: tuple[int, ...], generator: np.random.Generator) -> NDArray[np.float32]:
+        """What a device needs for images of a shape (n, c, h, w): where each pixel of the results was, float32 (n, 6).
+
+        A pixel at q from the centre was at M q + (down, right): the four of M, then those two, from the corner.
+        """
+        n, _, h, w = shape
+        matrices, offsets = self.draw(shape, generator)
+        inverse = np.broadcast_to(np.eye(2), (n, 2, 2)) if matrices is None else np.linalg.inv(matrices)
+        start = np.array([(h - 1) / 2, (w - 1) / 2]) - np.einsum("nij,nj->ni", inverse, offsets)
+        return np.concatenate([inverse.reshape(n, 4), start], axis=1).astype(np.float32)
 
 
 # --- mini-batches -------------------------------------------------------------------------------------
@@ -691,6 +711,7 @@ class Batches:
         self.epoch = 0
         self.batch = 0
         self._table = ((np.arange(256) / 255 - mean) / std).astype(np.float32)  # of each byte, its float
+        self._resident: tuple[Any, ...] | None = None  # images, labels and table on the device
         self._loop: object = None  # the loop under way or left early
 
     def __len__(self) -> int:
@@ -713,10 +734,17 @@ class Batches:
             self.epoch, self.batch = self.epoch + 1, 0
         self._loop = loop = object()
         epoch, order = self.epoch, self.order(self.epoch)
-        batches = (lambda number: self._make(epoch, order, number), range(self.batch, len(self)))
-        for images, labels in map(*batches) if self.augment is None else _ahead(*batches):
+        numbers = range(self.batch, len(self))
+        batches: Iterator[tuple[Tensor, Tensor]]
+        if (gather := kernel("batch")) is not None and (self.augment is None or type(self.augment) is Augment):
+            batches = self._on_device(gather, epoch, order, numbers)
+        else:
+            make = lambda number: self._make(epoch, order, number)
+            made = map(make, numbers) if self.augment is None else _ahead(make, numbers)
+            batches = ((Tensor(from_numpy(images)), Tensor(from_numpy(labels))) for images, labels in made)
+        for images, labels in batches:
             self.batch += 1
-            yield Tensor(from_numpy(images)), Tensor(from_numpy(labels))
+            yield images, labels
             if self._loop is not loop:
                 raise RuntimeError("Batches: a second loop or load_state began within this loop; make two Batches")
         self.epoch, self.batch = epoch + 1, 0
@@ -767,6 +795,27 @@ class Batches:
     def _generator(self, epoch: int, stream: int) -> np.random.Generator:
         """Stream 0 gives an epoch's order, stream 1 + i the distortions of its batch i."""
         return np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(epoch, stream)))
+
+    def _on_device(
+        self, gather: Callable[..., Any], epoch: int, order: Integers, numbers: Iterable[int]
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of an epoch from images that lie on the device, where they stay for the epochs to come."""
+        if self._resident is None or not isinstance(self._resident[0], xp.ndarray):
+            arrays = np.ascontiguousarray(self.images), self.labels.astype(np.int64), self._table
+            self._resident = tuple(map(from_numpy, arrays))
+        indices = from_numpy(order.astype(np.int64))
+        for number in numbers:
+            chosen = indices[number * self.batch_size : (number + 1) * self.batch_size]
+            maps = None
+            if isinstance(self.augment, Augment):
+                shape = (len(chosen), *self.images.shape[1:])
+                maps = from_numpy(self.augment.maps(shape, self._generator(epoch, 1 + number)))
+            batch = gather(*self._resident, chosen, maps)
+            yield batch if batch is not None else self._crossing(epoch, order, number)
+
+    def _crossing(self, epoch: int, order: Integers, number: int) -> tuple[Tensor, Tensor]:
+        images, labels = self._make(epoch, order, number)
+        return Tensor(from_numpy(images)), Tensor(from_numpy(labels))
 
     def _make(self, epoch: int, order: Integers, number: int) -> tuple[NDArray[np.float32], Integers]:
         chosen = order[number * self.batch_size : (number + 1) * self.batch_size]

@@ -13,7 +13,7 @@ from typing import Any
 
 from minigrad import creation, ops, random
 from minigrad.autodiff import label
-from minigrad.backend import on_host, require
+from minigrad.backend import kernel, on_host, require
 from minigrad.ops import Axis
 from minigrad.pooling import Windows
 from minigrad.tensor import Tensor
@@ -400,6 +400,10 @@ def cross_entropy(
     target = target if isinstance(target, Tensor) else Tensor(target)
     if not 0.0 <= label_smoothing <= 1.0:
         raise ValueError(f"cross_entropy: label_smoothing is between 0 and 1, not {label_smoothing}")
+    if weight is None and not label_smoothing and reduction == "mean" and (own := kernel("cross_entropy")) is not None:
+        loss = own(x, target, ignore_index)
+        if loss is not None:
+            return loss
     logp = log_softmax(x, 1) if x.ndim > 1 else x
     if target.dtype.kind != "f":
         return _nll(logp, target, weight, ignore_index, reduction, label_smoothing, "cross_entropy")

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from minigrad import functional as F
 from minigrad import kernels, nn, ops, parallel, pooling
-from minigrad.backend import Array, host_array, xp
+from minigrad.backend import Array, host_array, kernel, xp
 from minigrad.convolution import Geometry, Pair, batch_first, batch_last, conv_size, geometry
 from minigrad.functional import pair
 from minigrad.nn.normalisation import BatchNorm
@@ -359,10 +359,13 @@ class Fused(nn.Sequential):
         place = 0
         while place < len(self.layers):
             count = 0
-            if recording.watch is None and isinstance(x, Tensor) and x.data.__class__ is host_array:
-                if x.ndim == 4:
+            if recording.watch is None and isinstance(x, Tensor):
+                on_device = x.data.__class__ is not host_array
+                if x.ndim == 4 and on_device and (together := kernel("together")) is not None:
+                    count, y = together(x, self.layers[place : place + 4]) or (0, None)
+                elif x.ndim == 4 and not on_device:
                     count, y = self._together(x, self.layers[place : place + 4])
-                elif x.ndim == 2:
+                elif x.ndim == 2 and not on_device:
                     count, y = self._dense(x, self.layers[place : place + 2])
             if count:
                 x = y

@@ -19,13 +19,23 @@ from operator import index as index_of
 from typing import Any
 
 from minigrad import convolution, kernels, pooling
-from minigrad.backend import is_scalar, xp
+from minigrad.backend import is_scalar, or_kernel, xp
 from minigrad.primitive import bilinear, describe, discrete, elementwise, linear, name_rows, primitive
 from minigrad.tensor import Tensor, as_array, raw_index
 
 Axis = int | tuple[int, ...] | None
 any_, all_, sum_, abs_, max_, min_, slice_ = (
     builtins.any, builtins.all, builtins.sum, builtins.abs, builtins.max, builtins.min, builtins.slice,
+)  # fmt: skip
+
+# What a device has kernels of its own for (`minigrad.device`).
+product = or_kernel("matmul", kernels.matmul)
+conv2d = or_kernel("conv2d", convolution.conv2d)
+conv2d_input, conv2d_weight = (
+    or_kernel("conv2d_input", convolution.conv2d_input), or_kernel("conv2d_weight", convolution.conv2d_weight),
+)  # fmt: skip
+tops, which, placed = (
+    or_kernel("maximum", pooling.maximum), or_kernel("which", pooling.which), or_kernel("place", pooling.place),
 )  # fmt: skip
 
 # fmt: off
@@ -115,23 +125,23 @@ windows     = linear(lambda x, kernel, stride, dilation: convolution.windows(x, 
 fold        = linear(lambda x, size, stride, dilation: convolution.fold(x, size, stride, dilation),
                      lambda g, x_shape, stride, dilation: windows(g, x_shape[-4:-2], stride, dilation), size=..., stride=(1, 1), dilation=(1, 1))
 pick        = linear(lambda x, cells, at: pooling.pick(x, cells, at), lambda g, x_shape, cells, at: place(g, cells, at, x_shape[2:]), cells=..., at=...)
-place       = linear(lambda x, cells, at, size: pooling.place(x, cells, at, size), lambda g, cells, at: pick(g, cells, at), cells=..., at=..., size=...)
-max_pool    = primitive(lambda x, at: pooling.maximum(x, at), lambda g, x, y, at: place(g, raw_index(which_cell(x, y, at)), at, shape_of(x)[2:]), at=...)
+place       = linear(lambda x, cells, at, size: placed(x, cells, at, size), lambda g, cells, at: pick(g, cells, at), cells=..., at=..., size=...)
+max_pool    = primitive(lambda x, at: tops(x, at), lambda g, x, y, at: place(g, raw_index(which_cell(x, y, at)), at, shape_of(x)[2:]), at=...)
 concatenate_ = linear(lambda *xs, axis: xp.concatenate(xs, axis=axis), lambda g, xs_shape, axis, i: take(g, section(xs_shape, axis, i)), axis=0)
 
 # ---- products ------------------------------------------------------------------------------------
-matmul_     = bilinear(lambda a, b: kernels.matmul(a, b),  lambda g, b: matmul_(g, mT(b)),  lambda g, a: matmul_(mT(a), g))
+matmul_     = bilinear(lambda a, b: product(a, b),         lambda g, b: matmul_(g, mT(b)),  lambda g, a: matmul_(mT(a), g))
 einsum_     = primitive(lambda *xs, equation: xp.einsum(equation, *xs, optimize=len(xs) > 1),
                         lambda g, xs, equation, i: einsum_(g, *others(xs, i), equation=transposed(equation, i)), equation=...)
-conv        = bilinear(lambda x, w, stride, padding, dilation, groups: convolution.conv2d(x, w, stride, padding, dilation, groups),
+conv        = bilinear(lambda x, w, stride, padding, dilation, groups: conv2d(x, w, stride, padding, dilation, groups),
                        lambda g, w, x_shape, stride, padding, dilation, groups: conv_input(g, w, stride, padding, dilation, groups, x_shape[2:]),
                        lambda g, x, w_shape, stride, padding, dilation, groups: conv_weight(x, g, stride, padding, dilation, groups, w_shape[2:]),
                        stride=(1, 1), padding=(0, 0), dilation=(1, 1), groups=1)
-conv_input  = bilinear(lambda a, w, stride, padding, dilation, groups, size: convolution.conv2d_input(a, w, stride, padding, dilation, groups, size),
+conv_input  = bilinear(lambda a, w, stride, padding, dilation, groups, size: conv2d_input(a, w, stride, padding, dilation, groups, size),
                        lambda g, w, stride, padding, dilation, groups: conv(g, w, stride, padding, dilation, groups),
                        lambda g, a, w_shape, stride, padding, dilation, groups: conv_weight(g, a, stride, padding, dilation, groups, w_shape[2:]),
                        stride=..., padding=..., dilation=..., groups=..., size=...)
-conv_weight = bilinear(lambda x, a, stride, padding, dilation, groups, kernel: convolution.conv2d_weight(x, a, stride, padding, dilation, groups, kernel),
+conv_weight = bilinear(lambda x, a, stride, padding, dilation, groups, kernel: conv2d_weight(x, a, stride, padding, dilation, groups, kernel),
                        lambda g, a, x_shape, stride, padding, dilation, groups: conv_input(a, g, stride, padding, dilation, groups, x_shape[2:]),
                        lambda g, x, stride, padding, dilation, groups: conv(x, g, stride, padding, dilation, groups),
                        stride=..., padding=..., dilation=..., groups=..., kernel=...)
@@ -164,7 +174,7 @@ argmin        = discrete(lambda x, axis, keepdims: xp.argmin(x, axis=axis, keepd
 argsort       = discrete(lambda x, axis: xp.argsort(x, axis=axis, kind="stable"), axis=-1)
 all           = discrete(lambda x, axis, keepdims: xp.all(x, axis=axis, keepdims=keepdims), axis=None, keepdims=False)
 any           = discrete(lambda x, axis, keepdims: xp.any(x, axis=axis, keepdims=keepdims), axis=None, keepdims=False)
-which_cell    = discrete(lambda x, y, at: pooling.which(x, y, at), at=...)
+which_cell    = discrete(lambda x, y, at: which(x, y, at), at=...)
 inside        = discrete(lambda x, low, high: kernels.inside(x, low, high), low=..., high=...)
 ties          = discrete(lambda x, axis: kernels.ties(x, axis), axis=...)
 # fmt: on

@@ -1,4 +1,8 @@
-"""Random Tensors, all from the host generator: one seed, the same numbers on every backend."""
+"""Random Tensors, all from the host generator: one seed, the same numbers on every backend.
+
+One exception: in a step that is captured as a graph (`mg.capture`) the masks of `bernoulli` are drawn on the device,
+since a replay asks the host for nothing.
+"""
 
 from __future__ import annotations
 
@@ -44,6 +48,8 @@ def bernoulli(p: float, *shape: Any, dtype: Any = float32) -> Tensor:
     """Ones with probability p, zeros otherwise."""
     if not 0.0 <= p <= 1.0:
         raise ValueError(f"bernoulli: the probability is between 0 and 1, not {p}")
+    if (own := backend.kernel("bernoulli")) is not None and (drawn := own(p, _shape(shape), dtype)) is not None:
+        return drawn
     return Tensor(from_numpy((backend.generator().random(_shape(shape), dtype="float32") < p).astype(dtype)))
 
 

@@ -370,6 +370,8 @@ def as_array(data: Any, dtype: Any, op: str) -> Array:
         try:
             array = xp.asarray(data)
         except ValueError as error:
+            if "nsupported dtype" in str(error):  # CuPy has no arrays of objects or text
+                raise TypeError(f"{op}: cannot make numbers of {type(data).__name__} data ({error})") from error
             raise ValueError(f"{op}: {error}") from error
         if dtype is None and array.dtype == xp.float64 and not holds_arrays(data):
             array = array.astype(xp.float32)

@@ -162,6 +162,22 @@ def test_everything_works_without_the_fused_kernels() -> None:
     )
 
 
+def test_everything_works_without_the_devices_kernels() -> None:
+    """On the stand-in with CUDA, a package that is not there: ordinary ops take the kernels' place."""
+    run(
+        "import sys; sys.modules['minigrad.device'] = None\n"
+        "import minigrad as mg, tests.standin\n"
+        "mg.backend.backends['emulated'] = lambda: mg.backend.Backend(\n"
+        "    'emulated', tests.standin.with_cuda(), tests.standin._get, tests.standin._asarray)\n"
+        "mg.use('emulated')\n"
+        "model = mg.fused.fuse(mg.nn.Sequential(mg.nn.Conv2d(1, 2, 3), mg.nn.BatchNorm2d(2), mg.nn.ReLU()))\n"
+        "optimizer = mg.optim.Adam(model.parameters())\n"
+        "scores = model(mg.random.normal(4, 1, 5, 5)).mean((2, 3))\n"
+        "mg.functional.cross_entropy(scores, mg.zeros(4, dtype=int)).backward()\n"
+        "optimizer.step()\n"
+    )
+
+
 def test_every_public_name_exists_once_and_is_documented() -> None:
     run(
         "import minigrad as mg\n"

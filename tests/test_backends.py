@@ -8,6 +8,8 @@ device; then what goes wrong: no CuPy, no driver, no memory, arrays of two libra
 from __future__ import annotations
 
 import contextlib
+import itertools
+import json
 import sys
 import types
 from collections.abc import Callable, Iterator
@@ -708,9 +710,39 @@ def test_out_of_memory_says_what_was_asked_what_is_held_and_what_to_lower(monkey
             mg.random.normal(3)
 
 
-def test_the_gpu_benchmark_says_what_it_could_not_measure(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+def test_the_gpu_benchmark_says_what_it_could_not_measure(
+    monkeypatch: pytest.MonkeyPatch, capsys: Any, tmp_path: Any
+) -> None:
     fake_cupy(monkeypatch, driver=0, fault="cudaErrorInsufficientDriver")
-    assert gpu.main([]) == 0
+    assert gpu.main(["--out", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
     assert "Not measured:" in printed and "everything: CuPy 14.2.0 is installed but finds no NVIDIA driver" in printed
     assert "|" not in printed
+    assert (tmp_path / "gpu.md").read_text() == printed
+
+
+def test_the_gpu_benchmark_measures_its_contestants_and_writes_a_table(
+    monkeypatch: pytest.MonkeyPatch, capsys: Any, tmp_path: Any
+) -> None:
+    """On the stand-in, whose clock says nothing: what is tested is that every contestant runs and is reported."""
+    if standin.emulator.COMPILER is None:
+        pytest.skip("no g++ here to compile kernels with")
+    monkeypatch.setitem(backend.backends, "cupy", backend.backends["emulated"])
+    monkeypatch.setattr(gpu, "versions", lambda: "a stand-in")
+    monkeypatch.setattr(gpu, "WARMUP", 4)
+    monkeypatch.setattr(gpu, "command", lambda arguments, *rest: [f"ran {arguments[0]}"])
+    clock = itertools.count()
+    event = types.SimpleNamespace(record=lambda: next(clock), synchronize=lambda: None)
+    for name, value in (("Event", lambda: event), ("get_elapsed_time", lambda start, end: 1.0)):
+        monkeypatch.setattr(standin.Cuda, name, staticmethod(value), raising=False)
+    monkeypatch.setattr(gpu, "ROUNDS", 1)
+    monkeypatch.setattr(gpu, "LEAST", 1)
+    with mg.using("numpy"):
+        assert gpu.main(["--batches", "2", "--seconds", "0.001", "--out", str(tmp_path)]) == 0
+    standin.Cuda.in_use = False
+    found = json.loads((tmp_path / "gpu.json").read_text())
+    ours = [line for line in found["steps"] if line["contestant"].startswith("minigrad")]
+    assert [line["contestant"].count(",") for line in ours] == [0, 1, 1, 2]
+    assert [line["note"] for line in ours] == [""] * 4  # the captured ones did run captured
+    assert found["check"] == ["ran pytest"] and found["train"] == ["ran examples.mnist"]
+    assert (tmp_path / "gpu.md").read_text().count("\n| 2 | minigrad") == 4

@@ -17,6 +17,7 @@ from minigrad import data, optim
 from minigrad import functional as F
 from minigrad.backend import xp
 from models.cnn import CNN
+from tests import test_device as on_device
 from tests.samples import SAMPLES
 from tests.test_backends import IMAGES, LABELS, LAYERS
 
@@ -117,3 +118,74 @@ def test_a_step_does_not_wait_for_the_device() -> None:
         step()
         with cupyx.allow_synchronize(False), mg.transfers(limit=0):
             step()
+
+
+# ---- our own kernels: what `test_device` says of them by emulation, on the device itself --------------------
+@pytest.mark.parametrize("dtype", on_device.DTYPES)
+@pytest.mark.parametrize("name", on_device.CONVOLUTIONS)
+def test_own_convolutions(name: str, dtype: str) -> None:
+    with mg.using("cupy"):
+        on_device.test_convolution_and_its_adjoints(name, dtype)
+
+
+@pytest.mark.parametrize("dtype", on_device.DTYPES)
+@pytest.mark.parametrize("shapes", on_device.PRODUCTS, ids=str)
+def test_own_products(shapes: Any, dtype: str) -> None:
+    with mg.using("cupy"):
+        on_device.test_matrix_products_of_any_strides(shapes, "ab", dtype)
+
+
+@pytest.mark.parametrize("name", on_device.POOLS)
+def test_own_pooling(name: str) -> None:
+    with mg.using("cupy"):
+        on_device.test_max_pooling_chooses_the_first_of_equals_and_nan_wins(name, "float32")
+
+
+@pytest.mark.parametrize("plan", on_device.PLANS, ids=on_device.name_of)
+def test_own_blocks(plan: Any) -> None:
+    with mg.using("cupy"):
+        on_device.test_a_block_equals_its_reference_at_first_and_second_order(plan)
+
+
+def test_own_normalisation_far_from_zero() -> None:
+    with mg.using("cupy"):
+        on_device.test_a_channel_far_from_zero_with_a_small_spread_comes_out_right_in_float32()
+
+
+def test_own_cross_entropy() -> None:
+    with mg.using("cupy"):
+        on_device.test_cross_entropy_and_its_gradient("float64")
+        on_device.test_cross_entropy_of_ignored_labels_alone_is_nan_and_wrong_labels_are_named()
+
+
+@pytest.mark.parametrize("rule", on_device.RULES)
+def test_own_optimizer_steps(rule: str) -> None:
+    found = []
+    for name in ("cupy", "numpy"):
+        with mg.using(name):
+            found.append(on_device.steps_of(rule, "float64"))
+    for a, b in zip(*found, strict=True):
+        on_device.assert_close(a, b)
+
+
+@pytest.mark.parametrize("fuse", [False, True], ids=["layer by layer", "fused"])
+@pytest.mark.parametrize("rule", on_device.GRAPHED)
+def test_a_step_as_a_cuda_graph(rule: str, fuse: bool) -> None:
+    with mg.using("cupy"):
+        on_device.test_a_replayed_step_trains_as_the_step_itself(rule, fuse)
+
+
+def test_masks_in_a_cuda_graph() -> None:
+    with mg.using("cupy"):
+        on_device.test_every_replay_draws_another_mask_with_its_probability()
+
+
+def test_batches_gathered_and_distorted() -> None:
+    images, labels = IMAGES.astype("uint8"), LABELS
+    found = []
+    for name in ("cupy", "numpy"):
+        with mg.using(name):
+            batches = data.Batches(images, labels, 8, seed=4, augment=data.Augment(2, 20.0, 0.3, 0.2))
+            found.append([t.numpy() for batch in batches for t in batch])
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1.01 / 255)

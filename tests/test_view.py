@@ -145,6 +145,13 @@ def test_path_of_an_unknown_label_suggests_the_nearest():
         tape.paths("x", through=["vra"])
 
 
+def test_a_result_that_its_row_did_not_keep_is_computed():
+    x = mg.tensor([2.0, 4.0], requires_grad=True)
+    y = (x / mg.tensor([4.0, 8.0])).sum()  # a quotient is kept for the divisor's gradient alone, here a constant's
+    tape = mg.Tape(y)
+    assert [to_numpy(value).tolist() for value in tape.values.values()] == [[2.0, 4.0], [0.5, 0.5], 1.0]
+
+
 def test_replay_runs_the_same_program_on_new_values():
     loss, x, gamma, beta, tape = batch_norm_tape()
     new = mg.tensor(x.numpy() * 3 + 1, requires_grad=True)

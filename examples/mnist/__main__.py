@@ -83,6 +83,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--augment", action=argparse.BooleanOptionalAction, help="shift, turn, scale the images a little (default yes)")
     add("--seed", type=from_zero, help="of weights, order and distortions (default 0)")
     add("--backend", choices=("numpy", "cupy"), help="default numpy, or MINIGRAD_BACKEND")
+    add("--capture", action="store_true", help="on cupy: each step as one CUDA graph, where that is possible")
     add("--data", type=Path, metavar="DIR", help="where the data lie (default: MINIGRAD_DATA, a cache, a download)")
     add("--dataset", choices=("auto", "mnist", "fashion", "digits"), help="default auto: mnist, or else digits")
     add("--checkpoint", type=Path, metavar="FILE", help="where to save the run (default OUT/checkpoint.safetensors)")
@@ -276,7 +277,7 @@ def finish(
             again += [flag(name), str(getattr(flags, name))]
     try:
         with interruptible() as stop:
-            done = training.train(run, tests, display, save, stop)
+            done = training.train(run, tests, display, save, stop, flags.capture)
     except training.Diverged as error:
         print(f"\nexamples.mnist: {error}", file=sys.stderr)
         return 1

@@ -35,6 +35,13 @@ WARM_UP = 0.2
 """The part of the first epoch in which the learning rate rises; afterwards it falls along a cosine wave."""
 
 
+LOOK = 50
+"""On a device, the loss is looked at after so many steps: looking waits for all that is under way."""
+
+
+Step = Callable[[mg.Tensor, mg.Tensor], tuple[mg.Tensor, mg.Tensor]]
+
+
 class Diverged(Exception):
     """The loss is no longer a number."""
 
@@ -43,7 +50,7 @@ class Display(Protocol):
     """Where the loop says how far it has come."""
 
     def step(self, epoch: int, seen: int, total: int, loss: float, accuracy: float) -> None:
-        """After each step: `seen` of `total` images of the epoch, and their mean loss and accuracy."""
+        """After each step (on a device, some): `seen` of `total` images of the epoch, their mean loss and accuracy."""
 
     def tested(self, line: dict[str, Any]) -> None:
         """After each epoch: its line of metrics."""
@@ -83,6 +90,7 @@ def train(
     display: Display,
     save: Callable[[], None],
     stop: Callable[[], bool],
+    captured: bool = False,
 ) -> bool:
     """Trains until the last epoch is done (True), or until `stop()` (False); `stop` is asked after each step.
 
@@ -91,9 +99,10 @@ def train(
     assert run.batches is not None
     progress = run.progress
     history = progress["history"]
+    take = stepper(run, captured)
     while len(history) < run.arguments["epochs"]:
         # Batches of a later epoch: this one was trained before the run stopped, but not tested.
-        if run.batches.epoch == len(history) and not epoch(run, display, save, stop):
+        if run.batches.epoch == len(history) and not epoch(run, take, display, save, stop):
             return False
         history.append({"epoch": len(history) + 1, **summary(run), **test(run.model, tests)})
         progress.update(nothing_seen())
@@ -105,7 +114,7 @@ def train(
 
 
 def epoch(
-    run: runs.Run, display: Display, save: Callable[[], None], stop: Callable[[], bool]
+    run: runs.Run, take: Step, display: Display, save: Callable[[], None], stop: Callable[[], bool]
 ) -> bool:
     """The steps of one epoch, or of what is left of it; False where it was stopped."""
     assert run.batches is not None and run.schedule is not None
@@ -114,41 +123,94 @@ def epoch(
     point = max(1, len(batches) // 20)
     run.model.train()
     begun = time.perf_counter() - progress["seconds"]
+    sums = Sums(1 if mg.current() == "numpy" else LOOK)
     for x, y in batches:
-        loss, right = step(run, x, y)
-        progress["seen"] += len(y)
-        progress["loss"] += loss * len(y)
-        progress["right"] += right
-        progress["seconds"] = time.perf_counter() - begun
+        sums.add(*take(x, y), len(y))
         progress["since"] += 1
-        progress["loss_since"] += loss
-        if progress["since"] == point:
+        at_point, save_now = progress["since"] == point, batches.batch % run.arguments["save_every"] == 0
+        stopped = stop()
+        if not (sums.due() or at_point or save_now or stopped or batches.batch == len(batches)):
+            continue
+        sums.read(run)
+        progress["seconds"] = time.perf_counter() - begun
+        if at_point:
             where = len(progress["history"]) + progress["seen"] / total
             progress["trace"].append([where, progress["loss_since"] / point])
             progress.update(since=0, loss_since=0.0)
         seen = progress["seen"]
         display.step(len(progress["history"]), seen, total, progress["loss"] / seen, progress["right"] / seen)
-        if stop():
+        if stopped:
             save()
             return False
-        if batches.batch % run.arguments["save_every"] == 0:
+        if save_now:
             save()
     return True
 
 
-def step(run: runs.Run, x: mg.Tensor, y: mg.Tensor) -> tuple[float, int]:
-    """One step of the optimizer and of its schedule; the loss of the batch, and how many it got right."""
-    assert run.schedule is not None
-    run.optimizer.zero_grad()
-    scores = run.model(x)
-    loss = cross_entropy(scores, y)
-    value = float(loss.item())
-    if not math.isfinite(value):
-        raise Diverged(f"the loss is {value} after {run.schedule.steps_taken} steps; try a smaller --lr")
-    loss.backward()
-    run.optimizer.step()
-    run.schedule.step()
-    return value, int((scores.detach().argmax(1) == y).sum().item())
+class Sums:
+    """Of the steps since they were last read, kept where the batches are: a device is not waited for at every step.
+
+    every: after how many steps a reader is due.
+    """
+
+    def __init__(self, every: int) -> None:
+        self.every = every
+        self.forget()
+
+    def forget(self) -> None:
+        """Begins anew."""
+        self.steps = self.seen = 0
+        self.loss = self.loss_of_images = self.right = mg.zeros((), dtype=mg.float64)
+
+    def add(self, loss: mg.Tensor, right: mg.Tensor, images: int) -> None:
+        """A step's mean loss and how many of its images it got right."""
+        loss = loss.astype(mg.float64)
+        self.loss, self.loss_of_images = self.loss + loss, self.loss_of_images + loss * images
+        self.right = self.right + right
+        self.steps, self.seen = self.steps + 1, self.seen + images
+
+    def due(self) -> bool:
+        """Whether it is time to look."""
+        return self.steps >= self.every
+
+    def read(self, run: runs.Run) -> None:
+        """Brings the sums to the host, into the run's progress."""
+        loss, loss_of_images, right = mg.stack([self.loss, self.loss_of_images, self.right]).tolist()
+        if not math.isfinite(loss):
+            assert run.schedule is not None
+            which = "the loss is" if self.steps == 1 else f"in the last {self.steps} steps the loss became"
+            raise Diverged(f"{which} {loss} after {run.schedule.steps_taken - 1} steps; try a smaller --lr")
+        progress = run.progress
+        progress["seen"] += self.seen
+        progress["loss"] += loss_of_images
+        progress["loss_since"] += loss
+        progress["right"] += round(right)
+        self.forget()
+
+
+def stepper(run: runs.Run, captured: bool = False) -> Step:
+    """One step of the optimizer and of its schedule: the loss of the batch, and how many it got right.
+
+    captured: as one CUDA graph (`mg.capture`), where that is possible.
+    """
+
+    def learn(x: mg.Tensor, y: mg.Tensor) -> tuple[mg.Tensor, mg.Tensor]:
+        run.optimizer.zero_grad()
+        scores = run.model(x)
+        loss = cross_entropy(scores, y)
+        loss.backward()
+        run.optimizer.step()
+        return loss.detach(), (scores.detach().argmax(1) == y).sum()
+
+    take: Step = mg.capture(learn, run.optimizer) if captured else learn
+
+    def step(x: mg.Tensor, y: mg.Tensor) -> tuple[mg.Tensor, mg.Tensor]:
+        assert run.schedule is not None
+        found = take(x, y)
+        run.schedule.step()
+        return found
+
+    return step
 
 
 def summary(run: runs.Run) -> dict[str, Any]:

@@ -52,11 +52,9 @@ def slots(node: Node) -> list[tuple[str, int | None, Any]]:
     for value, origin in zip(node.residuals, row.lifts, strict=True):
         if origin == ALL:
             found += [(f"{row.arguments[0]}{i}", i, v) for i, v in enumerate(value)]
-        elif origin == OUTPUT:
-            found.append(("y", OUTPUT, value))
         elif origin is not None:
-            if value is not None:
-                found.append((row.arguments[origin], origin, value))
+            if value is not None:  # kept only where an argument whose pullback asks for it is on the tape
+                found.append(("y" if origin == OUTPUT else row.arguments[origin], origin, value))
         else:
             found.append(("index", None, value))
     return found

@@ -9,13 +9,19 @@ view owns its memory, `add.at` knows few dtypes. Where CuPy is lenient to its co
 of NumPy's that stands in an index, and calls itself for `numpy.exp(x)`) the stand-in refuses.
 
 Every time that the host must wait for a value is counted, in `transfers`.
+
+The backend "emulated" is the same with CUDA: `RawModule` runs kernels (`emulator`), and streams are captured as
+graphs (`Graph`), in which every call is recorded, refused where CuPy refuses it, and made again at a launch.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 import sys
 import types
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +29,7 @@ from typing import Any
 import numpy as np
 
 from minigrad import backend
+from tests.standin import emulator
 
 NAMES = json.loads((Path(__file__).parent / "cupy_names.json").read_text())
 
@@ -52,6 +59,10 @@ class transfers:
 
     @classmethod
     def note(cls, what: str) -> None:
+        if Graph.capturing is not None:
+            raise RuntimeError(
+                f"{what}: cudaErrorStreamCaptureUnsupported: operation not permitted when stream is capturing"
+            )
         frame: Any = sys._getframe(1)
         while frame.f_code.co_filename == __file__:
             frame = frame.f_back
@@ -62,6 +73,68 @@ class transfers:
     def reset(cls) -> None:
         cls.count = 0
         cls.log = []
+
+
+class Graph:
+    """The calls that were made on a stream while it was captured; `launch` makes them again, on the same memory.
+
+    As on a device nothing is computed by capturing: when it ends, what was there before has its old values, and what
+    was made since holds NaN. What Python computed meanwhile, though, is fixed in the calls.
+    """
+
+    capturing: Graph | None = None
+    alive: dict[int, weakref.ref[DeviceArray]] = {}  # noqa: RUF012
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Callable[[], Any], list[np.ndarray]]] = []
+        self.made: list[np.ndarray] = []  # the graph's memory: what a call points to is not given to others
+        self.before = [(a._host, a._host.copy()) for a in (ref() for ref in [*self.alive.values()]) if a is not None]
+
+    def end(self) -> None:
+        """Undoes what the capture computed."""
+        for array in self.made:
+            if array.flags.writeable and array.dtype.kind == "f":
+                array[...] = np.nan
+        for array, values in self.before:
+            if array.flags.writeable:
+                array[...] = values
+        self.before = []
+
+    def launch(self, stream: Any = None) -> None:
+        assert Graph.capturing is None
+        for call, results in self.calls:
+            made = _arrays(call())
+            for old, new in zip(results, made, strict=True):
+                if old is not new and not np.may_share_memory(old, new):
+                    old[...] = new
+
+
+def _arrays(value: Any) -> list[np.ndarray]:
+    """The arrays in what a function of NumPy's returned."""
+    if isinstance(value, (tuple, list)):
+        return [array for part in value for array in _arrays(part)]
+    return [np.asarray(value)] if isinstance(value, (np.ndarray, np.generic)) else []
+
+
+def _compute(call: Callable[[], Any], repeated: bool = True) -> Any:
+    """What `call` returns, with arrays in the place of NumPy's scalars; where a graph is captured it gets the call."""
+    result = call()
+    if isinstance(result, np.generic):
+        result = np.asarray(result)
+    if Graph.capturing is not None:
+        Graph.capturing.made += _arrays(result)
+        if repeated:
+            Graph.capturing.calls.append((call, _arrays(result)))
+    return result
+
+
+CUBLAS = frozenset(("matmul", "dot", "vdot", "inner", "outer", "tensordot", "einsum", "kron"))
+"""Functions that are, or may be, calls of cuBLAS."""
+
+
+def _refuse_cublas(name: str) -> None:
+    if Graph.capturing is not None and name.strip("_") in CUBLAS:
+        raise NotImplementedError(f"{name}: calling cuBLAS API during stream capture is currently unsupported")
 
 
 def _refuse(value: Any, where: str) -> None:
@@ -126,6 +199,9 @@ class DeviceArray:
     def __init__(self, host: np.ndarray, base: DeviceArray | None = None) -> None:
         self._host = host
         self.base = base
+        if Cuda.in_use:
+            key = id(self)
+            Graph.alive[key] = weakref.ref(self, lambda _: Graph.alive.pop(key, None))
 
     def __array__(self, *args: Any, **kwargs: Any) -> Any:
         raise TypeError("Implicit conversion to a NumPy array is not allowed. Please use `.get()`.")
@@ -152,7 +228,9 @@ class DeviceArray:
                 _stable(name, args[1] if len(args) > 1 else kwargs.get("kind"))
             if name == "take":
                 kwargs["mode"] = "wrap"
-            result = value(*_host(args, name), **_host(kwargs, name))
+            _refuse_cublas(name)
+            on_host = _host(args, name), _host(kwargs, name)
+            result = _compute(lambda: value(*on_host[0], **on_host[1]))
             return kwargs["out"] if isinstance(kwargs.get("out"), DeviceArray) else _device(result, (self,))
 
         return method
@@ -164,6 +242,11 @@ class DeviceArray:
     @property
     def dtype(self) -> Any:
         return self._host.dtype
+
+    @property
+    def data(self) -> Any:
+        """Where the array lies: CuPy's `MemoryPointer`."""
+        return types.SimpleNamespace(ptr=self._host.ctypes.data)
 
     def get(self, stream: Any = None, order: str = "C", out: Any = None, blocking: bool = True) -> np.ndarray:
         transfers.note("get")
@@ -202,13 +285,14 @@ class DeviceArray:
         return (self[i] for i in range(len(self)))
 
     def __getitem__(self, index: Any) -> DeviceArray:
-        return _device(self._host[self._index(index)], (self,))
+        return _device(_compute(lambda: self._host[self._index(index)]), (self,))
 
     def __setitem__(self, index: Any, value: Any) -> None:
         if not isinstance(value, (DeviceArray, *NUMBERS)):
             _refuse(value, "setitem")
             raise TypeError(f"setitem: Unsupported type {type(value)}")
-        self._host[self._index(index)] = _host(value, "setitem")
+        given = _host(value, "setitem")
+        _compute(lambda: self._host.__setitem__(self._index(index), given))
 
     def _index(self, index: Any) -> Any:
         """The index for NumPy: integers in arrays wrap around, and a mask makes the host wait for its count."""
@@ -272,7 +356,9 @@ def _operator(name: str) -> Any:
             _refuse(other, name)
             if not isinstance(other, (DeviceArray, *NUMBERS, type(None))):
                 return NotImplemented
-        result = getattr(self._host, name)(*_host(others, name))
+        _refuse_cublas(name.strip("_").removeprefix("r").removeprefix("i"))
+        given = _host(others, name)
+        result = _compute(lambda: getattr(self._host, name)(*given))
         return result if result is NotImplemented else _device(result, (self,))
 
     return operate
@@ -304,11 +390,12 @@ def _function(name: str, function: Callable[..., Any], parameters: list[str] | N
         out = kwargs.get("out")
         if not isinstance(out, (DeviceArray, type(None))):
             raise TypeError(f"cupy.{name}: Output arguments must be cupy.ndarray, not {type(out)}")
-        result = function(*_host(args, name), **_host(kwargs, name))
+        _refuse_cublas(name)
+        on_host = _host(args, name), _host(kwargs, name)
+        wrapped = np.asarray if name in TRUTHS else lambda value: value
+        result = _compute(lambda: wrapped(function(*on_host[0], **on_host[1])), not name.startswith("empty"))
         if out is not None:
             return out
-        if name in TRUTHS:
-            return DeviceArray(np.asarray(result))
         return _device(result, tuple(a for arg in args for a in (arg if isinstance(arg, (tuple, list)) else (arg,))))
 
     call.__name__ = name
@@ -332,7 +419,8 @@ class _Ufunc:
                 _refuse(value, self.name)
                 raise TypeError(f"cupy.{self.name}: Unsupported type {type(value)}")
         if len(args) > self.function.nin:  # the last ones are outputs
-            self.function(*_host(args, self.name), **_host(kwargs, self.name))
+            on_host = _host(args, self.name), _host(kwargs, self.name)
+            _compute(lambda: self.function(*on_host[0], **on_host[1]))
             return args[self.function.nin]
         return self._call(*args, **kwargs)
 
@@ -349,7 +437,7 @@ class _Ufunc:
         values = _host(values, "at")
         if isinstance(values, np.ndarray):
             values = values.astype(array.dtype, copy=False)
-        self.function.at(array._host, array._index(index), values)
+        _compute(lambda: self.function.at(array._host, array._index(index), values))
 
 
 def _where(condition: Any, x: Any = None, y: Any = None) -> Any:
@@ -371,7 +459,9 @@ def _matmul(a: Any, b: Any, out: Any = None) -> DeviceArray:
 def _einsum(equation: str, *operands: Any, dtype: Any = None, optimize: Any = False) -> DeviceArray:
     """CuPy takes `dtype` and `optimize` alone, and arrays of the device alone."""
     _function("einsum", lambda *xs: None, ["args"])(*operands)
-    return _device(np.einsum(equation, *_host(operands, "einsum"), dtype=dtype, optimize=optimize), operands)
+    _refuse_cublas("einsum")
+    given = _host(operands, "einsum")
+    return _device(_compute(lambda: np.einsum(equation, *given, dtype=dtype, optimize=optimize)), operands)
 
 
 def _as_strided(x: DeviceArray, shape: Any = None, strides: Any = None) -> DeviceArray:
@@ -381,7 +471,8 @@ def _as_strided(x: DeviceArray, shape: Any = None, strides: Any = None) -> Devic
 
 def _take_along_axis(a: DeviceArray, indices: DeviceArray, axis: int) -> DeviceArray:
     n = a.shape[axis] or 1
-    return DeviceArray(np.take_along_axis(_host(a, "take"), _host(indices, "take") % n, axis))
+    values, index = _host(a, "take"), _host(indices, "take")
+    return DeviceArray(_compute(lambda: np.take_along_axis(values, index % n, axis)))
 
 
 def _asarray(a: Any, dtype: Any = None, order: Any = None, *, copy: Any = None, blocking: bool = False) -> DeviceArray:
@@ -391,6 +482,8 @@ def _asarray(a: Any, dtype: Any = None, order: Any = None, *, copy: Any = None, 
         return (a.copy() if copy else a) if same else a.astype(dtype)
     if isinstance(a, (list, tuple)) and any(isinstance(v, DeviceArray) for v in a):
         raise TypeError("asarray: a list of device arrays; use stack")
+    if Graph.capturing is not None:
+        raise RuntimeError("asarray: a copy from the host's memory would not be made again by a graph")
     array = np.array(a, dtype=dtype, order=order)
     if array.dtype.kind not in "biufc":
         raise ValueError(f"Unsupported dtype {array.dtype}")
@@ -429,4 +522,75 @@ def _get(array: Any) -> np.ndarray:
     return array.get()
 
 
+class RawModule:
+    """CUDA C++ that is compiled when it is first asked for a function."""
+
+    def __init__(self, code: str, *, options: tuple[str, ...] = (), backend: str = "nvrtc") -> None:
+        self.code = code
+
+    def get_function(self, name: str) -> emulator.Function:
+        if Graph.capturing is not None:
+            raise RuntimeError(f"{name}: a kernel is loaded during stream capture, which may wait for the device")
+        return emulator.Function(self.code, name, _compute)
+
+
+class Cuda:
+    """What `cupy.cuda` offers to a captured step. Streams do not run beside each other here."""
+
+    in_use = False
+
+    class Stream:
+        def __init__(self, null: bool = False, non_blocking: bool = False, ptds: bool = False) -> None: ...
+        def __enter__(self) -> Cuda.Stream:
+            return self
+
+        def __exit__(self, *error: object) -> None: ...
+        def record(self, event: Any = None) -> str:
+            return "event"
+
+        def wait_event(self, event: str) -> None:
+            assert event == "event"
+
+        def synchronize(self) -> None:
+            transfers.note("synchronize")
+
+        def begin_capture(self, mode: Any = None) -> None:
+            assert Graph.capturing is None
+            Graph.capturing = Graph()
+
+        def end_capture(self) -> Graph:
+            graph, Graph.capturing = Graph.capturing, None
+            assert graph is not None
+            graph.end()
+            return graph
+
+    class MemoryPool:
+        def malloc(self, size: int) -> Any: ...
+
+    @staticmethod
+    def get_current_stream() -> Cuda.Stream:
+        return Cuda.Stream()
+
+    @staticmethod
+    @contextlib.contextmanager
+    def using_allocator(allocator: Any = None) -> Iterator[None]:
+        yield
+
+
+def _emulated() -> backend.Backend:
+    if emulator.COMPILER is None:
+        raise RuntimeError("there is no g++ here to compile kernels with")
+    Cuda.in_use = True
+    return backend.Backend("emulated", with_cuda(), _get, _asarray)
+
+
+@functools.cache
+def with_cuda() -> types.SimpleNamespace:
+    """The namespace with kernels and graphs."""
+    space = namespace()
+    space.RawModule, space.cuda = RawModule, Cuda
+    return space
+
+
+backend.backends["emulated"] = _emulated
 backend.backends["standin"] = lambda: backend.Backend("standin", namespace(), _get, _asarray)

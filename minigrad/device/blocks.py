@@ -1,0 +1,220 @@
+"""Fused rows for the device: convolution with bias, BatchNorm, ReLU and max pooling, or a part of that, as one row.
+
+The plan and the reference are `fused.py`'s: `fuse(model)` is the call on every backend. Forward: the
+convolution with bias and ReLU in one launch where there is no BatchNorm; else the convolution, sums
+for the statistics, mean and deviation with the running statistics' step, and one launch that normalises, cuts off
+and pools. Backward: the same in turn. Windows are pooled as they are normalised, so a gamma of either sign, or zero,
+chooses the cells that the layers one by one would choose, and nobody has to ask for its sign.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from minigrad import nn
+from minigrad.backend import Array, xp
+from minigrad.convolution import Pair, conv_size
+from minigrad.device import pooling, products
+from minigrad.device.launch import FILL, Unusable, dense, launch, module, offer, per_thread, small
+from minigrad.functional import pair
+from minigrad.fused import Plan, composed
+from minigrad.nn.normalisation import BatchNorm
+from minigrad.ops import conv2d_input, conv2d_weight, placed
+from minigrad.pooling import Windows
+from minigrad.primitive import fused
+from minigrad.tape import recording
+from minigrad.tensor import Tensor
+
+
+class Memory:
+    """A BatchNorm's running statistics, which the kernel moves where it has the batch's."""
+
+    def __init__(self, norm: BatchNorm) -> None:
+        self.norm = norm
+
+    def arrays(self) -> tuple[Array | None, Array | None, Array | None]:
+        """Running mean and variance and the count of batches; None where nothing is to be remembered."""
+        norm, kept = self.norm, not recording.replaying
+        buffers = (norm.running_mean, norm.running_var, norm.num_batches_tracked)
+        if not kept or not norm.training or any(buffer is None for buffer in buffers):
+            return None, None, None
+        for buffer in buffers:
+            buffer.bump()  # type: ignore[union-attr]
+        return tuple(buffer.data for buffer in buffers)  # type: ignore[union-attr, return-value]
+
+    def momentum(self) -> float:
+        """The weight of the new value; -1 for a mean of all batches."""
+        return -1.0 if self.norm.momentum is None else self.norm.momentum
+
+    def __call__(self, mean: Array, var: Array) -> None:
+        """What a plan's `note` does on the host; here the kernel has done it."""
+
+
+class Kept(NamedTuple):
+    """y: what is normalised.  chosen: the number of each window's cell.  mean, inverse: in double precision."""
+
+    y: Array | None
+    chosen: Array | None
+    mean: Array | None
+    inverse: Array | None
+
+
+def _module(y: Array, plan: Plan) -> Any:
+    kh, kw = (1, 1) if plan.pool is None else plan.pool.kernel
+    return module(
+        "normalisation", dtype=y.dtype, C=y.shape[1], H=y.shape[2], W=y.shape[3], KH=kh, KW=kw, RELU=int(plan.relu)
+    )
+
+
+def _splits(y: Array) -> int:
+    """Into how many parts the images are split for a channel's sums."""
+    return max(1, min(len(y), 4 * FILL // y.shape[1]))
+
+
+def _needed(array: Array | None) -> Array:
+    """The result of a kernel that this row cannot do without."""
+    if array is None:
+        raise Unusable("a part of the fused row has no kernel")
+    return array
+
+
+def _forward(x: Array, w: Array, b: Array, gamma: Array, beta: Array, plan: Plan) -> tuple[Array, Kept]:
+    pool = plan.pool
+    if plan.eps is None:
+        assert plan.conv is not None
+        y = _needed(products.conv2d(x, w, *plan.conv, b, plan.relu))
+        if pool is None:
+            return y, Kept(None, None, None, None)
+        out = _needed(pooling.maximum(y, pool))
+        return out, Kept(None, _needed(pooling.which(y, out, pool)), None, None)
+    y = dense(x) if plan.conv is None else _needed(products.conv2d(x, w, *plan.conv))
+    n, c, splits = len(y), y.shape[1], _splits(y)
+    of = _module(y, plan)
+    sums = xp.empty((splits, c, 2), xp.float64)
+    launch(of, "moments", (c, splits), y, sums, n)
+    mean, inverse = xp.empty(c, xp.float64), xp.empty(c, xp.float64)
+    memory = plan.note if isinstance(plan.note, Memory) else None
+    running = (None, None, None) if memory is None else memory.arrays()
+    momentum = 0.0 if memory is None else memory.momentum()
+    bias = None if plan.conv is None else dense(b)
+    launch(of, "statistics", (1,), y, sums, mean, inverse, bias, *running, n, splits, float(plan.eps), momentum)
+    out = xp.empty((n, c, *(y.shape[2:] if pool is None else pool.out)), y.dtype)
+    chosen = None if pool is None else xp.empty(out.shape, xp.uint8)
+    grid = per_thread(out.size)
+    launch(of, "normalise", grid, y, mean, inverse, dense(gamma), dense(beta), out, chosen, out.size)
+    return out, Kept(y, chosen, mean, inverse)
+
+
+def _backward(
+    g: Array, out: Array, kept: Kept, needed: Sequence[bool], x: Array, w: Array, b: Array, gamma: Array, beta: Array,
+    plan: Plan,
+) -> list[Array | None]:  # fmt: skip
+    y, chosen, mean, inverse = kept
+    g = dense(g)
+    db = dgamma = dbeta = None
+    if y is None:
+        t = g * (out > 0) if plan.relu else g
+        db = t.sum((0, 2, 3)) if needed[2] else None
+        if plan.pool is not None:
+            assert plan.conv is not None and chosen is not None
+            t = placed(t, chosen, plan.pool, _size_of(x, w, plan))
+    else:
+        of, n, c, splits = _module(y, plan), len(y), y.shape[1], _splits(y)
+        sums = xp.empty((splits, c, 2), xp.float64)
+        launch(of, "cotangent_sums", (c, splits), g, out, chosen, y, mean, sums, n)
+        dgamma, dbeta, coefficients = xp.empty_like(gamma), xp.empty_like(beta), xp.empty((c, 2), xp.float64)
+        gamma = dense(gamma)
+        launch(of, "cotangent_totals", (-(-c // 256),), sums, inverse, gamma, dgamma, dbeta, coefficients, n, splits)
+        t = xp.empty_like(y)
+        grid = per_thread(t.size)
+        launch(of, "cotangent", grid, g, out, chosen, y, mean, inverse, gamma, coefficients, t, t.size)
+        db = xp.zeros_like(b) if needed[2] else None  # BatchNorm takes the mean away, and a bias with it
+    if plan.conv is None:
+        return [t, None, None, dgamma, dbeta]
+    dx = conv2d_input(t, w, *plan.conv, x.shape[2:]) if needed[0] else None
+    dw = conv2d_weight(x, t, *plan.conv, w.shape[2:]) if needed[1] else None
+    return [dx, dw, db, dgamma, dbeta]
+
+
+def _size_of(x: Array, w: Array, plan: Plan) -> Pair:
+    """Height and width of the convolution's result."""
+    assert plan.conv is not None
+    stride, padding, dilation, _ = plan.conv
+    h, width = (conv_size(x.shape[i + 2], w.shape[i + 2], stride[i], padding[i], dilation[i]) for i in range(2))
+    return h, width
+
+
+block = fused(
+    lambda x, w, b, gamma, beta, plan: _forward(x, w, b, gamma, beta, plan), _backward, composed, name="block", plan=...
+)
+"""block(x, weight, bias, gamma, beta, plan): the layers of a plan as one row. Raw ones stand for what a plan lacks."""
+
+
+# ---- models ---------------------------------------------------------------------------------------
+@offer("together")
+def together(x: Tensor, layers: Sequence[nn.Module]) -> tuple[int, Any] | None:
+    """How many of some layers (convolution, BatchNorm, ReLU, pooling) go together, and what they make of x.
+
+    None where the layers have to run one by one: which is also how wrong shapes get the layers' own errors.
+    """
+    rest = list(layers)
+
+    def next_is(kind: type[nn.Module]) -> Any:
+        return rest.pop(0) if rest and type(rest[0]) is kind else None
+
+    conv, norm, relu = next_is(nn.Conv2d), next_is(nn.BatchNorm2d), next_is(nn.ReLU)
+    channels, size, dtype = x.shape[1], (x.shape[2], x.shape[3]), x.dtype
+    if not x.size or dtype.char not in "fd" or (conv is None and norm is None) or not small(x.data):
+        return None
+    settings = None
+    w, b = xp.ones(0, dtype), None
+    if conv is not None:
+        if conv.weight.dtype != dtype or channels != conv.in_channels or isinstance(conv.padding, str):
+            return None
+        strides = pair(conv.stride, "stride"), pair(conv.padding, "padding", 0), pair(conv.dilation, "dilation")
+        rows, columns = map(conv_size, size, conv.kernel_size, *strides)
+        size, settings, channels = (rows, columns), (*strides, conv.groups), conv.out_channels
+        w, b = conv.weight, conv.bias
+        if min(size) < 1:
+            return None
+    pool = _windows(next_is(nn.MaxPool2d), size)
+    count = sum(layer is not None for layer in (conv, norm, relu)) + (pool is not None)
+    if norm is not None and (norm.num_features != channels or len(x) * math.prod(size) < 2 or not _same(norm, dtype)):
+        return None
+    learning = recording.on and (
+        x.node is not None
+        or any(p.node is not None for layer in (conv, norm) if layer is not None for p in layer.parameters())
+    )
+    b = xp.zeros(channels, dtype) if b is None else b
+    if norm is not None and not norm.training and norm.running_mean is not None:
+        if learning or conv is None:
+            return None
+        scale = 1 / xp.sqrt(norm.running_var.data + norm.eps)
+        scale = scale if norm.weight is None else norm.weight.data * scale
+        shift = ((b.data if isinstance(b, Tensor) else b) - norm.running_mean.data) * scale
+        b = shift if norm.bias is None else shift + norm.bias.data
+        w, norm = conv.weight.data * scale.reshape(-1, 1, 1, 1), None
+    ones, zeros = xp.ones(channels, dtype), xp.zeros(channels, dtype)
+    gamma = ones if norm is None or norm.weight is None else norm.weight
+    beta = zeros if norm is None or norm.bias is None else norm.bias
+    plan = Plan(settings, None if norm is None else norm.eps, relu is not None, pool, norm and Memory(norm))
+    y = block(x, w, b, gamma, beta, plan)
+    return count, y
+
+
+def _same(norm: BatchNorm, dtype: Any) -> bool:
+    """Whether a BatchNorm's arrays have the dtype of its input."""
+    held = (norm.weight, norm.bias, norm.running_mean, norm.running_var)
+    return all(a is None or a.dtype == dtype for a in held)
+
+
+def _windows(layer: Any, size: Pair) -> Windows | None:
+    """The windows of a pooling layer, where they are disjoint and cover their input."""
+    if layer is None:
+        return None
+    kernel, stride = pair(layer.kernel_size, "kernel_size"), pair(layer.stride, "stride")
+    out = size[0] // kernel[0], size[1] // kernel[1]
+    at = Windows(kernel, stride, pair(layer.padding, "padding", 0), pair(layer.dilation, "dilation"), out)
+    return at if at.tile(size) and kernel[0] * kernel[1] < 256 else None

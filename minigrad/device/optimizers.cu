@@ -1,0 +1,86 @@
+// One step of SGD, Adam or AdamW for up to MOST arrays in one launch. Block (part, array).
+//
+// The count of steps and the hyper-parameters are read from the device's memory, so that a captured launch can be
+// replayed: it counts on by itself, and sees a learning rate that was written between two replays.
+
+#define MOST 64
+
+struct Arrays {  // by value in the launch: parameter, gradient, memories, size, and the row of `hyper`
+    real *p[MOST];
+    const real *g[MOST];
+    real *m[MOST];
+    real *v[MOST];
+    real *most[MOST];
+    long long size[MOST];
+    long long group[MOST];
+};
+
+// Counts on when the last block of an array has read the count: `tickets` says how many have.
+__device__ void count_on(long long *count, unsigned int *tickets) {
+    __syncthreads();
+    if (threadIdx.x == 0 && atomicAdd(tickets, 1u) == gridDim.x - 1) {
+        *tickets = 0;
+        *count += 1;
+    }
+}
+
+#define HYPER 8  // lr, weight_decay, maximize, and five of the rule's own
+
+// v = momentum v + g;  p = p - lr v, with nesterov p - lr (g + momentum v).  hyper[3..4]: momentum, nesterov.
+extern "C" __global__ void sgd(Arrays arrays, const double *hyper, long long *counts, unsigned int *tickets) {
+    const int array = blockIdx.y;
+    const double *of = hyper + arrays.group[array] * HYPER;
+    const real lr = of[0], decay = of[1], momentum = of[3];
+    const bool maximize = of[2] != 0, nesterov = of[4] != 0;
+    real *p = arrays.p[array], *v = arrays.m[array];
+    const real *gradient = arrays.g[array];
+    const long long stride = (long long)gridDim.x * blockDim.x;
+    for (long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x; i < arrays.size[array]; i += stride) {
+        real g = maximize ? -gradient[i] : gradient[i];
+        if (decay != 0) g += decay * p[i];
+        if (momentum != 0) {
+            const real rolled = v[i] * momentum + g;
+            v[i] = rolled;
+            g = nesterov ? g + rolled * momentum : rolled;
+        }
+        p[i] -= lr * g;
+    }
+    count_on(counts + array, tickets + array);
+}
+
+// m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2;  t counts from 1;
+// p = p - lr / (1 - beta1^t) m / (sqrt(v) / sqrt(1 - beta2^t) + eps).
+// hyper[3..7]: beta1, beta2, eps, amsgrad, decoupled (AdamW: p = (1 - lr decay) p instead of a decay in g).
+extern "C" __global__ void adam(Arrays arrays, const double *hyper, long long *counts, unsigned int *tickets) {
+    const int array = blockIdx.y;
+    const double *of = hyper + arrays.group[array] * HYPER;
+    __shared__ double corrections[2];
+    if (threadIdx.x == 0) {
+        const double t = counts[array] + 1;
+        corrections[0] = of[0] / (1 - pow(of[3], t));
+        corrections[1] = sqrt(1 - pow(of[4], t));
+    }
+    __syncthreads();
+    const real rate = corrections[0], root = corrections[1];
+    const real decay = of[1], beta1 = of[3], beta2 = of[4], eps = of[5], other1 = 1 - of[3], other2 = 1 - of[4];
+    const real kept = 1 - of[0] * of[1];
+    const bool maximize = of[2] != 0, amsgrad = of[6] != 0, decoupled = of[7] != 0;
+    real *p = arrays.p[array], *m = arrays.m[array], *v = arrays.v[array], *most = arrays.most[array];
+    const real *gradient = arrays.g[array];
+    const long long stride = (long long)gridDim.x * blockDim.x;
+    for (long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x; i < arrays.size[array]; i += stride) {
+        real g = maximize ? -gradient[i] : gradient[i], value = p[i];
+        if (decay != 0 && decoupled) value *= kept;
+        if (decay != 0 && !decoupled) g += decay * value;
+        const real mean = m[i] * beta1 + g * other1;
+        real square = v[i] * beta2 + g * g * other2;
+        m[i] = mean;
+        v[i] = square;
+        if (amsgrad) {
+            square = most[i] > square || most[i] != most[i] ? most[i] : square;
+            most[i] = square;
+        }
+        p[i] = value - mean / (sqrt(square) / root + eps) * rate;
+    }
+    count_on(counts + array, tickets + array);
+}

@@ -1,0 +1,136 @@
+"""A step of SGD, Adam or AdamW for all Parameters in one launch, with its numbers in the device's memory.
+
+The counts of steps and the hyper-parameters lie on the device, beside what Python knows of them: a step that is
+captured counts on at every replay, and `refresh` writes a changed learning rate before one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from weakref import WeakKeyDictionary
+
+from minigrad.backend import Array, by_value, xp
+from minigrad.device.launch import REALS, THREADS, dense, launch, module, offer
+from minigrad.optim import SGD, Adam, AdamW, Hyper, Memory, Optimizer
+
+MOST = 64
+"""Arrays in one launch (`optimizers.cu`): their addresses are parameters of the launch, which has room for 4 KB."""
+
+Due = Sequence[tuple[Memory, Array, Hyper]]
+
+
+def numbers(kind: type[Optimizer], hyper: Hyper) -> list[float]:
+    """A group's hyper-parameters in the order of the kernel's."""
+    of_all = [hyper["lr"], hyper["weight_decay"], float(hyper["maximize"])]
+    if kind is SGD:
+        return [*of_all, hyper["momentum"], float(hyper["nesterov"]), 0.0, 0.0, 0.0]
+    return [*of_all, *hyper["betas"], hyper["eps"], float(hyper["amsgrad"]), float(kind is AdamW)]
+
+
+class OnDevice:
+    """What an optimizer has on the device: hyper-parameters by group, and counts by Parameter."""
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self.optimizer_type = type(optimizer)
+        self.order = {name: i for i, name in enumerate(optimizer.state)}
+        self.known_hyper: list[list[float]] = []
+        self.known_counts: dict[str, int] = {}
+        self.hyper = xp.zeros((len(optimizer.param_groups), 8))
+        self.counts = xp.zeros(len(self.order), xp.int64)
+        self.tickets = xp.zeros(len(self.order), xp.uint32)
+
+    def refresh(self, optimizer: Optimizer) -> None:
+        """Writes what Python changed since the last step: hyper-parameters, counts that were loaded."""
+        hyper = [numbers(self.optimizer_type, group.data) for group in optimizer.param_groups]
+        if hyper != self.known_hyper:
+            self.hyper[...] = xp.asarray(hyper, xp.float64)
+            self.known_hyper = hyper
+        counts = {name: memory.step for name, memory in optimizer.state.items()}
+        if counts != self.known_counts:
+            self.counts[...] = xp.asarray(list(counts.values()), xp.int64)
+            self.known_counts = counts
+
+    def stepped(self, memories: Sequence[Memory]) -> None:
+        """Counts a step of some Parameters, as the kernel does."""
+        for memory in memories:
+            memory.step += 1
+            memory.parameter.bump()
+        self.counted(memories)
+
+    def counted(self, memories: Sequence[Memory]) -> None:
+        """Notes that Python and the device have counted a step of some Parameters alike."""
+        self.known_counts |= {memory.name: memory.step for memory in memories}
+
+
+_held: WeakKeyDictionary[Optimizer, OnDevice] = WeakKeyDictionary()
+
+
+def on_device(optimizer: Optimizer) -> OnDevice:
+    """The optimizer's numbers on the device in use."""
+    held = _held.get(optimizer)
+    if held is None or held.hyper.__class__ is not xp.ndarray:
+        held = _held[optimizer] = OnDevice(optimizer)
+    return held
+
+
+@offer("optimizer numbers")
+def numbers_of(optimizer: Optimizer) -> OnDevice | None:
+    """The numbers on the device of an optimizer whose steps are a kernel's; None for another."""
+    kind, groups = type(optimizer), optimizer.param_groups
+    mine = kind in (Adam, AdamW) or (kind is SGD and not any(group["dampening"] for group in groups))
+    return on_device(optimizer) if mine else None
+
+
+@offer("optimizer step")
+def step(optimizer: Optimizer, due: Due) -> bool | None:
+    """Takes the step of the Parameters that are due; None, with nothing changed, where it is not for a kernel."""
+    kind, held = type(optimizer), numbers_of(optimizer)
+    if held is None or not due:
+        return None
+    dtypes = {memory.parameter.data.dtype for memory, _, _ in due}
+    if len(dtypes) != 1 or not all(memory.parameter.data.flags.c_contiguous for memory, _, _ in due):
+        return None
+    dtype = next(iter(dtypes))
+    if dtype.char not in REALS:
+        return None
+    held.refresh(optimizer)
+    of = module("optimizers", dtype=dtype)
+    group_of = {id(group.data): i for i, group in enumerate(optimizer.param_groups)}
+    ordered = sorted(due, key=lambda one: held.order[one[0].name])
+    for some in _runs(ordered, held.order):
+        first = held.order[some[0][0].name]
+        gradients = [dense(g) for _, g, _ in some]
+        rows = [
+            _addresses(kind, memory, g, group_of[id(hyper)], hyper)
+            for (memory, _, hyper), g in zip(some, gradients, strict=True)
+        ]
+        table = [row[field] if row else 0 for field in range(7) for row in [*rows, *[None] * (MOST - len(rows))]]
+        largest = max(memory.parameter.size for memory, _, _ in some)
+        grid = (max(1, min(64, -(-largest // (4 * THREADS)))), len(some))
+        name = "sgd" if kind is SGD else "adam"
+        launch(of, name, grid, by_value(table), held.hyper, held.counts[first:], held.tickets[first:])
+    held.stepped([memory for memory, _, _ in ordered])
+    return True
+
+
+def _runs(due: Due, order: dict[str, int]) -> list[list[tuple[Memory, Array, Hyper]]]:
+    """The Parameters in runs without a gap in the order, of `MOST` at most: a launch reads neighbouring counts."""
+    runs: list[list[tuple[Memory, Array, Hyper]]] = []
+    for one in due:
+        if runs and len(runs[-1]) < MOST and order[runs[-1][-1][0].name] + 1 == order[one[0].name]:
+            runs[-1].append(one)
+        else:
+            runs.append([one])
+    return runs
+
+
+def _addresses(kind: type[Optimizer], memory: Memory, g: Array, group: int, hyper: Hyper) -> list[int]:
+    """A row of the table: parameter, gradient, three memories, size, group."""
+    p = memory.parameter.data
+    keys: list[str | None]
+    if kind is SGD:
+        keys = ["momentum_buffer" if hyper["momentum"] else None, None, None]
+    else:
+        keys = ["exp_avg", "exp_avg_sq", "max_exp_avg_sq" if hyper["amsgrad"] else None]
+    kept = [0 if key is None else memory[key].data.ptr for key in keys]
+    return [p.data.ptr, g.data.ptr, *kept, p.size, group]

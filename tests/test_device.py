@@ -1,0 +1,707 @@
+"""The device's own kernels, executed without a GPU: their CUDA C++ is compiled by g++ and run thread by thread.
+
+Each is compared with the composed ops that it stands for, in single and double precision, at odd shapes with all
+options, and runs twice, with the threads of a block in either order between barriers: other bits would show a
+barrier that is missing. A planted mistake in a source is caught. What this cannot show is speed.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import minigrad as mg
+from examples.mnist import __main__ as command
+from examples.mnist import pictures, training
+from minigrad import backend, convolution, data, fused, nn, optim, pooling
+from minigrad import functional as F
+from minigrad.backend import xp
+from minigrad.device import blocks, launch, loss, products
+from minigrad.device import pooling as kernels
+from minigrad.fused import Plan
+from minigrad.pooling import Windows
+from tests.standin import Cuda, Graph, emulator, transfers
+
+pytestmark = pytest.mark.skipif(emulator.COMPILER is None, reason="no g++ here to compile kernels with")
+RNG = np.random.default_rng(11)
+DTYPES = ["float32", "float64"]
+
+
+def unusable(name: str, error: Exception) -> None:
+    raise AssertionError(f"{name} cannot be used") from error
+
+
+GIVE_UP = launch.give_up
+
+
+@pytest.fixture(autouse=True)
+def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The stand-in with CUDA, on which a kernel that cannot be used is an error, not a warning."""
+    with mg.using("emulated"):
+        backend.kernel("conv2d")
+        monkeypatch.setattr("minigrad.device.launch.give_up", unusable)
+        transfers.reset()
+        yield
+        backend._pending.clear()
+    Cuda.in_use = False
+    Graph.alive.clear()
+
+
+def there(array: np.ndarray) -> Any:
+    return xp.asarray(array)
+
+
+def normal(dtype: str, *shape: int) -> np.ndarray:
+    return RNG.normal(size=shape).astype(dtype)
+
+
+def in_both_orders(compute: Callable[[], list[Any]]) -> list[np.ndarray]:
+    """What kernels compute, with the threads of a block forwards and backwards: the same bits."""
+    found = []
+    for emulator.order in ("backwards", "forwards"):
+        found.append([a.get() for a in compute()])
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_array_equal(a, b)
+    return found[0]
+
+
+def assert_close(found: Any, expected: Any, scale: float = 1.0) -> None:
+    """Equal to rounding: sums of a few hundred terms, relative to the largest value."""
+    assert found.dtype == expected.dtype and found.shape == expected.shape
+    largest = np.abs(expected[np.isfinite(expected)]).max(initial=1e-30)
+    digits = {"float32": 3e-6, "float64": 1e-13}.get(str(found.dtype), 0.0)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=digits * largest * scale)
+
+
+# ---- products ------------------------------------------------------------------------------------------
+CONVOLUTIONS: dict[str, tuple[Any, ...]] = {  # n, c, h, w, o, kernel, stride, padding, dilation, groups
+    "3 x 3": (2, 3, 7, 6, 5, (3, 3), (1, 1), (1, 1), (1, 1), 1),
+    "everything": (3, 4, 9, 8, 6, (3, 2), (2, 1), (1, 2), (1, 2), 2),
+    "stride beyond the kernel": (2, 2, 8, 9, 3, (1, 2), (3, 3), (0, 0), (1, 1), 1),
+    "depthwise": (2, 5, 6, 5, 5, (3, 3), (1, 2), (2, 0), (2, 1), 5),
+    "two tiles of channels": (1, 18, 5, 5, 70, (1, 1), (1, 1), (0, 0), (1, 1), 1),
+    "many cells": (5, 1, 20, 21, 2, (5, 5), (1, 1), (2, 2), (1, 1), 1),
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_convolution_and_its_adjoints(name: str, dtype: str) -> None:
+    n, c, h, w, o, kernel, *options = CONVOLUTIONS[name]
+    x, weight = there(normal(dtype, n, c, h, w)), there(normal(dtype, o, c // options[-1], *kernel))
+    expected = convolution.conv2d(x, weight, *options)
+    g = there(normal(dtype, *expected.shape))
+    y, dx, dw = in_both_orders(
+        lambda: [
+            products.conv2d(x, weight, *options),
+            products.conv2d_input(g, weight, *options, (h, w)),
+            products.conv2d_weight(x, g, *options, kernel),
+        ]
+    )
+    assert_close(y, expected.get())
+    assert_close(dx, convolution.conv2d_input(g, weight, *options, (h, w)).get())
+    assert_close(dw, convolution.conv2d_weight(x, g, *options, kernel).get(), scale=4)
+
+
+def test_a_convolution_with_bias_and_relu_in_its_launch() -> None:
+    x, w, b = (there(normal("float64", *shape)) for shape in ((2, 2, 5, 4), (3, 2, 2, 2), (3,)))
+    x[0, 0, 0, 0] = np.nan
+    options = (1, 1), (0, 0), (1, 1), 1
+    y = products.conv2d(x, w, *options, b, True).get()
+    np.testing.assert_allclose(y, xp.maximum(convolution.conv2d(x, w, *options) + b.reshape(1, 3, 1, 1), 0).get())
+    assert np.isnan(y[0, :, 0, 0]).all() and np.isfinite(y[1]).all()
+
+
+PRODUCTS = [
+    ((5, 7), (7, 3)), ((33, 200), (200, 35)), ((4, 2, 3), (3, 5)), ((2, 1, 3, 4), (3, 4, 2)), ((1, 900), (900, 1)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("turned", ["", "a", "b", "ab"])
+@pytest.mark.parametrize("shapes", PRODUCTS, ids=str)
+def test_matrix_products_of_any_strides(shapes: Any, turned: str, dtype: str) -> None:
+    a, b = (normal(dtype, *shape) for shape in shapes)
+    on_device = [
+        there(np.ascontiguousarray(m.swapaxes(-1, -2))).swapaxes(-1, -2) if name in turned else there(m)
+        for name, m in (("a", a), ("b", b))
+    ]
+    (y,) = in_both_orders(lambda: [products.product(*on_device)])
+    assert_close(y, a @ b, scale=4)
+
+
+# ---- pooling -------------------------------------------------------------------------------------------
+POOLS = {
+    "tiles": Windows((2, 2), (2, 2), (0, 0), (1, 1), (3, 4)),
+    "overlapping and padded": Windows((3, 2), (2, 1), (1, 1), (1, 1), (3, 9)),
+    "dilated": Windows((2, 3), (1, 2), (0, 1), (3, 2), (3, 3)),
+    "one of many cells": Windows((6, 8), (6, 8), (0, 0), (1, 1), (1, 1)),
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", POOLS)
+def test_max_pooling_chooses_the_first_of_equals_and_nan_wins(name: str, dtype: str) -> None:
+    at = POOLS[name]
+    x = RNG.integers(0, 3, (2, 3, 6, 8)).astype(dtype)  # many ties
+    x[0, 0, 1, 1] = x[0, 0, 1, 2] = np.nan
+    x = there(x)
+    y, chosen = in_both_orders(lambda: [(y := kernels.maximum(x, at)), kernels.which(x, y, at)])
+    np.testing.assert_array_equal(y, pooling.maximum(x, at).get())
+    np.testing.assert_array_equal(chosen, pooling.which(x, there(y), at).get())
+    g = there(normal(dtype, *y.shape))
+    (dx,) = in_both_orders(lambda: [kernels.place(g, there(chosen), at, (6, 8))])
+    assert_close(dx, pooling.place(g, there(chosen), at, (6, 8)).get())
+
+
+# ---- fused rows ----------------------------------------------------------------------------------------
+CONV = ((1, 1), (1, 1), (1, 1), 1)
+POOL = Windows((2, 2), (2, 2), (0, 0), (1, 1), (4, 3))
+PLANS = [
+    Plan(conv, eps, relu, pool)
+    for conv, eps, relu, pool in itertools.product((None, CONV), (None, 1e-3), (False, True), (None, POOL))
+    if conv or eps
+]
+
+
+def name_of(plan: Plan) -> str:
+    parts = {"conv": plan.conv, "norm": plan.eps, "relu": plan.relu, "pool": plan.pool}
+    return "-".join(part for part, value in parts.items() if value)
+
+
+def operands(plan: Plan, n: int = 5) -> list[mg.Tensor]:
+    """Values with a negative and a zero gamma and offsets that dead ReLUs follow from."""
+    channels = 4 if plan.conv is not None else 3
+    gamma = normal("float64", channels) + 0.3
+    gamma[0], gamma[1] = -abs(gamma[0]) - 0.1, 0.0
+    w = normal("float64", 4, 3, 3, 3) if plan.conv is not None else np.ones(0)
+    b, beta = normal("float64", channels), normal("float64", channels)
+    used = [True, bool(plan.conv), bool(plan.conv), bool(plan.eps), bool(plan.eps)]
+    arrays = [normal("float64", n, 3, 8, 6) + 0.5, w, b, gamma, beta]
+    return [mg.tensor(a, requires_grad=u) for a, u in zip(arrays, used, strict=True)]
+
+
+@pytest.mark.parametrize("plan", PLANS, ids=name_of)
+def test_a_block_equals_its_reference_at_first_and_second_order(plan: Plan) -> None:
+    given = operands(plan)
+    used = [t for t in given if t.requires_grad]
+    g, v = None, mg.tensor(normal("float64", *given[0].shape))
+    results = []
+    for f in (fused.composed, blocks.block):
+        y = f(*given, plan)
+        g = mg.tensor(normal("float64", *y.shape)) if g is None else g
+        first = mg.grad(y, used, g, retain_graph=True)
+        twice = mg.grad((y * y * g).sum(), used[0], create_graph=True)
+        results.append([y, *first, *mg.grad((twice * v).sum(), used)])
+    for a, b in zip(*results, strict=True):
+        np.testing.assert_allclose(b.numpy(), a.numpy(), rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("plan", [PLANS[3], PLANS[-1]], ids=name_of)
+def test_a_block_computes_the_same_bits_whichever_thread_comes_first(plan: Plan) -> None:
+    given = operands(plan)
+    used = [t for t in given if t.requires_grad]
+    in_both_orders(lambda: [(y := blocks.block(*given, plan)).data, *(d.data for d in mg.grad(y.sum(), used))])
+
+
+def network(dtype: str) -> nn.Sequential:
+    mg.random.seed(3)
+    model = nn.Sequential(
+        nn.Conv2d(1, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Sequential(nn.Conv2d(6, 5, 3, padding=1, bias=False), nn.BatchNorm2d(5), nn.MaxPool2d(2)),
+        nn.BatchNorm2d(5, momentum=None), nn.ReLU(),
+        nn.Conv2d(5, 4, 3, stride=2), nn.ReLU(), nn.Conv2d(4, 4, 1, padding="same"), nn.BatchNorm2d(4, affine=False),
+        nn.Flatten(), nn.Linear(4, 3),
+    )  # fmt: skip
+    return model.to_dtype(dtype)
+
+
+IMAGES, LABELS = RNG.normal(size=(7, 1, 16, 16)), RNG.integers(0, 3, 7)
+
+
+def trained(make: Callable[[Any], Any], steps: int = 3) -> list[np.ndarray]:
+    model = make(network("float64"))
+    optimizer = optim.Adam(model.parameters(), 0.01)
+    losses = []
+    x, y = mg.tensor(IMAGES), mg.tensor(LABELS)
+    for _ in range(steps):
+        loss = F.cross_entropy(model(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.detach())
+    model.eval()
+    with mg.no_grad():
+        scores = model(x)
+    return [t.numpy() for t in (mg.stack(losses), scores, *model.state_dict().values())]
+
+
+@pytest.mark.parametrize("make", [mg.fused.fuse, lambda model: model], ids=["fused", "layer by layer"])
+def test_a_model_trains_and_evaluates_to_the_composed_numbers(make: Any) -> None:
+    found = trained(make)
+    assert transfers.count == len(found) + 3  # what was asked for, and whether the labels of each step were fine
+    with mg.using("numpy"):
+        expected = trained(lambda model: model)
+    for a, b in zip(found, expected, strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-8)
+
+
+def test_a_fused_models_step_is_a_few_launches_and_its_errors_are_the_layers_own() -> None:
+    emulator.launched.clear()
+    model = mg.fused.fuse(nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2)))
+    model(mg.tensor(IMAGES.astype("float32"))).sum().backward()
+    forward = ["conv", "moments", "statistics", "normalise"]
+    assert emulator.launched == [*forward, "cotangent_sums", "cotangent_totals", "cotangent", "conv_weight"]
+    with pytest.raises(ValueError, match=r"reads 1 channels .* has 2"):
+        model(mg.ones(2, 2, 8, 8))
+    with pytest.raises(ValueError, match="one value for each channel"):
+        mg.fused.fuse(nn.Sequential(nn.BatchNorm2d(3)))(mg.ones(1, 3, 1, 1))
+
+
+def test_a_channel_far_from_zero_with_a_small_spread_comes_out_right_in_float32() -> None:
+    x = (1e4 + 1e-2 * RNG.normal(size=(32, 2, 10, 10))).astype("float32")
+    exact = x.astype("float64") - x.astype("float64").mean((0, 2, 3), keepdims=True)
+    var = (exact**2).mean((0, 2, 3), keepdims=True)
+    layer = nn.BatchNorm2d(2)
+    y = mg.fused.fuse(nn.Sequential(layer))(mg.tensor(x))
+    np.testing.assert_allclose(y.numpy(), exact / np.sqrt(var + 1e-5), atol=2e-4)
+    unbiased = var.reshape(-1) * x.size / (x.size - 2)
+    np.testing.assert_allclose(layer.running_var.numpy(), 0.9 + 0.1 * unbiased, rtol=1e-6)
+
+
+# ---- cross entropy ---------------------------------------------------------------------------------------
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_cross_entropy_and_its_gradient(dtype: str) -> None:
+    x = mg.tensor(normal(dtype, 300, 7) * 30, requires_grad=True)
+    labels = RNG.integers(0, 7, 300)
+    labels[3] = labels[200] = -100
+    y = mg.tensor(labels)
+    expected = loss.composed(x, y, -100)
+    found, dx = in_both_orders(lambda: [(one := F.cross_entropy(x, y)).data, mg.grad(one, x).data])
+    np.testing.assert_allclose(found, expected.numpy(), rtol={"float32": 1e-6, "float64": 1e-13}[dtype])
+    assert_close(dx, mg.grad(expected, x).numpy())
+    assert mg.gradcheck(lambda t: F.cross_entropy(t, y), [normal("float64", 300, 7)], order=2) or dtype == "float32"
+
+
+def test_cross_entropy_of_ignored_labels_alone_is_nan_and_wrong_labels_are_named() -> None:
+    x = mg.random.normal(2, 3, requires_grad=True)
+    assert np.isnan(F.cross_entropy(x, mg.tensor([-100, -100])).item())
+    for label in (3, -1):
+        wrong = F.cross_entropy(x, mg.tensor([0, label]))
+        with pytest.raises(ValueError, match=rf"cross_entropy: a target is {label}, .*0\.\.2"):
+            wrong.item()
+
+
+# ---- optimizers ------------------------------------------------------------------------------------------
+RULES: dict[str, Callable[[Any], optim.Optimizer]] = {
+    "SGD": lambda ps: optim.SGD(ps, 0.1),
+    "SGD, everything": lambda ps: optim.SGD(ps, 0.1, 0.9, weight_decay=0.1, nesterov=True, maximize=True),
+    "SGD with momentum": lambda ps: optim.SGD(ps, 0.1, momentum=0.5),
+    "SGD, dampened": lambda ps: optim.SGD(ps, 0.1, momentum=0.5, dampening=0.5),
+    "Adam": lambda ps: optim.Adam(ps, 0.1),
+    "Adam, everything": lambda ps: optim.Adam(ps, 0.1, (0.8, 0.9), 1e-4, 0.1, True, maximize=True),
+    "AdamW": lambda ps: optim.AdamW(ps, 0.1, weight_decay=0.2),
+    "two groups": lambda ps: optim.AdamW([{"params": ps[:3], "lr": 0.01}, {"params": ps[3:], "weight_decay": 0.0}]),
+    "RMSprop": lambda ps: optim.RMSprop(ps, 0.1),
+}
+
+
+def steps_of(rule: str, dtype: str, count: int = 70) -> list[np.ndarray]:
+    """Parameters and state after some steps, of which one passes a Parameter over and one changes the rate."""
+    rng = np.random.default_rng(1)
+    draw = lambda i: rng.normal(size=(1100,) if i == 5 else (i % 3 + 1, 2)).astype(dtype)
+    parameters = [mg.Parameter(draw(i)) for i in range(count)]
+    optimizer = RULES[rule](parameters)
+    for step in range(4):
+        for i, p in enumerate(parameters):
+            p.grad = None if (step, i) == (1, 2) else mg.tensor(draw(i))
+        if step == 2:
+            optimizer.param_groups[0]["lr"] = 0.05
+        if step == 3:
+            optimizer.load_state_dict(optimizer.state_dict())
+        optimizer.step()
+    state = optimizer.state_dict()
+    assert [memory.step for memory in optimizer.state.values()][1:4] == [4, 3, 4]
+    return [backend.to_numpy(a) for a in (*(p.data for p in parameters), *state["state"].values())]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("rule", RULES)
+def test_a_step_for_all_parameters_is_the_rules(rule: str, dtype: str) -> None:
+    emulator.launched.clear()
+    found = steps_of(rule, dtype)
+    launches = 0 if rule in ("RMSprop", "SGD, dampened") else 2 * 3 + 3  # 64 at most; and a gap makes it one more
+    assert len(emulator.launched) == launches
+    with mg.using("numpy"):
+        expected = steps_of(rule, dtype)
+    for a, b in zip(found, expected, strict=True):
+        assert_close(a, b)
+
+
+# ---- a step as a graph -----------------------------------------------------------------------------------
+def trainer(optimizer_of: Callable[[Any], optim.Optimizer], fuse: bool) -> tuple[Any, ...]:
+    """A model, its optimizer and a step. No bias before BatchNorm: Adam would follow its gradient's rounding."""
+    mg.random.seed(5)
+    layers = nn.Sequential(
+        nn.Conv2d(1, 3, 3, padding=1, bias=False), nn.BatchNorm2d(3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
+        nn.Linear(3 * 4 * 4, 4, bias=False), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 3),
+    )  # fmt: skip
+    model = (mg.fused.fuse(layers) if fuse else layers).to_dtype("float64")
+    optimizer = optimizer_of(model.parameters())
+
+    def step(x: mg.Tensor, y: mg.Tensor) -> mg.Tensor:
+        loss = F.cross_entropy(model(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optim.clip_grad_norm(model.parameters(), 5.0)
+        optimizer.step()
+        return loss.detach()
+
+    return model, optimizer, step
+
+
+def run(capture: bool, optimizer_of: Callable[[Any], optim.Optimizer], fuse: bool) -> tuple[list[np.ndarray], Any]:
+    """Losses, parameters, running statistics and the optimizer's state after some steps with a schedule."""
+    model, optimizer, step = trainer(optimizer_of, fuse)
+    schedule = optim.OneCycleLR(optimizer, 0.05, 12)
+    fast = mg.capture(step, optimizer, warmup=2) if capture else step
+    rng, losses = np.random.default_rng(2), []
+    for i in range(8):
+        x, y = mg.tensor(rng.normal(size=(5, 1, 8, 8))), mg.tensor(rng.integers(0, 3, 5))
+        before = transfers.count
+        with mg.transfers(limit=0):
+            losses.append(mg.tensor(fast(x, y)))
+        schedule.step()
+        assert transfers.count == before
+        assert not capture or (fast.replays, fast.reason is None) == (max(0, i - 1), i > 1)
+    state = optimizer.state_dict()
+    assert {memory.step for memory in optimizer.state.values()} == {8}
+    return [backend.to_numpy(t.data) for t in (*losses, *model.state_dict().values())] + [
+        backend.to_numpy(a) for a in state["state"].values()
+    ], fast
+
+
+GRAPHED: dict[str, Callable[[Any], optim.Optimizer]] = {
+    "SGD": lambda ps: optim.SGD(ps, 0.01, momentum=0.9, nesterov=True, weight_decay=1e-3),
+    "Adam": lambda ps: optim.Adam(ps, 0.01, amsgrad=True),
+    "AdamW": lambda ps: optim.AdamW(ps, 0.01),
+}
+
+
+@pytest.mark.parametrize("fuse", [False, True], ids=["layer by layer", "fused"])
+@pytest.mark.parametrize("rule", GRAPHED)
+def test_a_replayed_step_trains_as_the_step_itself(rule: str, fuse: bool) -> None:
+    found, fast = run(True, GRAPHED[rule], fuse)
+    expected, _ = run(False, GRAPHED[rule], fuse)
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11)
+    assert fast.replays == 6
+
+
+def test_a_graph_has_fewer_launches_of_a_fused_step() -> None:
+    kernels_of = {}
+    for fuse in (False, True):
+        _, optimizer, step = trainer(GRAPHED["SGD"], fuse)
+        fast = mg.capture(step, optimizer, warmup=1)
+        for _ in range(3):
+            fast(mg.ones(5, 1, 8, 8, dtype="float64"), mg.tensor([0, 1, 2, 0, 1]))
+        assert fast.reason is None
+        kernels_of[fuse] = len(fast._graph.calls)
+    assert kernels_of[True] < kernels_of[False]
+
+
+def test_capturing_computes_nothing_and_is_undone_where_it_fails() -> None:
+    _, optimizer, step = trainer(GRAPHED["Adam"], True)
+    asked: list[str] = []
+
+    def asking(x: mg.Tensor, y: mg.Tensor) -> mg.Tensor:
+        loss = step(x, y)
+        if backend.after_capture is not None:
+            asked.append(f"{loss.item():.3f}")
+        return loss
+
+    fast = mg.capture(asking, optimizer, warmup=1)
+    given = mg.ones(5, 1, 8, 8, dtype="float64"), mg.tensor([0, 1, 2, 0, 1])
+    losses = [fast(*given).item() for _ in range(3)]
+    assert fast.replays == 0 and "operation not permitted when stream is capturing" in fast.reason and asked == []
+    _, _, step = trainer(GRAPHED["Adam"], True)
+    np.testing.assert_allclose(losses, [step(*given).item() for _ in range(3)], rtol=1e-12)
+    assert {memory.step for memory in optimizer.state.values()} == {3}
+
+
+def test_without_kernels_cublas_is_refused_and_the_reason_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend, "kernels_on", False)
+    _, optimizer, step = trainer(GRAPHED["SGD"], False)
+    fast = mg.capture(step, optimizer, warmup=1)
+    for _ in range(2):
+        fast(mg.ones(5, 1, 8, 8, dtype="float64"), mg.tensor([0, 1, 2, 0, 1]))
+    assert fast.replays == 0 and "cuBLAS API during stream capture" in fast.reason
+
+
+def test_every_replay_draws_another_mask_with_its_probability() -> None:
+    mg.random.seed(1)
+    fast = mg.capture(lambda x: F.dropout(x, 0.3), warmup=1)
+    x = mg.ones(64, 200)
+    masks = [fast(x).numpy().copy() for _ in range(4)][1:]
+    assert fast.replays == 3
+    for mask in masks:
+        np.testing.assert_allclose(np.unique(mask), [0, 1 / 0.7], rtol=1e-6)
+        kept = (mask > 0).mean()
+        assert abs(kept - 0.7) < 5 * np.sqrt(0.21 / mask.size)
+    both = [np.mean((a > 0) == (b > 0)) for a, b in itertools.combinations(masks, 2)]
+    np.testing.assert_allclose(both, 0.7**2 + 0.3**2, atol=5 * 0.5 / np.sqrt(x.size))  # as of independent draws
+    neighbours = [np.corrcoef(mask.ravel()[1:], mask.ravel()[:-1])[0, 1] for mask in masks]
+    np.testing.assert_allclose(neighbours, 0, atol=5 / np.sqrt(x.size))
+
+
+def test_capturing_finds_every_kernel_loaded() -> None:
+    launch._module.cache_clear()
+    launch.function.cache_clear()
+    _, optimizer, step = trainer(GRAPHED["AdamW"], True)
+    fast = mg.capture(lambda x, y: step(F.dropout(x, 0.5), y), optimizer, warmup=1)
+    for _ in range(2):
+        fast(mg.ones(5, 1, 8, 8, dtype="float64"), mg.tensor([0, 1, 2, 0, 1]))
+    assert (fast.replays, fast.reason) == (1, None)
+
+
+def test_a_wrong_label_in_a_replay_is_told() -> None:
+    fast = mg.capture(lambda x, y: F.cross_entropy(x, y), warmup=1)
+    x = mg.random.normal(2, 3)
+    for labels in ([0, 1], [2, 2]):
+        assert np.isfinite(fast(x, mg.tensor(labels)).item())
+    loss = fast(x, mg.tensor([0, 5]))
+    with pytest.raises(ValueError, match=r"a target is 5, but the 3 classes are 0\.\.2"):
+        loss.item()
+
+
+REFUSED: dict[str, Callable[[Any], Any]] = {
+    "a product": lambda x: x @ x, "dot": lambda x: xp.dot(x, x), "einsum": lambda x: xp.einsum("ij,jk", x, x),
+    "tensordot": lambda x: xp.tensordot(x, x), "a method": lambda x: x.dot(x), "get": lambda x: x.get(),
+    "an if": lambda x: bool(x[0, 0]), "a mask": lambda x: x[x > 0], "an upload": lambda x: xp.asarray([1.0]),
+    "waiting": lambda x: xp.cuda.get_current_stream().synchronize(),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_the_standin_refuses_in_a_capture(what: str) -> None:
+    x = xp.ones((2, 2))
+    stream = xp.cuda.Stream()
+    stream.begin_capture()
+    try:
+        with pytest.raises((RuntimeError, NotImplementedError), match=r"captur|copy from the host"):
+            REFUSED[what](x)
+    finally:
+        stream.end_capture()
+
+
+def test_the_standins_graph_computes_at_launch_what_was_captured() -> None:
+    x = xp.ones(3)
+    stream = xp.cuda.Stream()
+    stream.begin_capture()
+    y = x * 2
+    x += y
+    x[1:] *= 10.0
+    graph = stream.end_capture()
+    assert x.get().tolist() == [1.0] * 3 and np.isnan(y.get()).all()
+    graph.launch(stream)
+    graph.launch(stream)
+    assert x.get().tolist() == [9.0, 900.0, 900.0] and y.get().tolist() == [6.0, 60.0, 60.0]
+
+
+# ---- batches and the main job ------------------------------------------------------------------------------
+@pytest.mark.parametrize("augment", [None, data.Augment(shift=3), data.Augment(2, 20.0, 0.3, 0.2)], ids=str)
+def test_batches_made_on_the_device_are_the_hosts(augment: Any) -> None:
+    images = RNG.integers(0, 256, (50, 2, 9, 7)).astype(np.uint8)
+    labels = RNG.integers(0, 10, 50)
+    found: list[list[np.ndarray]] = []
+    for name in ("emulated", "numpy"):
+        with mg.using(name), mg.transfers() as crossed:
+            batches = data.Batches(images, labels, 16, seed=4, augment=augment, normalise=(0.3, 0.5))
+            found.append([t.numpy() for _ in range(2) for batch in batches for t in batch])
+        if name == "emulated":  # images, labels, levels; two orders; and what the distortions are
+            assert crossed.to_device == 3 + 2 + (8 if augment else 0)
+    grey = 1 / 255 / 0.5
+    for a, b in zip(*found, strict=True):
+        assert a.dtype == b.dtype and a.shape == b.shape
+        off = np.abs(a - b)
+        assert off.max() <= grey * 1.01 and (off > grey / 2).mean() < 1e-3  # a rounding that falls on the other side
+
+
+@pytest.mark.parametrize("capture", [False, True])
+def test_the_main_job_reads_the_loss_now_and_then(
+    capture: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    images, labels = RNG.integers(0, 256, (160, 1, 28, 28)).astype(np.uint8), RNG.integers(0, 10, 160)
+    few = data.Dataset("few", images, labels, images[:20], labels[:20], tuple("0123456789"), "random numbers")
+    monkeypatch.setattr(command, "load", lambda *arguments: few)
+    monkeypatch.setattr(pictures, "draw", lambda *arguments: None)
+    losses, loops = [], []
+    epoch = training.epoch
+
+    def watched(*arguments: Any) -> bool:
+        before = transfers.count
+        done = epoch(*arguments)
+        loops.append(transfers.count - before)
+        return done
+
+    monkeypatch.setattr(training, "epoch", watched)
+    for name in ("emulated", "numpy"):
+        with mg.using(name):
+            out = tmp_path / name
+            flags = ["--model", "mlp-bn", "--epochs", "2", "--batch-size", "8", "--out", str(out), "--no-augment"]
+            assert command.main(flags + ["--capture"] * capture) == 0, capsys.readouterr()
+        losses.append([json.loads(line)["train_loss"] for line in (out / "metrics.jsonl").read_text().splitlines()])
+    np.testing.assert_allclose(*losses, rtol=1e-3)
+    # Of 20 steps: the loss for the points of the trace, and with a look whether the labels since were fine.
+    assert max(loops) <= 20 + 20
+
+
+# ---- what goes wrong -------------------------------------------------------------------------------------
+MISTAKES = {  # source, what stands there, the mistake, and what it breaks
+    "an offset": ("convolution", "cell % OW * SW - PW", "cell % OW * SW", "conv"),
+    "a barrier": ("product", "        __syncthreads();\n    }", "    }", "conv"),
+    "a tie": ("pooling", "return a > b ||", "return a >= b ||", "pool"),
+    "a step": ("optimizers", "*count += 1;", "", "adam"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_planted_mistake_in_a_kernel_is_caught(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, right, wrong, check = MISTAKES[name]
+    source = launch.source
+    assert right in source(file)
+    launch._module.cache_clear()
+    planted = {file: source(file).replace(right, wrong)}
+    monkeypatch.setattr(launch, "source", lambda name: planted.get(name) or source(name))
+    checks: dict[str, Callable[[], None]] = {
+        "conv": lambda: test_convolution_and_its_adjoints("many cells", "float32"),
+        "pool": lambda: test_max_pooling_chooses_the_first_of_equals_and_nan_wins("tiles", "float32"),
+        "adam": lambda: test_a_step_for_all_parameters_is_the_rules("Adam", "float32"),
+    }
+    try:
+        with pytest.raises(AssertionError):
+            checks[check]()
+    finally:
+        launch._module.cache_clear()
+
+
+def test_a_barrier_that_only_some_threads_reach_is_an_error() -> None:
+    code = 'extern "C" __global__ void f(long long n) { if (threadIdx.x < n) __syncthreads(); }'
+    f = xp.RawModule(code=code).get_function("f")
+    f((2,), (4,), (4,))
+    with pytest.raises(RuntimeError, match="a barrier that only some threads"):
+        f((2,), (4,), (3,))
+    f((2,), (4,), (0,))
+
+
+def test_arguments_that_a_device_would_misread_are_refused() -> None:
+    code = 'extern "C" __global__ void f(const float *x, long long n, double p) { }'
+    f = xp.RawModule(code=code).get_function("f")
+    f((1,), (1,), (xp.ones(2, np.float32), 2, 1.0))
+    for wrong in ((xp.ones(2), 2, 1.0), (xp.ones(2, np.float32), 2.0, 1.0), (None, 2, 1), (None, 2)):
+        with pytest.raises(TypeError):
+            f((1,), (1,), wrong)
+    with pytest.raises(RuntimeError, match="INVALID_VALUE"):
+        f((0,), (1,), (None, 2, 1.0))
+
+
+def test_a_kernel_that_does_not_compile_leaves_its_place_to_ordinary_ops(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "give_up", GIVE_UP)
+    monkeypatch.setattr(launch, "_unusable", set())
+    monkeypatch.setattr(launch, "source", lambda name: "this is no C++")
+    launch._module.cache_clear()
+    x, w = mg.ones(1, 1, 3, 3), mg.ones(1, 1, 2, 2)
+    try:
+        with pytest.warns(RuntimeWarning, match=r"the device's kernel for conv2d cannot be used.*CompileException"):
+            assert F.conv2d(x, w).numpy().tolist() == [[[[4.0, 4.0], [4.0, 4.0]]]]
+        assert F.conv2d(x, w).shape == (1, 1, 2, 2)  # warned once
+    finally:
+        launch._module.cache_clear()
+
+
+def test_out_of_memory_in_a_kernels_launch_names_the_op(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: Any) -> Any:
+        raise MemoryError("Out of memory allocating 1,000 bytes (allocated so far: 200 bytes).")
+
+    x, w = mg.ones(1, 1, 3, 3), mg.ones(1, 1, 2, 2)
+    monkeypatch.setattr(xp, "empty", full)
+    with pytest.raises(mg.OutOfMemory, match=r"conv of float32 \[1, 1, 3, 3\].*allocating 1,000 bytes.*batch size"):
+        F.conv2d(x, w)
+
+
+def test_kernels_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend, "kernels_on", False)
+    emulator.launched.clear()
+    F.conv2d(mg.ones(1, 1, 3, 3), mg.ones(1, 1, 2, 2))
+    assert emulator.launched == []
+    monkeypatch.setattr(backend, "kernels_on", True)
+    F.conv2d(mg.ones(1, 1, 3, 3), mg.ones(1, 1, 2, 2))
+    assert emulator.launched == ["conv"]
+
+
+SOURCES: dict[str, dict[str, Any]] = {  # with the sizes of a small network
+    "product matmul": {},
+    "product convolution": {
+        "C": 16,
+        "H": 14,
+        "W": 14,
+        "O": 32,
+        "OH": 14,
+        "OW": 14,
+        "GROUPS": 1,
+        "KH": 3,
+        "KW": 3,
+        "SH": 1,
+        "SW": 1,
+        "PH": 1,
+        "PW": 1,
+        "DH": 1,
+        "DW": 1,
+        "TILE": 2,
+    },
+    "pooling": {
+        "H": 28,
+        "W": 28,
+        "OH": 14,
+        "OW": 14,
+        "KH": 2,
+        "KW": 2,
+        "SH": 2,
+        "SW": 2,
+        "PH": 0,
+        "PW": 0,
+        "DH": 1,
+        "DW": 1,
+        "NUMBER": "unsigned char",
+    },
+    "normalisation": {"C": 16, "H": 28, "W": 28, "KH": 2, "KW": 2, "RELU": 1},
+    "loss": {"LABEL": "long long"},
+    "images": {"C": 1, "H": 28, "W": 28},
+    "optimizers": {},
+    "masks": {},
+}
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc here; g++ compiles the kernels in the other tests")
+@pytest.mark.parametrize("names", SOURCES)
+def test_every_kernel_compiles_with_nvcc_without_a_warning_or_a_spill(
+    names: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(xp, "RawModule", lambda code, options: code)
+    (tmp_path / "kernel.cu").write_text(launch.module(*names.split(), dtype=np.dtype("float32"), **SOURCES[names]))
+    command = ["nvcc", "-cubin", "-arch=sm_90", "-std=c++17", "-Xptxas=-v", "-Werror=all-warnings", "-o", os.devnull]
+    done = subprocess.run([*command, tmp_path / "kernel.cu"], capture_output=True, text=True, check=False, timeout=600)
+    assert done.returncode == 0, done.stderr
+    spills = re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", done.stderr)
+    assert spills and set(spills) == {("0", "0")}
