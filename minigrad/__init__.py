@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 from minigrad import autodiff, creation, numpy_protocol, ops, random
 from minigrad.autodiff import *  # noqa: F403
 from minigrad.backend import OutOfMemory, current, transfers, use, using
-from minigrad.capture import capture
 from minigrad.creation import *  # noqa: F403
 from minigrad.debug import debug, detect_anomaly
 from minigrad.ops import *  # noqa: F403
@@ -20,6 +19,7 @@ del trace  # noqa: F821  (`mg.trace` looks at a training step; a matrix's trace 
 
 if TYPE_CHECKING:
     from minigrad import functional, init, nn, optim
+    from minigrad.capturing import capture
     from minigrad.check import check_hand_gradient, gradcheck  # type: ignore[no-redef]
     from minigrad.files import load, save
     from minigrad.functional import log_softmax, softmax
@@ -36,8 +36,8 @@ __all__ = [
 
 _MODULES = {"check", "data", "files", "functional", "fused", "init", "nn", "optim", "study", "view"}
 _PLACES = {
-    "Tape": "view", "check_hand_gradient": "check", "gradcheck": "check", "load": "files", "log_softmax": "functional",
-    "save": "files", "softmax": "functional", "trace": "tracing",
+    "Tape": "view", "capture": "capturing", "check_hand_gradient": "check", "gradcheck": "check", "load": "files",
+    "log_softmax": "functional", "save": "files", "softmax": "functional", "trace": "tracing",
 }  # fmt: skip
 
 
