@@ -541,3 +541,15 @@ def test_what_a_recomputation_cannot_do_is_said():
         mg.checkpoint(lambda z: z * hidden, x)
     with pytest.raises(TypeError, match=r"checkpoint: the function returns one Tensor, not tuple"):
         mg.checkpoint(lambda z: (z, z), x)
+
+
+def test_in_debug_mode_an_optimizer_steps_on_parameters_that_a_tape_still_keeps() -> None:
+    p = mg.Parameter(np.array([1.0, 2.0]))
+    optimizer = mg.optim.SGD([("p", p)], lr=0.5)
+    with mg.debug():
+        loss = (p * p).sum()
+        loss.backward(retain_graph=True)
+        optimizer.step()
+        np.testing.assert_array_equal(p.numpy(), [0.0, 0.0])
+        with pytest.raises(RuntimeError, match="overwritten"):
+            loss.backward()
