@@ -251,14 +251,15 @@ def _backward(
             return
         along[some] = _dots(through, y[some] if pool is None else chosen[some]) - mean[some] * total[some]
         count = t[0].size
-        slope = -scale[some] * inverse[some] ** 2 * along[some] / count
-        offset = -scale[some] * total[some] / count - mean[some] * slope
-        _affine(y[some], slope, offset, into)
-        scaled = xp.multiply(through, scale[some].astype(dtype), out=xp.empty(through.shape, dtype))
-        if pool is None:
-            into += scaled
+        factor, slope = scale[some], -(inverse[some] ** 2) * along[some] / count
+        offset = -total[some] / count - mean[some] * slope
+        if pool is None:  # (y slope + g + offset) factor
+            xp.multiply(y[some], slope.astype(dtype), out=into)
+            into += through
+            _affine(into, factor, offset * factor, into)
         else:
-            pooling.spread_of(scaled, cells[some], pool, into)
+            _affine(y[some], slope * factor, offset * factor, into)
+            pooling.spread_of(through * factor.astype(dtype), cells[some], pool, into)
 
     parallel.pieces(t, work)
     dx = dw = None
