@@ -295,3 +295,7 @@ def test_arrays_of_two_libraries_do_not_mix(monkeypatch: pytest.MonkeyPatch) -> 
         TypeError, match=r"add: operands of two array libraries meet: .*numpy.float32.*the backend in use is 'numpy'"
     ):
         Tensor(Device(on_host)) + on_host
+
+
+def test_an_axis_without_elements_splits_into_empty_parts() -> None:
+    assert [part.shape for part in mg.zeros(0, 3).split(2)] == [(0, 3), (0, 3)]
