@@ -616,6 +616,8 @@ def tensordot(a: Any, b: Any, axes: Any = 2) -> Any:
     arrays_of("tensordot", (a, b))
     if is_integer(axes):
         axes = (tuple(range(-axes, 0)), tuple(range(axes)))
+    if not isinstance(axes, (tuple, list)) or len(axes) != 2:
+        raise ValueError(f"tensordot: axes is a number or a pair, of a's and of b's axes, not {axes!r:.60}")
     of_a, of_b = (axes_of(_axis(of), x.ndim, "tensordot") for of, x in zip(axes, (a, b), strict=True))
     if [a.shape[i] for i in of_a] != [b.shape[i] for i in of_b]:
         raise ValueError(f"tensordot: axes {of_a} of {list(a.shape)} and {of_b} of {list(b.shape)} differ in length")

@@ -28,6 +28,7 @@ SHAPES: dict[str, tuple[Callable[[], Any], str]] = {
     "matmul of columns": (lambda: X @ X, r"matmul: \[2, 3\] @ \[2, 3\].* not 3 and 2"),
     "matmul with a number": (lambda: X @ mg.tensor(2.0), r"matmul: .*\[2, 3\] and \[\]; multiply by a number with \*"),
     "batches": (lambda: mg.ones(2, 3, 4) @ mg.ones(3, 4, 5), r"matmul: .*float32 \[2, 3, 4\], float32 \[3, 4, 5\]"),
+    "tensordot of three": (lambda: mg.tensordot(X, X, ([0], [0], [1])), r"tensordot: axes is a number or a pair"),
     "tensordot": (lambda: mg.tensordot(X, V, 1), r"tensordot: axes \(1,\) of \[2, 3\] and \(0,\) of \[4\] differ"),
     "einsum": (lambda: mg.einsum("ij,j", X, V), r"einsum: 'ij,j': 'j' has different lengths in \[\[2, 3\], \[4\]\]"),
     "einsum terms": (lambda: mg.einsum("ij", X, V), "einsum: 'ij' has 1 terms for 2 operands"),
