@@ -12,7 +12,7 @@ import pytest
 import minigrad as mg
 from examples import check_your_batchnorm
 from minigrad import functional, fused, ops
-from minigrad.check import CannotRun, assert_gradient, assert_hand_gradient
+from minigrad.check import CannotRun, Finding, Report, assert_gradient, assert_hand_gradient
 from minigrad.check.oracles import central, complex_step, richardson
 from minigrad.pooling import Windows
 from tests.samples import SAMPLES
@@ -476,6 +476,13 @@ def test_a_report_speaks_text_html_json_and_pictures(tmp_path):
     report.plot(str(tmp_path / "report.png"))
     assert (tmp_path / "report.png").stat().st_size > 1000
     mg.gradcheck(mg.tanh, (X,)).plot(str(tmp_path / "check.png"))
+
+
+def test_a_report_with_arrays_and_numpys_numbers_is_json():
+    finding = Finding("x", "factor", "off", evidence={"worst": np.array([1.5, np.nan]), "count": np.int64(3)})
+    record = json.loads(Report("a check", [finding], {"x": {"size": np.float32(0.5)}}).to_json())
+    assert record["findings"][0]["evidence"] == {"worst": [1.5, "nan"], "count": 3}
+    assert record["facts"] == {"x": {"size": 0.5}}
 
 
 def test_the_sum_of_absolute_contributions_stands_beside_the_gradient():
