@@ -463,6 +463,18 @@ def test_the_users_arrays_and_numpy_itself_are_left_as_they_were():
         mg.tensor(X, requires_grad=True)[0] = 1
 
 
+def test_what_nothing_explains_is_told_by_where_it_is():
+    def hand(g, cache):
+        dx, dgamma, dbeta = right(g, cache)
+        dx[3, 1:3] += [0.37, -0.91]
+        return dx, dgamma, dbeta
+
+    finding = mg.check_hand_gradient(forward, BN, hand).findings[0]
+    assert finding.kind == "unexplained"
+    assert f"in 2 of {X.size} elements" in str(finding)
+    assert "[3, 1]" in str(finding) and "only at [3] of axis 0" in str(finding)
+
+
 # ---- the report ---------------------------------------------------------------------------------------------
 def test_a_report_speaks_text_html_json_and_pictures(tmp_path):
     report = mg.check_hand_gradient(forward, BN, without_variance)

@@ -464,8 +464,6 @@ class SlipsOfValues(Suspicion):
                 for m in self.counts:
                     if row.name == "mean" and m != math.prod(source.shape) // max(1, math.prod(node.shape)):
                         continue
-                    if m < 2:
-                        continue
                     value = self.run.values[node] * (m / (m - 1))
                     words = (
                         "{d} {uses} "
