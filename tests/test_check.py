@@ -475,6 +475,15 @@ def test_what_nothing_explains_is_told_by_where_it_is():
     assert "[3, 1]" in str(finding) and "only at [3] of axis 0" in str(finding)
 
 
+def test_a_hand_that_answers_in_single_precision_is_held_to_its_digits_or_to_the_tolerance_given():
+    def hand(g, cache):
+        return tuple(d.astype("float32") for d in right(g, cache))
+
+    report = mg.check_hand_gradient(forward, BN, hand)
+    assert report and "float32's digits" in report.details["precision"]
+    assert not mg.check_hand_gradient(forward, BN, hand, rtol=1e-12)
+
+
 # ---- the report ---------------------------------------------------------------------------------------------
 def test_a_report_speaks_text_html_json_and_pictures(tmp_path):
     report = mg.check_hand_gradient(forward, BN, without_variance)
