@@ -219,8 +219,9 @@ def each(count: int, work: Callable[[int], None]) -> None:
                 worker.start()
                 _workers.append(worker)
             batch = Batch(work, count)
-            for _ in range(helpers):
-                _jobs.put(batch)
+            if _jobs.qsize() < 2 * helpers:  # else threads are late by whole batches, which would pile up
+                for _ in range(helpers):
+                    _jobs.put(batch)
             batch.run()
             batch.over.acquire()
             del batch.work  # and its arrays: a thread that wakes late would keep them, and who owns one be chance

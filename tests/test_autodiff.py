@@ -540,7 +540,7 @@ def test_training_steps_do_not_grow() -> None:
 
     tracemalloc.start()
     try:
-        for _ in range(2500):  # CPython keeps up to 2,000 freed tuples of a length
+        for _ in range(6000):  # CPython keeps up to 2,000 freed tuples of a length
             step()
         before = tracemalloc.get_traced_memory()[0]
         for _ in range(1000):

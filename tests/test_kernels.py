@@ -150,6 +150,13 @@ def test_a_training_step_is_the_same_bit_for_bit_with_one_two_and_three_threads(
             np.testing.assert_array_equal(a, b)
 
 
+def test_batches_do_not_pile_up_before_a_thread_that_is_late():
+    first = parallel.threads() - 1
+    for _ in range(2000):
+        parallel.each(2, lambda number: None)
+        assert parallel._jobs.qsize() <= 3 * first
+
+
 PRODUCTS = [
     ((700, 300), (300, 500)),
     ((30, 900), (900, 800)),
