@@ -25,7 +25,6 @@ from minigrad import kernels, nn, ops, parallel, pooling
 from minigrad.backend import Array, host_array, kernel, xp
 from minigrad.convolution import Geometry, Pair, batch_first, batch_last, conv_size, geometry
 from minigrad.functional import pair
-from minigrad.nn.normalisation import BatchNorm
 from minigrad.pooling import Windows
 from minigrad.primitive import fused
 from minigrad.tape import recording
@@ -170,8 +169,8 @@ def _affine(a: Array, scale: Array, shift: Array, out: Array) -> None:
 
 
 def _clamp(z: Array) -> None:
-    """max(z, 0), in place; against an array, which the library compares faster than with a number."""
-    xp.maximum(z, parallel.line_of(0, z.shape[-1], z.dtype), out=z)
+    """max(z, 0), in place."""
+    xp.maximum(z, kernels.limit(z, 0), out=z)
 
 
 def _forward(x: Array, w: Array, b: Array, gamma: Array, beta: Array, plan: Plan) -> tuple[Array, Kept]:
@@ -349,11 +348,95 @@ def _evaluate(x: Array, w: Array, b: Array, plan: Plan) -> Array:
 
 
 # ---- models ---------------------------------------------------------------------------------------
+class Together(NamedTuple):
+    """Layers of a Sequential that go together: a convolution, BatchNorm, ReLU, pooling, or a part of that.
+
+    settings: of the convolution, as in a plan.  channels: of what is normalised.  cells: values of each channel.
+    taken: how many layers.  learning: whether gradients are recorded.  folds: whether BatchNorm uses its running
+    statistics, and so is part of the convolution.
+    """
+
+    conv: Any
+    norm: Any
+    relu: bool
+    pool: Windows | None
+    settings: tuple[Pair, Pair, Pair, int] | None
+    channels: int
+    cells: int
+    taken: int
+    learning: bool
+    folds: bool
+
+    def arrays(self, dtype: Any) -> tuple[Any, Any, Any, Any]:
+        """Weight, bias, gamma and beta: those of the layers, and ones or zeros for what they lack."""
+        ones, zeros = xp.ones(self.channels, dtype), xp.zeros(self.channels, dtype)
+        w, b = (xp.ones(0, dtype), None) if self.conv is None else (self.conv.weight, self.conv.bias)
+        gamma, beta = (None, None) if self.norm is None else (self.norm.weight, self.norm.bias)
+        return (w, *(given if own is None else own for own, given in ((b, zeros), (gamma, ones), (beta, zeros))))
+
+    def folded(self) -> tuple[Array, Array]:
+        """Weight and bias of the convolution with what BatchNorm does afterwards in them."""
+        norm, scale = self.norm, 1 / xp.sqrt(self.norm.running_var.data + self.norm.eps)
+        scale = scale if norm.weight is None else norm.weight.data * scale
+        bias = -norm.running_mean.data if self.conv.bias is None else self.conv.bias.data - norm.running_mean.data
+        bias = bias * scale if norm.bias is None else bias * scale + norm.bias.data
+        return self.conv.weight.data * scale.reshape(-1, 1, 1, 1), bias
+
+
+def together(x: Tensor, layers: Sequence[nn.Module]) -> Together | None:
+    """Which of some layers go together for an input x.
+
+    None where they have to run one by one: which is also how what does not fit gets the layers' own errors.
+    """
+    rest = list(layers)
+
+    def next_is(kind: type[nn.Module]) -> Any:
+        return rest.pop(0) if rest and type(rest[0]) is kind else None
+
+    conv, norm, relu = next_is(nn.Conv2d), next_is(nn.BatchNorm2d), next_is(nn.ReLU)
+    channels, size, settings = x.shape[1], (x.shape[2], x.shape[3]), None
+    if not x.size or x.dtype.char not in "fd" or (conv is None and norm is None):
+        return None
+    if conv is not None:
+        if conv.weight.dtype != x.dtype or channels != conv.in_channels or isinstance(conv.padding, str):
+            return None
+        strides = pair(conv.stride, "stride"), pair(conv.padding, "padding", 0), pair(conv.dilation, "dilation")
+        rows, columns = map(conv_size, size, conv.kernel_size, *strides)
+        size, settings, channels = (rows, columns), (*strides, conv.groups), conv.out_channels
+        if min(size) < 1:
+            return None
+    pool = _windows(next_is(nn.MaxPool2d), size)
+    count = sum(layer is not None for layer in (conv, norm, relu)) + (pool is not None)
+    cells = len(x) * math.prod(size)
+    learning = recording.on and (
+        x.node is not None
+        or any(p.node is not None for layer in (conv, norm) if layer is not None for p in layer.parameters())
+    )
+    folds = norm is not None and not norm.training and norm.running_mean is not None
+    if norm is not None:
+        held = (norm.weight, norm.bias, norm.running_mean, norm.running_var)
+        if norm.num_features != channels or any(a is not None and a.dtype != x.dtype for a in held):
+            return None
+        if (learning or conv is None) if folds else cells < 2:
+            return None
+    return Together(conv, norm, relu is not None, pool, settings, channels, cells, count, learning, folds)
+
+
+def _windows(layer: Any, size: Pair) -> Windows | None:
+    """The windows of a pooling layer, where they are disjoint and cover their input."""
+    if layer is None:
+        return None
+    kernel, stride = pair(layer.kernel_size, "kernel_size"), pair(layer.stride, "stride")
+    out = size[0] // kernel[0], size[1] // kernel[1]
+    at = Windows(kernel, stride, pair(layer.padding, "padding", 0), pair(layer.dilation, "dilation"), out)
+    return at if at.tile(size) and at.size < 256 else None
+
+
 class Fused(nn.Sequential):
     """A Sequential whose layers run together where they can; paths, parameters and state are the same.
 
-    Layers run one by one, as written, where something looks on (`nn.summary`, the study tools), on other
-    backends, for other dtypes than float32 and float64, and where a gamma is exactly zero.
+    Layers run one by one, as written, where something looks on (`nn.summary`, the study tools), for other
+    dtypes than float32 and float64, on the host where a gamma is exactly zero, and on a device without kernels.
     """
 
     def forward(self, x: Any) -> Any:
@@ -362,8 +445,8 @@ class Fused(nn.Sequential):
             count = 0
             if recording.watch is None and isinstance(x, Tensor):
                 on_device = x.data.__class__ is not host_array
-                if x.ndim == 4 and on_device and (together := kernel("together")) is not None:
-                    count, y = together(x, self.layers[place : place + 4]) or (0, None)
+                if x.ndim == 4 and on_device and (own := kernel("together")) is not None:
+                    count, y = own(x, self.layers[place : place + 4]) or (0, None)
                 elif x.ndim == 4 and not on_device:
                     count, y = self._together(x, self.layers[place : place + 4])
                 elif x.ndim == 2 and not on_device:
@@ -387,79 +470,25 @@ class Fused(nn.Sequential):
 
     def _together(self, x: Tensor, layers: Sequence[nn.Module]) -> tuple[int, Any]:
         """How many of the layers (convolution, BatchNorm, ReLU, pooling) go together, and what they make of x."""
-        rest = list(layers)
-
-        def next_is(kind: type[nn.Module]) -> Any:
-            return rest.pop(0) if rest and type(rest[0]) is kind else None
-
-        conv, norm, relu = next_is(nn.Conv2d), next_is(nn.BatchNorm2d), next_is(nn.ReLU)
-        channels, size = x.shape[1], (x.shape[2], x.shape[3])
-        if not x.size or x.dtype.char not in "fd" or (conv is None and norm is None):
+        found = together(x, layers)
+        if found is None:
             return 0, None
-        settings = None
-        if conv is not None:
-            if conv.weight.dtype != x.dtype or channels != conv.in_channels or isinstance(conv.padding, str):
-                return 0, None
-            strides = pair(conv.stride, "stride"), pair(conv.padding, "padding", 0), pair(conv.dilation, "dilation")
-            size = tuple(map(conv_size, size, conv.kernel_size, *strides))  # type: ignore[assignment]
-            settings = (*strides, conv.groups)
-            channels = conv.out_channels
-            if min(size) < 1:
-                return 0, None
-        pool = self._windows(next_is(nn.MaxPool2d), size)
-        count = sum(layer is not None for layer in (conv, norm, relu)) + (pool is not None)
-        if norm is not None and not self._plain(norm, x, channels):
+        norm, alone = found.norm, Plan(found.settings, None, found.relu, found.pool)
+        if found.folds:
+            return found.taken, Tensor(_evaluate(x.data, *found.folded(), alone))
+        w, b, gamma, beta = found.arrays(x.dtype)
+        if norm is None:
+            if not found.learning:
+                return found.taken, Tensor(_evaluate(x.data, w.data, b.data if isinstance(b, Tensor) else b, alone))
+            return (0, None) if found.taken == 1 else (found.taken, block(x, w, b, gamma, beta, alone))
+        if found.pool is not None and not bool(ops.all(gamma != 0)):
             return 0, None
-        learning = recording.on and (
-            x.node is not None
-            or any(p.node is not None for layer in (conv, norm) if layer is not None for p in layer.parameters())
-        )
-        w = conv.weight if conv is not None else xp.ones(0, x.dtype)
-        b = conv.bias if conv is not None and conv.bias is not None else xp.zeros(channels, x.dtype)
-        if norm is not None and not norm.training and norm.running_mean is not None:
-            if learning or conv is None:
-                return 0, None
-            mean, var = norm.running_mean.data, norm.running_var.data
-            scale = 1 / xp.sqrt(var + norm.eps)
-            scale = scale if norm.weight is None else norm.weight.data * scale
-            folded = w.data * scale.reshape(-1, 1, 1, 1)
-            bias = ((b.data if isinstance(b, Tensor) else b) - mean) * scale
-            bias = bias if norm.bias is None else bias + norm.bias.data
-            return count, Tensor(_evaluate(x.data, folded, bias, Plan(settings, None, relu is not None, pool)))
-        if norm is None and not learning:
-            array = b.data if isinstance(b, Tensor) else b
-            return count, Tensor(_evaluate(x.data, w.data, array, Plan(settings, None, relu is not None, pool)))
-        if norm is None and relu is None and pool is None:
-            return 0, None
-        gamma = norm.weight if norm is not None and norm.weight is not None else xp.ones(channels, x.dtype)
-        beta = norm.bias if norm is not None and norm.bias is not None else xp.zeros(channels, x.dtype)
-        if norm is not None and pool is not None and not bool(ops.all(gamma != 0)):
-            return 0, None
-        m = x.shape[0] * math.prod(size)
 
         def note(mean: Array, var: Array) -> None:
             if norm.training:
-                norm._remember(Tensor(mean), Tensor(var * (m / (m - 1))))
+                norm._remember(Tensor(mean), Tensor(var * (found.cells / (found.cells - 1))))
 
-        eps = None if norm is None else norm.eps
-        plan = Plan(settings, eps, relu is not None, pool, None if norm is None else note)
-        return count, block(x, w, b, gamma, beta, plan)
-
-    @staticmethod
-    def _plain(norm: BatchNorm, x: Tensor, channels: int) -> bool:
-        """Whether the layer and its input are of the usual kind; all else is left to the layer and its errors."""
-        same = norm.weight is None or norm.weight.dtype == x.dtype
-        return same and norm.num_features == channels and x.size > channels
-
-    @staticmethod
-    def _windows(layer: Any, size: Pair) -> Windows | None:
-        """The windows of a pooling layer, where they are disjoint and cover their input."""
-        if layer is None:
-            return None
-        kernel, stride = pair(layer.kernel_size, "kernel_size"), pair(layer.stride, "stride")
-        out = size[0] // kernel[0], size[1] // kernel[1]
-        at = Windows(kernel, stride, pair(layer.padding, "padding", 0), pair(layer.dilation, "dilation"), out)
-        return at if at.tile(size) and kernel[0] * kernel[1] < 256 else None
+        return found.taken, block(x, w, b, gamma, beta, alone._replace(eps=norm.eps, note=note))
 
 
 def fuse(model: nn.Module) -> Any:

@@ -143,8 +143,9 @@ def softplus(x: Array) -> Array:
 
 
 def limit(x: Array, bound: float) -> Array:
-    """The bound, in a form with which NumPy compares x faster than with a number."""
-    return parallel.line_of(bound, x.shape[-1], x.dtype) if x.__class__ is host_array and x.ndim else bound
+    """The bound, in a form with which NumPy compares x faster than with a number: a line, unless it would be long."""
+    short = x.__class__ is host_array and x.ndim and x.shape[-1] <= 1 << 16
+    return parallel.line_of(bound, x.shape[-1], x.dtype) if short else bound
 
 
 def relu(x: Array) -> Array:

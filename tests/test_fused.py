@@ -139,6 +139,13 @@ def network(dtype="float32"):
     return model.to_dtype(dtype)
 
 
+def test_one_value_for_each_channel_has_the_layers_own_error():
+    model = fuse(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)))
+    with pytest.raises(ValueError, match="one value for each channel"):
+        model(mg.random.normal(1, 3, 3, 3))
+    assert model.eval()(mg.random.normal(1, 3, 3, 3)).shape == (1, 4, 1, 1)
+
+
 def losses(model, x, y, steps=3):
     found = []
     for _ in range(steps):

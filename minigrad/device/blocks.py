@@ -9,7 +9,6 @@ chooses the cells that the layers one by one would choose, and nobody has to ask
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -18,11 +17,10 @@ from minigrad.backend import Array, xp
 from minigrad.convolution import Pair, conv_size
 from minigrad.device import pooling, products
 from minigrad.device.launch import FILL, Unusable, dense, launch, module, offer, per_thread, small
-from minigrad.functional import pair
 from minigrad.fused import Plan, composed
+from minigrad.fused import together as fused_together
 from minigrad.nn.normalisation import BatchNorm
 from minigrad.ops import conv2d_input, conv2d_weight, placed
-from minigrad.pooling import Windows
 from minigrad.primitive import fused
 from minigrad.tape import recording
 from minigrad.tensor import Tensor
@@ -159,62 +157,13 @@ def together(x: Tensor, layers: Sequence[nn.Module]) -> tuple[int, Any] | None:
 
     None where the layers have to run one by one: which is also how wrong shapes get the layers' own errors.
     """
-    rest = list(layers)
-
-    def next_is(kind: type[nn.Module]) -> Any:
-        return rest.pop(0) if rest and type(rest[0]) is kind else None
-
-    conv, norm, relu = next_is(nn.Conv2d), next_is(nn.BatchNorm2d), next_is(nn.ReLU)
-    channels, size, dtype = x.shape[1], (x.shape[2], x.shape[3]), x.dtype
-    if not x.size or dtype.char not in "fd" or (conv is None and norm is None) or not small(x.data):
+    found = fused_together(x, layers) if small(x.data) else None
+    if found is None:
         return None
-    settings = None
-    w, b = xp.ones(0, dtype), None
-    if conv is not None:
-        if conv.weight.dtype != dtype or channels != conv.in_channels or isinstance(conv.padding, str):
-            return None
-        strides = pair(conv.stride, "stride"), pair(conv.padding, "padding", 0), pair(conv.dilation, "dilation")
-        rows, columns = map(conv_size, size, conv.kernel_size, *strides)
-        size, settings, channels = (rows, columns), (*strides, conv.groups), conv.out_channels
-        w, b = conv.weight, conv.bias
-        if min(size) < 1:
-            return None
-    pool = _windows(next_is(nn.MaxPool2d), size)
-    count = sum(layer is not None for layer in (conv, norm, relu)) + (pool is not None)
-    if norm is not None and (norm.num_features != channels or len(x) * math.prod(size) < 2 or not _same(norm, dtype)):
-        return None
-    learning = recording.on and (
-        x.node is not None
-        or any(p.node is not None for layer in (conv, norm) if layer is not None for p in layer.parameters())
-    )
-    b = xp.zeros(channels, dtype) if b is None else b
-    if norm is not None and not norm.training and norm.running_mean is not None:
-        if learning or conv is None:
-            return None
-        scale = 1 / xp.sqrt(norm.running_var.data + norm.eps)
-        scale = scale if norm.weight is None else norm.weight.data * scale
-        shift = ((b.data if isinstance(b, Tensor) else b) - norm.running_mean.data) * scale
-        b = shift if norm.bias is None else shift + norm.bias.data
-        w, norm = conv.weight.data * scale.reshape(-1, 1, 1, 1), None
-    ones, zeros = xp.ones(channels, dtype), xp.zeros(channels, dtype)
-    gamma = ones if norm is None or norm.weight is None else norm.weight
-    beta = zeros if norm is None or norm.bias is None else norm.bias
-    plan = Plan(settings, None if norm is None else norm.eps, relu is not None, pool, norm and Memory(norm))
-    y = block(x, w, b, gamma, beta, plan)
-    return count, y
-
-
-def _same(norm: BatchNorm, dtype: Any) -> bool:
-    """Whether a BatchNorm's arrays have the dtype of its input."""
-    held = (norm.weight, norm.bias, norm.running_mean, norm.running_var)
-    return all(a is None or a.dtype == dtype for a in held)
-
-
-def _windows(layer: Any, size: Pair) -> Windows | None:
-    """The windows of a pooling layer, where they are disjoint and cover their input."""
-    if layer is None:
-        return None
-    kernel, stride = pair(layer.kernel_size, "kernel_size"), pair(layer.stride, "stride")
-    out = size[0] // kernel[0], size[1] // kernel[1]
-    at = Windows(kernel, stride, pair(layer.padding, "padding", 0), pair(layer.dilation, "dilation"), out)
-    return at if at.tile(size) and kernel[0] * kernel[1] < 256 else None
+    w, b, gamma, beta = found.arrays(x.dtype)
+    plan = Plan(found.settings, None, found.relu, found.pool)
+    if found.folds:
+        w, b = found.folded()
+    elif found.norm is not None:
+        plan = plan._replace(eps=found.norm.eps, note=Memory(found.norm))
+    return found.taken, block(x, w, b, gamma, beta, plan)
