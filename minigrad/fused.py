@@ -369,10 +369,10 @@ class Together(NamedTuple):
 
     def arrays(self, dtype: Any) -> tuple[Any, Any, Any, Any]:
         """Weight, bias, gamma and beta: those of the layers, and ones or zeros for what they lack."""
-        ones, zeros = xp.ones(self.channels, dtype), xp.zeros(self.channels, dtype)
         w, b = (xp.ones(0, dtype), None) if self.conv is None else (self.conv.weight, self.conv.bias)
         gamma, beta = (None, None) if self.norm is None else (self.norm.weight, self.norm.bias)
-        return (w, *(given if own is None else own for own, given in ((b, zeros), (gamma, ones), (beta, zeros))))
+        given = ((b, 0), (gamma, 1), (beta, 0))
+        return (w, *(xp.full(self.channels, value, dtype) if own is None else own for own, value in given))
 
     def folded(self) -> tuple[Array, Array]:
         """Weight and bias of the convolution with what BatchNorm does afterwards in them."""

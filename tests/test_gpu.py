@@ -147,8 +147,10 @@ def test_own_blocks(plan: Any) -> None:
         on_device.test_a_block_equals_its_reference_at_first_and_second_order(plan)
 
 
-def test_own_normalisation_far_from_zero() -> None:
+def test_own_normalisation() -> None:
     with mg.using("cupy"):
+        on_device.test_a_block_of_many_images_whose_sums_are_taken_in_parts()
+        on_device.test_an_input_that_begins_anywhere_in_memory()
         on_device.test_a_channel_far_from_zero_with_a_small_spread_comes_out_right_in_float32()
 
 

@@ -2,7 +2,7 @@
 
 The plan and the reference are `fused.py`'s: `fuse(model)` is the call on every backend. Forward: the
 convolution with bias and ReLU in one launch where there is no BatchNorm; else the convolution, sums
-for the statistics, mean and deviation with the running statistics' step, and one launch that normalises, cuts off
+for the statistics, and one launch that moves the running statistics, normalises, cuts off
 and pools. Backward: the same in turn. Windows are pooled as they are normalised, so a gamma of either sign, or zero,
 chooses the cells that the layers one by one would choose, and nobody has to ask for its sign.
 """
@@ -16,7 +16,7 @@ from minigrad import nn
 from minigrad.backend import Array, xp
 from minigrad.convolution import Pair, conv_size
 from minigrad.device import pooling, products
-from minigrad.device.launch import FILL, Unusable, dense, launch, module, offer, per_thread, small
+from minigrad.device.launch import FILL, THREADS, Unusable, aligned, dense, launch, module, offer, small
 from minigrad.fused import Plan, composed
 from minigrad.fused import together as fused_together
 from minigrad.nn.normalisation import BatchNorm
@@ -66,9 +66,9 @@ def _module(y: Array, plan: Plan) -> Any:
     )
 
 
-def _splits(y: Array) -> int:
-    """Into how many parts the images are split for a channel's sums."""
-    return max(1, min(len(y), 4 * FILL // y.shape[1]))
+def _grid(y: Array, things: int, most: int) -> tuple[int, int]:
+    """Blocks for each channel of y, and parts into which so many things of each channel are cut."""
+    return y.shape[1], max(1, min(things // (4 * THREADS), most * FILL // y.shape[1]))
 
 
 def _needed(array: Array | None) -> Array:
@@ -87,21 +87,21 @@ def _forward(x: Array, w: Array, b: Array, gamma: Array, beta: Array, plan: Plan
             return y, Kept(None, None, None, None)
         out = _needed(pooling.maximum(y, pool))
         return out, Kept(None, _needed(pooling.which(y, out, pool)), None, None)
-    y = dense(x) if plan.conv is None else _needed(products.conv2d(x, w, *plan.conv))
-    n, c, splits = len(y), y.shape[1], _splits(y)
-    of = _module(y, plan)
-    sums = xp.empty((splits, c, 2), xp.float64)
-    launch(of, "moments", (c, splits), y, sums, n)
-    mean, inverse = xp.empty(c, xp.float64), xp.empty(c, xp.float64)
+    y = aligned(x) if plan.conv is None else _needed(products.conv2d(x, w, *plan.conv))
+    n, c, of = len(y), y.shape[1], _module(y, plan)
     memory = plan.note if isinstance(plan.note, Memory) else None
     running = (None, None, None) if memory is None else memory.arrays()
     momentum = 0.0 if memory is None else memory.momentum()
-    bias = None if plan.conv is None else dense(b)
-    launch(of, "statistics", (1,), y, sums, mean, inverse, bias, *running, n, splits, float(plan.eps), momentum)
+    grid = _grid(y, y.size // c, 4)
+    sums = xp.empty((grid[1], c, 2), xp.float64)
+    launch(of, "moments", grid, y, sums, running[2], n)
+    mean, inverse = xp.empty(c, xp.float64), xp.empty(c, xp.float64)
     out = xp.empty((n, c, *(y.shape[2:] if pool is None else pool.out)), y.dtype)
     chosen = None if pool is None else xp.empty(out.shape, xp.uint8)
-    grid = per_thread(out.size)
-    launch(of, "normalise", grid, y, mean, inverse, dense(gamma), dense(beta), out, chosen, out.size)
+    launch(
+        of, "normalise", _grid(y, out.size // c, 16), y, sums, mean, inverse, dense(gamma), dense(beta),
+        None if plan.conv is None else dense(b), *running, out, chosen, n, grid[1], float(plan.eps), momentum,
+    )  # fmt: skip
     return out, Kept(y, chosen, mean, inverse)
 
 
@@ -119,16 +119,16 @@ def _backward(
             assert plan.conv is not None and chosen is not None
             t = placed(t, chosen, plan.pool, _size_of(x, w, plan))
     else:
-        of, n, c, splits = _module(y, plan), len(y), y.shape[1], _splits(y)
-        sums = xp.empty((splits, c, 2), xp.float64)
-        launch(of, "cotangent_sums", (c, splits), g, out, chosen, y, mean, sums, n)
-        dgamma, dbeta, coefficients = xp.empty_like(gamma), xp.empty_like(beta), xp.empty((c, 2), xp.float64)
-        gamma = dense(gamma)
-        launch(of, "cotangent_totals", (-(-c // 256),), sums, inverse, gamma, dgamma, dbeta, coefficients, n, splits)
-        t = xp.empty_like(y)
-        grid = per_thread(t.size)
-        launch(of, "cotangent", grid, g, out, chosen, y, mean, inverse, gamma, coefficients, t, t.size)
-        db = xp.zeros_like(b) if needed[2] else None  # BatchNorm takes the mean away, and a bias with it
+        of, n, c, gamma = _module(y, plan), len(y), y.shape[1], dense(gamma)
+        grid = _grid(y, out.size // c, 4)
+        sums = xp.empty((grid[1], c, 2), xp.float64)
+        launch(of, "cotangent_sums", grid, g, out, chosen, y, mean, sums, n)
+        t, dgamma, dbeta = xp.empty_like(y), xp.empty_like(gamma), xp.empty_like(gamma)
+        db = xp.empty_like(gamma) if needed[2] else None
+        launch(
+            of, "cotangent", _grid(y, out.size // c, 16), g, out, chosen, y, sums, mean, inverse, gamma, dgamma, dbeta,
+            db, t, n, grid[1],
+        )  # fmt: skip
     if plan.conv is None:
         return [t, None, None, dgamma, dbeta]
     dx = conv2d_input(t, w, *plan.conv, x.shape[2:]) if needed[0] else None

@@ -124,3 +124,9 @@ def small(*arrays: Array) -> bool:
 def dense(array: Array) -> Array:
     """The array, or a copy of it, in the order of rows."""
     return xp.ascontiguousarray(array)
+
+
+def aligned(array: Array) -> Array:
+    """The array in the order of rows, at an address from which several elements can be read at once."""
+    array = dense(array)
+    return array if array.data.ptr % 16 == 0 else array.copy()

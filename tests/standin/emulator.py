@@ -28,7 +28,7 @@ POINTEES = {
     "float": "float32", "double": "float64", "int": "int32", "long long": "int64", "unsigned char": "uint8",
     "unsigned int": "uint32", "unsigned long long": "uint64", "bool": "bool",
 }  # fmt: skip
-KERNEL = re.compile(r'extern "C" __global__ void (\w+)\(([^)]*)\)\s*\{')
+KERNEL = re.compile(r'extern "C" __global__ void (?:__launch_bounds__\(\w+\) )?(\w+)\(([^)]*)\)\s*\{')
 
 order = "forwards"
 launched: list[str] = []
