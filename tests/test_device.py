@@ -591,7 +591,7 @@ MISTAKES = {  # source, what stands there, the mistake, and what it breaks
     "an offset": ("convolution", "j = e % XCOLUMNS - PW", "j = e % XCOLUMNS", "conv"),
     "a barrier": ("convolution", "        __syncthreads();\n#pragma", "#pragma", "conv"),
     "another barrier": ("product", "        __syncthreads();\n    }", "    }", "product"),
-    "a part": ("convolution_weight", "other > 0", "other > 1", "conv"),
+    "a part": ("convolution_weight", "part < parts - half", "part < parts - half - 1", "conv"),
     "a tie": ("pooling", "return a > b ||", "return a >= b ||", "pool"),
     "a step": ("optimizers", "*count += 1;", "", "adam"),
 }

@@ -18,6 +18,12 @@ struct alignas(KW & (KW - 1) || VECTOR > 16 ? sizeof(real) : VECTOR) Cells {  //
     real of[KW];
 };
 
+#define QUAD (IMAGE % 4 ? 1 : 4)
+#define QUADS (IMAGE / QUAD)
+struct alignas(QUAD == 4 ? 16 : sizeof(real)) Quad {  // neighbouring cells that are read at once
+    real of[QUAD];
+};
+
 // Adds up two numbers of each thread; every thread has the sums.
 __device__ void block_sum(double &a, double &b) {
     __shared__ double parts[2][256];
@@ -60,11 +66,16 @@ extern "C" __global__ void moments(const real *x, double *sums, long long *track
     const int channel = blockIdx.x;
     const double first = x[channel * IMAGE];
     double a = 0, b = 0;
-#pragma unroll 4
-    for (int e = begin(images * IMAGE) + threadIdx.x; e < end(images * IMAGE); e += blockDim.x) {
-        const double d = x[(e / IMAGE * C + channel) * IMAGE + e % IMAGE] - first;
-        a += d;
-        b += d * d;
+    const int to = end(images * QUADS);
+#pragma unroll 2
+    for (int e = begin(images * QUADS) + threadIdx.x; e < to; e += blockDim.x) {
+        const Quad quad = *(const Quad *)(x + (e / QUADS * C + channel) * IMAGE + e % QUADS * QUAD);
+#pragma unroll
+        for (int i = 0; i < QUAD; i++) {
+            const double d = quad.of[i] - first;
+            a += d;
+            b += d * d;
+        }
     }
     write(sums, a, b);
     if (tracked && channel == 0 && blockIdx.y == 0 && threadIdx.x == 0) *tracked += 1;
@@ -107,8 +118,9 @@ extern "C" __global__ void normalise(
     }
     __syncthreads();
     const Channel z = shared;
+    const int to = end(images * POOLED);
 #pragma unroll 2
-    for (int e = begin(images * POOLED) + threadIdx.x; e < end(images * POOLED); e += blockDim.x) {
+    for (int e = begin(images * POOLED) + threadIdx.x; e < to; e += blockDim.x) {
         const int plane = e / POOLED * C + channel, window = e % POOLED;
         const real *corner = x + plane * IMAGE + window / OW * KH * W + window % OW * KW;
         real best = 0;
@@ -140,8 +152,9 @@ extern "C" __global__ void cotangent_sums(
     const int channel = blockIdx.x;
     const double middle = mean[channel];
     double a = 0, b = 0;
+    const int to = end(images * POOLED);
 #pragma unroll 4
-    for (int e = begin(images * POOLED) + threadIdx.x; e < end(images * POOLED); e += blockDim.x) {
+    for (int e = begin(images * POOLED) + threadIdx.x; e < to; e += blockDim.x) {
         const int plane = e / POOLED * C + channel, window = e % POOLED, at = plane * POOLED + window;
         const int k = KH * KW > 1 ? chosen[at] : 0;
         const int cell = (window / OW * KH + k / KW) * W + window % OW * KW + k % KW;
@@ -176,8 +189,9 @@ extern "C" __global__ void cotangent(
     __syncthreads();
     const real middle = mean[channel], rest = mean[channel] - middle, by_g = scale;
     const real constant = coefficients[0], by_x = coefficients[1];
+    const int to = end(images * POOLED);
 #pragma unroll 2
-    for (int e = begin(images * POOLED) + threadIdx.x; e < end(images * POOLED); e += blockDim.x) {
+    for (int e = begin(images * POOLED) + threadIdx.x; e < to; e += blockDim.x) {
         const int plane = e / POOLED * C + channel, window = e % POOLED, at = plane * POOLED + window;
         const int corner = plane * IMAGE + window / OW * KH * W + window % OW * KW;
         const real some = by_g * through(g[at], y[at]);

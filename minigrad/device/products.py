@@ -36,7 +36,7 @@ def ceil(a: int, b: int) -> int:
 
 def splits_of(blocks: int, length: int) -> int:
     """Into how many parts an inner axis is split: enough blocks for the card, and four tiles at least in each."""
-    return max(1, min(FILL // blocks, length // (4 * SIDE)))
+    return max(1, min(4 * FILL // blocks, length // (4 * SIDE)))
 
 
 @offer("matmul")
@@ -107,13 +107,13 @@ def conv_tile(at: Shape, images: int, itemsize: int) -> dict[str, int] | None:
     cg, og, taps = at.c // at.groups, at.o // at.groups, math.prod(at.kernel)
     many = min(8, 1 << (og - 1).bit_length())
     ot = many * cut(ceil(og, many), 32 // many)
-    threads, each = 256, 4
-    while threads > 64 and images * at.oh * at.ow * ceil(og, ot) * at.groups * (ot // many) < FILL * threads * each:
-        threads //= 2  # smaller blocks where large ones would be too few
+    # Of the sizes that were timed the best: few channels leave little to share, and smaller blocks wait less.
+    threads, each = 256 if cg * taps > 64 else 128, 4 if ot >= 4 * many else 2
     cells = threads * each // (ot // many)
     rows, together = cut(at.oh, max(1, cells // at.ow)), 1
     if rows == at.oh:
-        together = max(1, min(images, cells // (rows * at.ow)))
+        fair = images * at.groups * ceil(og, ot) // (FILL // 2)  # as many as leave a block for each multiprocessor
+        together = max(1, min(fair, cells // (rows * at.ow)))
     lanes = ceil(together * rows * at.ow, each)
     for parts in range(1, cg + 1):  # of the channels of x: as many at a time as fit
         ct = ceil(cg, parts)
@@ -131,6 +131,8 @@ def weight_tile(at: Shape, itemsize: int) -> dict[str, int] | None:
     """How `conv_weight` divides its work; None where no tile fits into shared memory or its sums into registers."""
     cg, og, taps = at.c // at.groups, at.o // at.groups, math.prod(at.kernel)
     many = min(4, 1 << (og - 1).bit_length(), 1 << max(0, (72 // taps).bit_length() - 1))
+    if cg == 1:
+        many = min(many, 2)  # timed: more threads beside each other help more than more sums in each
     if taps > 128:
         return None
     ct, across = cut(cg, 16), ceil(at.ow, STRIP)
@@ -145,9 +147,10 @@ def weight_tile(at: Shape, itemsize: int) -> dict[str, int] | None:
     if not rows:
         return None
     owners, strips = ct * (ot // many), rows * across
-    if many * taps * owners * itemsize > SHARED:
+    room = SHARED // (many * taps * owners * itemsize)  # for the sums of half the parts
+    if not room:
         return None
-    parts = ceil(strips, ceil(strips, max(1, 256 // owners)))
+    parts = ceil(strips, ceil(strips, max(1, min(256 // owners, 2 * room))))
     return {"ROWS": rows, "CT": ct, "OT": ot, "MANY": many, "PARTS": parts}
 
 

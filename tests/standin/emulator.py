@@ -28,7 +28,7 @@ POINTEES = {
     "float": "float32", "double": "float64", "int": "int32", "long long": "int64", "unsigned char": "uint8",
     "unsigned int": "uint32", "unsigned long long": "uint64", "bool": "bool",
 }  # fmt: skip
-KERNEL = re.compile(r'extern "C" __global__ void (?:__launch_bounds__\(\w+\) )?(\w+)\(([^)]*)\)\s*\{')
+KERNEL = re.compile(r'extern "C" __global__ void (?:__launch_bounds__\([^)]*\) )?(\w+)\(([^)]*)\)\s*\{')
 
 order = "forwards"
 launched: list[str] = []
@@ -43,7 +43,7 @@ def parameters_of(code: str) -> dict[str, list[str]]:
     """The types of the parameters of every kernel in a source."""
     found = {}
     for name, parameters in KERNEL.findall(without_comments(code)):
-        parts = [" ".join(part.split()) for part in parameters.split(",")]
+        parts = [" ".join(part.replace("__restrict__", "").split()) for part in parameters.split(",")]
         found[name] = [re.match(r"(.*?)\w+$", part)[1].strip() for part in parts]  # type: ignore[index]
     return found
 
