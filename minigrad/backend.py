@@ -165,6 +165,9 @@ def _count_to_host(array: Array) -> None:
 # ---- conditions that are looked at later --------------------------------------------------------------
 _pending: list[tuple[Array, Callable[[], Exception]]] = []
 
+MOST_PENDING = 64
+"""Conditions that are kept one by one, each with what its error would show; older ones become one."""
+
 
 def require(condition: Array, error: Callable[[], Exception]) -> None:
     """Raises `error()` unless a 0-d condition holds.
@@ -179,6 +182,21 @@ def require(condition: Array, error: Callable[[], Exception]) -> None:
             raise error()
     else:
         _pending.append((condition, error))
+        if len(_pending) > MOST_PENDING and not capturing():
+            _join_oldest()
+
+
+def _join_oldest() -> None:
+    """Makes one condition of the two oldest, so that who never looks does not fill the memory."""
+
+    def error() -> Exception:
+        return ValueError(
+            f"a label or an index was out of range more than {MOST_PENDING} steps before this look; look more often "
+            "(loss.item()), or run with mg.using('numpy'), to be told which"
+        )
+
+    (first, _), (second, _) = _pending[:2]
+    _pending[:2] = [(first & second, error)]
 
 
 def _settle_pending() -> None:

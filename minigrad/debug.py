@@ -206,7 +206,7 @@ def _arrays(values: Any) -> Iterator[Any]:
     for value in values if isinstance(values, (tuple, list)) else ():
         if isinstance(value, (tuple, list)):
             yield from _arrays(value)
-        elif isinstance(value, xp.ndarray) and hasattr(value.flags, "writeable"):
+        elif isinstance(value, xp.ndarray):
             yield value
 
 

@@ -97,9 +97,10 @@ def embedding(index: Tensor, weight: Tensor) -> Tensor:
     _need(weight, 2, "embedding weight", "number, dim")
     if index.dtype.kind not in "iu":
         raise TypeError(f"embedding: indices are integers, not {index.dtype}")
+    number = weight.shape[0]
     require(
-        ops.all((index >= 0) & (index < weight.shape[0])).data,
-        lambda: IndexError(f"embedding: an index lies outside 0..{weight.shape[0] - 1}"),
+        ops.all((index >= 0) & (index < number)).data,
+        lambda: IndexError(f"embedding: an index lies outside 0..{number - 1}"),
     )
     return ops.getitem(weight, index)
 
@@ -367,11 +368,12 @@ def _class_index(op: str, x: Tensor, target: Tensor, ignore_index: int) -> bool:
     looked_at = on_host() or not target.size
     if looked_at and (not target.size or (ops.amin(target).item() >= 0 and ops.amax(target).item() < x.shape[1])):
         return not 0 <= ignore_index < x.shape[1] or not bool(ops.any(target == ignore_index))
-    outside = ((target < 0) | (target >= x.shape[1])) & (target != ignore_index)
+    classes = x.shape[1]  # the condition is kept until somebody looks, and x would keep the tape of its step
+    outside = ((target < 0) | (target >= classes)) & (target != ignore_index)
 
     def error() -> Exception:
         worst = target.numpy()[outside.numpy()][0]
-        return ValueError(f"{op}: a target is {worst}, but the {x.shape[1]} classes are 0..{x.shape[1] - 1}")
+        return ValueError(f"{op}: a target is {worst}, but the {classes} classes are 0..{classes - 1}")
 
     require(ops.logical_not(ops.any(outside)).data, error)
     return False

@@ -293,6 +293,8 @@ def power(a: Any, b: Any) -> Any:
         b = b.item()
     if not isinstance(b, (int, float)) or isinstance(a, (int, float)):
         return power_(a, b)
+    if b < 0 and a.dtype.kind in "iub":  # CuPy would answer 0
+        raise ValueError("power_of: Integers to negative integer powers are not allowed; use .astype first")
     return square(a) if b == 2 else power_of(a, b)
 
 
@@ -551,7 +553,11 @@ def matrix_shape(op: str, x: Any) -> tuple[int, int]:
 
 def getitem(x: Any, index: Any) -> Any:
     """x[index], basic and advanced; where an index repeats, its cotangents add up."""
-    return take(x, raw_index(index))
+    try:
+        index = raw_index(index)
+    except IndexError as error:
+        raise IndexError(f"take: {error} (of {x.dtype} {list(x.shape)})") from None
+    return take(x, index)
 
 
 def take_along_axis(x: Any, index: Any, axis: int) -> Any:

@@ -163,7 +163,7 @@ class Writes:
             return
         write = self.last.get(id(owner(array))) or self.expect(array)
         frame = sys._getframe(2)
-        while frame.f_code.co_filename == TENSOR and frame.f_back is not None:  # `update` calls `bump`
+        while frame.f_code.co_filename.startswith(OWN) and frame.f_back is not None:
             frame = frame.f_back
         write.kind, write.name, write.code, write.at = kind, name, frame.f_code, frame.f_lasti
         write.seen = ""
@@ -229,7 +229,8 @@ ALONE = _holder.count()
 
 writes = Writes()
 
-TENSOR = os.path.join(os.path.dirname(os.path.abspath(__file__)), "tensor.py")
+OWN = tuple(os.path.join(os.path.dirname(os.path.abspath(__file__)), name) for name in ("tensor.py", "device"))
+"""Whose calls of `bump` are somebody else's writes: `update`'s, and those of an optimizer's kernel."""
 GENERATED = "<call of a minigrad primitive>"
 """The file name of the functions that are written out for the rows."""
 HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep

@@ -406,7 +406,12 @@ def raw_index(index: Any) -> Any:
     if isinstance(index, list):
         return xp.asarray([raw_index(part) for part in index], None if index else int)
     if is_scalar(index):
-        return index.item()
+        index = index.item()
+    if isinstance(index, (float, complex, str, bytes)):  # CuPy would make integers of them
+        raise IndexError(
+            f"an index is {type(index).__name__} {index!r}; indices are integers, slices, `...`, None, "
+            "and arrays of integers or truth values"
+        )
     return from_numpy(index) if is_array(index) and not isinstance(index, xp.ndarray) else index
 
 

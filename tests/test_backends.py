@@ -12,6 +12,7 @@ import itertools
 import json
 import sys
 import types
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -514,6 +515,19 @@ def test_what_is_pending_is_told_also_after_the_backend_was_left() -> None:
         mg.ones(1).item()
 
 
+def test_who_never_looks_keeps_no_tape_alive_and_is_told_at_last(device: None) -> None:
+    for step in range(3 * backend.MOST_PENDING):
+        x = mg.random.normal(2, 3, requires_grad=True) * 2.0
+        loss = F.nll_loss(x, mg.tensor([0, 3 if step == 5 else 1]))
+    tape, _ = weakref.ref(x), (x := None)
+    assert len(backend._pending) == backend.MOST_PENDING and tape() is not None
+    loss = loss.detach()
+    assert tape() is None
+    with pytest.raises(ValueError, match=r"out of range more than 64 steps before this look.*more often"):
+        loss.item()
+    assert np.isfinite(loss.item())
+
+
 def test_the_first_op_that_widens_is_named() -> None:
     twice = mg.primitive(lambda x: x * xp.asarray(2.0), lambda g: g * 2, name="twice")
     x = mg.tensor([1.0, 2.0], requires_grad=True)
@@ -728,6 +742,7 @@ def test_the_gpu_benchmark_measures_its_contestants_and_writes_a_table(
     if standin.emulator.COMPILER is None:
         pytest.skip("no g++ here to compile kernels with")
     monkeypatch.setitem(backend.backends, "cupy", backend.backends["emulated"])
+    monkeypatch.setitem(sys.modules, "torch", None)
     monkeypatch.setattr(gpu, "versions", lambda: "a stand-in")
     monkeypatch.setattr(gpu, "WARMUP", 4)
     monkeypatch.setattr(gpu, "command", lambda arguments, *rest: [f"ran {arguments[0]}"])

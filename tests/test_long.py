@@ -103,8 +103,8 @@ class Twin:
         self.losses += loss.item()
 
     def state(self) -> dict[str, np.ndarray]:
-        memories = {name: a.astype("float64") for name, a in self.optimizer.state_dict()["state"].items()}
-        return memories | {name: t.numpy().astype("float64") for name, t in self.model.state_dict().items()}
+        carried = self.optimizer.state_dict()["state"] | self.model.state_dict()
+        return {name: mg.tensor(a).numpy().astype("float64") for name, a in carried.items()}
 
 
 OPTIMIZERS = {

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import minigrad as mg
-from minigrad import ops
+from minigrad import backend, ops
 
 mpmath.mp.dps = 50
 RNG = np.random.default_rng(11)
@@ -161,6 +161,8 @@ def test_sigmoid_and_softplus_never_overflow(dtype: str) -> None:
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("size", ["largest", "smallest normal", "subnormal"])
 def test_the_norm_of_the_largest_and_the_smallest_numbers(size: str, dtype: str) -> None:
+    if (size, dtype, backend.current()) == ("subnormal", "float32", "cupy"):
+        pytest.skip("CuPy compiles its kernels to flush subnormal float32 to zero")
     info = np.finfo(dtype)
     unit = {"largest": info.max / 8, "smallest normal": info.tiny, "subnormal": info.smallest_subnormal * 1000}[size]
     x = mg.tensor(np.array([3, -4, 0], dtype) * unit, requires_grad=True)

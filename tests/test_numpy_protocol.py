@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import minigrad as mg
+from minigrad import backend
 from minigrad.numpy_protocol import assigned, writable
 
 
@@ -201,6 +202,8 @@ def test_operators_widen_as_numpys_do_while_a_users_code_is_recorded():
 
 @pytest.mark.parametrize("index", [0, (slice(None), 1), ([0, 2, 0], [1, 1, 1]), (Ellipsis, None, 2), A > 0])
 def test_assignment_as_an_op_agrees_with_numpy(index):
+    if backend.current() == "cupy" and isinstance(index, tuple) and isinstance(index[0], list):
+        pytest.skip("of an index that repeats CuPy does not say which value stays")
     value = rand(*np.zeros((3, 4))[index].shape, seed=6)
     expected = A.copy()
     expected[index] = value

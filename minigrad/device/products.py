@@ -177,7 +177,7 @@ def conv2d(
     relu: bool = False,
 ) -> Array | None:  # fmt: skip
     """`convolution.conv2d`, with a bias (o,) and ReLU where they are asked for."""
-    (n, c, h, width), (o, cg, kh, kw) = x.shape, w.shape
+    (_, c, h, width), (o, cg, kh, kw) = x.shape, w.shape
     oh = conv_size(h, kh, stride[0], padding[0], dilation[0])
     ow = conv_size(width, kw, stride[1], padding[1], dilation[1])
     if not usable(x, w) or c != cg * groups or o % groups or min(oh, ow) < 1:

@@ -51,6 +51,10 @@ ATOMIC = frozenset(map(np.dtype, ("int32", "uint32", "uint64", "float16", "float
 """The dtypes that `scatter_add`, and with it `add.at`, can add up."""
 
 
+FLAGS = "c_contiguous", "f_contiguous", "fnc", "forc", "owndata"
+"""What CuPy's arrays say of their memory."""
+
+
 class transfers:
     """How often a value was brought to the host, and by what."""
 
@@ -216,6 +220,8 @@ class DeviceArray:
         if name.startswith("_") or name not in NAMES["ndarray"]:
             raise AttributeError(f"'cupy.ndarray' object has no attribute {name!r}")
         value = getattr(self._host, name)
+        if name == "flags":
+            return types.SimpleNamespace(**{flag: getattr(value, flag) for flag in FLAGS})
         if not callable(value):
             return _device(value, (self,))
         parameters = NAMES["methods"].get(name)
