@@ -281,8 +281,9 @@ def test_max_pooling_chooses_the_first_of_equals_and_nan_wins(name: str, dtype: 
     np.testing.assert_array_equal(y, pooling.maximum(x, at).get())
     np.testing.assert_array_equal(chosen, pooling.which(x, there(y), at).get())
     g = there(normal(dtype, *y.shape))
-    (dx,) = in_both_orders(lambda: [kernels.place(g, there(chosen), at, (6, 8))])
-    assert_close(dx, pooling.place(g, there(chosen), at, (6, 8)).get())
+    for cells in (chosen, chosen.astype("int64")):  # the row takes integers of any kind
+        (dx,) = in_both_orders(lambda cells=cells: [kernels.place(g, there(cells), at, (6, 8))])
+        assert_close(dx, pooling.place(g, there(chosen), at, (6, 8)).get())
 
 
 # ---- fused rows ----------------------------------------------------------------------------------------
