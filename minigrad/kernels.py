@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from minigrad import parallel
-from minigrad.backend import Array, host_array, xp
+from minigrad.backend import Array, host_array, kernel, xp
 
 Pair = tuple[int, int]
 
@@ -20,6 +20,8 @@ def total(x: Array, axis: Any, keepdims: bool) -> Array:
     """The sum; half precision is added up in single precision, as the mean of it is."""
     if parallel.large(x) and x.dtype.char in "fd" and _has(x, axis):
         return _total_in_blocks(x, axis, keepdims)
+    if (sums := _on_device(x, axis, keepdims, False)) is not None:
+        return sums
     if x.dtype.char == "e":
         return x.sum(axis=axis, keepdims=keepdims, dtype=xp.float32).astype(x.dtype)
     return x.sum(axis=axis, keepdims=keepdims)
@@ -44,6 +46,8 @@ def mean(x: Array, axis: Any, keepdims: bool) -> Array:
         sums = _total_in_blocks(x, axis, keepdims)
         sums /= x.size // sums.size
         return sums
+    if (means := _on_device(x, axis, keepdims, True)) is not None:
+        return means
     if x.dtype.char in "fd" and x.size:
         sums = x.sum(axis=axis, keepdims=keepdims)
         return sums / (x.size // sums.size)
@@ -58,6 +62,13 @@ def _has(x: Array, axis: Any) -> bool:
     """Whether x has these axes, each once; where it has not, the library says so."""
     axes = _axes(x, axis)
     return all(-x.ndim <= a < x.ndim for a in axes) and len({a % x.ndim for a in axes}) == len(axes)
+
+
+def _on_device(x: Array, axis: Any, keepdims: bool, mean: bool) -> Array | None:
+    """The sum or the mean by the device's own kernel, where it has one for it."""
+    if x.__class__ is host_array or (own := kernel("sums")) is None or not _has(x, axis):
+        return None
+    return own(x, tuple(a % x.ndim for a in _axes(x, axis)), keepdims, mean)
 
 
 def _total_in_blocks(x: Array, axis: Any, keepdims: bool) -> Array:

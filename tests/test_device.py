@@ -23,10 +23,10 @@ import pytest
 import minigrad as mg
 from examples.mnist import __main__ as command
 from examples.mnist import pictures, training
-from minigrad import backend, convolution, data, fused, nn, optim, pooling
+from minigrad import backend, convolution, data, fused, nn, ops, optim, pooling
 from minigrad import functional as F
 from minigrad.backend import xp
-from minigrad.device import blocks, launch, loss, products
+from minigrad.device import blocks, launch, loss, products, sums
 from minigrad.device import pooling as kernels
 from minigrad.fused import Plan
 from minigrad.pooling import Windows
@@ -140,6 +140,127 @@ def test_matrix_products_of_any_strides(shapes: Any, turned: str, dtype: str) ->
     assert_close(y, a @ b, scale=4)
 
 
+# ---- sums ----------------------------------------------------------------------------------------------
+SUMS: dict[str, tuple[tuple[int, ...], Any]] = {  # shape, axes
+    "all": ((3, 5, 7), None),
+    "all, in two launches": ((41, 1000), None),
+    "one element": ((1, 1), None),
+    "0-d": ((), None),
+    "no axis": ((3, 4), ()),
+    "axes of length 1": ((3, 1, 4), 1),
+    "last": ((5, 13), -1),
+    "last, of ten": ((300, 10), 1),
+    "last, in two launches": ((3, 20_001), 1),
+    "first": ((17, 5), 0),
+    "first, one neighbour in a block too many": ((9, 257), 0),
+    "first, in two launches": ((2100, 33), 0),
+    "first, of few": ((4001, 3), 0),
+    "middle": ((6, 50, 5), 1),
+    "two in the middle": ((3, 2, 4, 1, 6), (1, 2, 3)),
+    "channels": ((70, 3, 7, 5), (0, 2, 3)),
+    "channels, in two launches": ((600, 2, 4, 9), (0, 2, 3)),
+    "every other": ((2, 70, 3, 19), (1, 3)),
+}
+
+
+def assert_launched(names: list[str]) -> None:
+    """The kernels that ran since `emulator.launched` was cleared; on a GPU nobody knows."""
+    assert backend.current() != "emulated" or emulator.launched == names
+
+
+def assert_sums(y: np.ndarray, exact: np.ndarray, sizes: np.ndarray) -> None:
+    """Trees of eight and the result are rounded to float32, and nothing else: that is 4 roundings of what is added."""
+    rounding = {"float32": 4 * 2**-24, "float64": 64 * 2**-53}[str(y.dtype)]
+    assert (abs(y - exact) <= rounding * sizes).all(), abs(y - exact).max()
+
+
+@pytest.mark.parametrize("mean", [False, True], ids=["sum", "mean"])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", SUMS)
+def test_sums_and_means_over_axes(name: str, dtype: str, mean: bool) -> None:
+    shape, axis = SUMS[name]
+    x = normal("float64", *shape).astype(dtype) + 1
+    emulator.launched.clear()
+    (y,) = in_both_orders(lambda: [(ops.mean if mean else ops.sum)(there(x), axis, True)])
+    expected = (x.mean if mean else x.sum)(axis=axis, keepdims=True, dtype="float64")
+    assert y.dtype == dtype and y.shape == expected.shape
+    assert_sums(y, expected, abs(x).mean(axis=axis, keepdims=True) if mean else abs(x).sum(axis=axis, keepdims=True))
+    once = ["part_sums", "sums_of_parts"] if name.endswith("two launches") else ["sums"]
+    assert_launched(once * 2)
+
+
+def test_a_short_inner_axis_is_added_up_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads beside each other read columns first, since a run of three elements is not worth a line of memory."""
+    monkeypatch.setattr(sums, "FILL", 1)
+    x = normal("float32", 90, 20, 3)
+    emulator.launched.clear()
+    (y,) = in_both_orders(lambda: [ops.sum(there(x), (0, 2))])
+    assert_sums(y, x.sum((0, 2), dtype="float64"), abs(x).sum((0, 2)))
+    assert_launched(["part_sums", "sums_of_parts"] * 2)
+
+
+def test_a_long_sum_in_single_precision_keeps_its_digits() -> None:
+    x = np.full((3, 200_001), 0.1, "float32")
+    (y,) = in_both_orders(lambda: [ops.sum(there(x), 1)])
+    np.testing.assert_allclose(y, 200_001 * float(np.float32(0.1)), rtol=1e-7)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_sum_of_what_is_not_finite_is_not(value: float) -> None:
+    x = normal("float32", 40, 7)
+    x[33, 2] = value
+    (y, row) = in_both_orders(lambda: [ops.sum(there(x)), ops.sum(there(x), 0)])
+    np.testing.assert_array_equal(y, np.float32(value))
+    assert np.isfinite(np.delete(row, 2)).all()
+    np.testing.assert_array_equal(row[2], np.float32(value))
+
+
+LAYOUTS: dict[str, Callable[[Any], Any]] = {
+    "backwards": lambda x: x[::-1, :, ::-1], "strided": lambda x: x[:, ::2], "empty": lambda x: x[:, :0],
+    "transposed": lambda x: x.transpose(2, 0, 1), "broadcast": lambda x: xp.broadcast_to(x[:, :1], x.shape),
+    "bytes": lambda x: x.astype("uint8"), "half": lambda x: x.astype("float16"),
+    "too many runs": lambda x: x.reshape(3, 5, 2, 2, 3),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_sum_of_any_layout_and_dtype_is_numpys(layout: str) -> None:
+    x = np.abs(normal("float32", 3, 10, 6)) * 9
+    axes = (0, 2, 4) if layout == "too many runs" else (0, 2)
+    y = ops.sum(LAYOUTS[layout](there(x)), axes)
+    with mg.using("numpy"):
+        given = LAYOUTS[layout](x)
+        expected = given.sum(axes, dtype="float32" if given.dtype.char == "e" else None)
+    assert_close(y.get(), expected.astype(y.dtype))
+
+
+def test_a_sums_errors_are_the_librarys() -> None:
+    x = mg.ones(2, 3)
+    for axis, kind in ((2, IndexError), ((0, 0), ValueError), (-3, IndexError)):
+        with pytest.raises(kind, match=r"sum: .*axis"):
+            x.sum(axis)
+
+
+def test_the_parts_of_a_product_are_added_up_in_one_launch() -> None:
+    for splits, *shape in ((1, 5), (2, 300), (9, 4, 3), (264, 10, 10), (300, 2, 33), (3, 5000)):
+        parts = normal("float32", splits, *shape)
+        emulator.launched.clear()
+        (y,) = in_both_orders(lambda parts=parts: [sums.add_up(there(parts))])
+        assert_sums(y, parts.sum(0, dtype="float64"), abs(parts).sum(0))
+        assert y.dtype == "float32"
+        assert_launched(["sums"] * 2)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 7, 784, 1000, 65535, 65536, 65537, 2**31 - 1])
+def test_a_division_by_the_inner_axis_is_exact(n: int) -> None:
+    """In 32 bits: (factor x / 2^32 + x) / 2^shift, as in the kernel."""
+    *_, factor, shift = map(int, sums.planned(sums.View(1, 1, 1, n), False).struct["numbers"][0])
+    x = np.unique(np.concatenate([np.arange(3000), RNG.integers(0, 2**31, 3000), [2**31 - 1], n * np.arange(1, 3) - 1]))
+    x = x[x < 2**31].astype(np.uint64)
+    assert factor < 2**32 and ((x * np.uint64(factor) >> np.uint64(32)) + x).max() < 2**32
+    np.testing.assert_array_equal(((x * np.uint64(factor) >> np.uint64(32)) + x) >> np.uint64(shift), x // np.uint64(n))
+
+
 # ---- pooling -------------------------------------------------------------------------------------------
 POOLS = {
     "tiles": Windows((2, 2), (2, 2), (0, 0), (1, 1), (3, 4)),
@@ -160,8 +281,9 @@ def test_max_pooling_chooses_the_first_of_equals_and_nan_wins(name: str, dtype: 
     np.testing.assert_array_equal(y, pooling.maximum(x, at).get())
     np.testing.assert_array_equal(chosen, pooling.which(x, there(y), at).get())
     g = there(normal(dtype, *y.shape))
-    (dx,) = in_both_orders(lambda: [kernels.place(g, there(chosen), at, (6, 8))])
-    assert_close(dx, pooling.place(g, there(chosen), at, (6, 8)).get())
+    for cells in (chosen, chosen.astype("int64")):  # the row takes integers of any kind
+        (dx,) = in_both_orders(lambda cells=cells: [kernels.place(g, there(cells), at, (6, 8))])
+        assert_close(dx, pooling.place(g, there(chosen), at, (6, 8)).get())
 
 
 # ---- fused rows ----------------------------------------------------------------------------------------
@@ -280,7 +402,7 @@ def test_a_fused_models_step_is_a_few_launches_and_its_errors_are_the_layers_own
     emulator.launched.clear()
     model = mg.fused.fuse(nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2)))
     model(mg.tensor(IMAGES.astype("float32"))).sum().backward()
-    forward, backward = ["conv", "moments", "normalise"], ["cotangent_sums", "cotangent", "conv_weight"]
+    forward, backward = ["conv", "moments", "normalise", "sums"], ["cotangent_sums", "cotangent", "conv_weight"]
     assert emulator.launched == [*forward, *backward]
     with pytest.raises(ValueError, match=r"reads 1 channels .* has 2"):
         model(mg.ones(2, 2, 8, 8))
@@ -594,6 +716,9 @@ MISTAKES = {  # source, what stands there, the mistake, and what it breaks
     "a part": ("convolution_weight", "part < parts - half", "part < parts - half - 1", "conv"),
     "a tie": ("pooling", "return a > b ||", "return a >= b ||", "pool"),
     "a step": ("optimizers", "*count += 1;", "", "adam"),
+    "the last elements": ("sums", "at < end ?", "at + partners < end ?", "sums"),
+    "a barrier among partners": ("sums", "        __syncthreads();\n", "", "sums"),
+    "a skipped line": ("sums", "line * skipped", "(line + 1) * skipped", "sums"),
 }
 
 
@@ -610,6 +735,7 @@ def test_a_planted_mistake_in_a_kernel_is_caught(name: str, monkeypatch: pytest.
         "product": lambda: test_convolution_and_its_adjoints("everything", "float32"),
         "pool": lambda: test_max_pooling_chooses_the_first_of_equals_and_nan_wins("tiles", "float32"),
         "adam": lambda: test_a_step_for_all_parameters_is_the_rules("Adam", "float32"),
+        "sums": lambda: test_sums_and_means_over_axes("channels", "float32", False),
     }
     try:
         with pytest.raises(AssertionError):
@@ -698,6 +824,7 @@ SOURCES: dict[str, dict[str, Any]] = {  # with the sizes of a small network
     "images": {"C": 1, "H": 28, "W": 28},
     "optimizers": {},
     "masks": {},
+    "sums": {},
 }
 
 

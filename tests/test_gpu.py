@@ -135,6 +135,32 @@ def test_own_products(shapes: Any, dtype: str) -> None:
         on_device.test_matrix_products_of_any_strides(shapes, "ab", dtype)
 
 
+@pytest.mark.parametrize("mean", [False, True], ids=["sum", "mean"])
+@pytest.mark.parametrize("dtype", on_device.DTYPES)
+@pytest.mark.parametrize("name", on_device.SUMS)
+def test_own_sums(name: str, dtype: str, mean: bool) -> None:
+    with mg.using("cupy"):
+        on_device.test_sums_and_means_over_axes(name, dtype, mean)
+
+
+def test_own_sums_of_large_arrays() -> None:
+    """Of as many elements as a batch of 4,096 has in a layer, where every block of the card takes part."""
+    x = np.random.default_rng(2).normal(size=(4096, 16, 28, 28)).astype("float32") + 1
+    with mg.using("cupy"):
+        on_card = mg.tensor(x)
+        for axes in ((0, 2, 3), None, (2, 3), 0, (1, 2, 3), (0, 3)):
+            y = on_card.sum(axes).numpy()
+            on_device.assert_sums(y, x.sum(axes, dtype="float64"), abs(x).sum(axes))
+
+
+def test_own_sums_of_parts_and_of_what_is_not_finite() -> None:
+    with mg.using("cupy"):
+        on_device.test_the_parts_of_a_product_are_added_up_in_one_launch()
+        on_device.test_a_sum_of_what_is_not_finite_is_not(np.nan)
+        for layout in on_device.LAYOUTS:
+            on_device.test_a_sum_of_any_layout_and_dtype_is_numpys(layout)
+
+
 @pytest.mark.parametrize("name", on_device.POOLS)
 def test_own_pooling(name: str) -> None:
     with mg.using("cupy"):
