@@ -200,7 +200,7 @@ def command(arguments: list[str], seconds: float, what: str, unmeasured: list[st
 
 
 CHECK = ["pytest", "--backend", "cupy", "-n", "0", "tests/test_gpu.py"]
-TRAIN = ["examples.mnist", "--backend", "cupy", "--dataset", "mnist", "--capture", "--epochs", "2"]
+TRAIN = ["examples.mnist", "--backend", "cupy", "--dataset", "mnist", "--capture", "--fuse", "--epochs", "2"]
 
 
 def versions() -> str:

@@ -122,6 +122,19 @@ def test_a_seed_gives_one_result_and_another_seed_another(run, tmp_path):
     assert weights[0] == weights[1] != weights[2]
 
 
+def test_fused_it_learns_the_same_and_its_weights_are_any_models(run, tmp_path, drawn):
+    weights = []
+    for name, flag in (("plain", "--no-fuse"), ("fused", "--fuse")):
+        status, _, _ = run(*FEW, "--model", "cnn", "--epochs", "1", "--limit-train", "64", flag, out=tmp_path / name)
+        assert status == 0 and len(drawn) == len(weights) + 1
+        weights.append(mg.load(tmp_path / name / "weights.safetensors"))
+    plain, fused = weights
+    assert plain.keys() == fused.keys()
+    assert any(not np.array_equal(plain[key].numpy(), fused[key].numpy()) for key in plain), "it did run another way"
+    for key, value in plain.items():
+        np.testing.assert_allclose(fused[key].numpy(), value.numpy(), rtol=1e-2, atol=1e-2)
+
+
 def test_in_a_terminal_there_is_a_bar_with_loss_accuracy_and_speed(folder, tmp_path, monkeypatch):
     class Terminal(io.StringIO):
         def isatty(self):

@@ -31,6 +31,7 @@ SHAPING = {
     "optimizer": "adamw",
     "lr": None,
     "augment": True,
+    "fuse": False,
     "seed": 0,
     "dataset": "auto",
     "limit_train": None,
@@ -81,6 +82,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--optimizer", choices=training.OPTIMIZERS, help="default adamw")
     add("--lr", type=positive, help="highest learning rate (default: what suits the optimizer)")
     add("--augment", action=argparse.BooleanOptionalAction, help="shift, turn, scale the images a little (default yes)")
+    add("--fuse", action=argparse.BooleanOptionalAction, help="run layers that follow each other as one (default no)")
     add("--seed", type=from_zero, help="of weights, order and distortions (default 0)")
     add("--backend", choices=("numpy", "cupy"), help="default numpy, or MINIGRAD_BACKEND")
     add("--capture", action="store_true", help="on cupy: each step as one CUDA graph, where that is possible")
@@ -100,7 +102,7 @@ def settle(flags: argparse.Namespace) -> dict[str, Any]:
     """The arguments of the run: the checkpoint's where it is resumed, else the flags' and the defaults."""
     given = {name: getattr(flags, name) for name in SHAPING if getattr(flags, name) is not None}
     if flags.resume:
-        arguments = runs.arguments(flags.checkpoint)
+        arguments = {**SHAPING, **runs.arguments(flags.checkpoint)}
         changed = {name: value for name, value in given.items() if value != arguments.get(name)}
         if changed:
             listed = ", ".join(f"{flag(name)} {new} (it has {arguments.get(name)})" for name, new in changed.items())

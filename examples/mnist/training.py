@@ -17,6 +17,7 @@ import numpy as np
 import minigrad as mg
 from minigrad import data, nn, optim, runs
 from minigrad.functional import cross_entropy, softmax
+from minigrad.fused import fuse
 from models import MODELS
 
 OPTIMIZERS: dict[str, tuple[Callable[..., optim.Optimizer], dict[str, Any]]] = {
@@ -60,6 +61,8 @@ def make_run(arguments: dict[str, Any], dataset: data.Dataset) -> runs.Run:
     """A run at its beginning: everything in it follows from the arguments, the seed among them."""
     mg.random.seed(arguments["seed"])
     model = MODELS[arguments["model"]]()
+    if arguments["fuse"]:  # faster, to the same numbers but for rounding
+        model = fuse(model)
     batches = data.Batches(
         dataset.train_images,
         dataset.train_labels,

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from minigrad.backend import Array, capturing, xp
 from minigrad.convolution import Pair, conv_size
 from minigrad.device.launch import FILL, dense, launch, module, offer, small, usable
+from minigrad.device.sums import add_up
 
 SIDE = 16
 """Threads along each side of a block, and the depth of a tile (`product.cu`)."""
@@ -63,7 +64,7 @@ def product(a: Array, b: Array) -> Array | None:
     strides = [s // x.itemsize for x in (a, b) for s in x.strides]
     of = module("product", "matmul", dtype=a.dtype)
     launch(of, "matmul", (tiles[1], tiles[0], splits * count), a, b, y, count, m, k, n, splits, *strides)
-    return (y[0] if splits == 1 else y.sum(0)).reshape(*lead, m, n)
+    return (y[0] if splits == 1 else add_up(y)).reshape(*lead, m, n)
 
 
 class Shape(NamedTuple):
@@ -227,4 +228,4 @@ def conv2d_weight(
     of = module("convolution_weight", dtype=x.dtype, **at.defined(), **tile)
     threads = tile["CT"] * (tile["OT"] // tile["MANY"]) * tile["PARTS"]
     launch(of, "conv_weight", (splits, tiles, groups), dense(x), dense(g), w, n, splits, threads=threads)
-    return w[0] if splits == 1 else w.sum(0)
+    return w[0] if splits == 1 else add_up(w)
