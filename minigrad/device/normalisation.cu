@@ -24,14 +24,16 @@ struct alignas(QUAD == 4 ? 16 : sizeof(real)) Quad {  // neighbouring cells that
     real of[QUAD];
 };
 
-// Adds up two numbers of each thread; every thread has the sums.
-__device__ void block_sum(double &a, double &b) {
+// Adds up two numbers of each of the first `busy` threads; every thread has the sums.
+__device__ void block_sum(double &a, double &b, int busy) {
     __shared__ double parts[2][256];
     parts[0][threadIdx.x] = a;
     parts[1][threadIdx.x] = b;
-    for (int half = blockDim.x / 2; half; half /= 2) {
+    int half = 1;
+    while (half * 2 < busy) half *= 2;
+    for (; half; half /= 2) {
         __syncthreads();
-        if (threadIdx.x < half) {
+        if (threadIdx.x < half && threadIdx.x + half < blockDim.x) {
             parts[0][threadIdx.x] += parts[0][threadIdx.x + half];
             parts[1][threadIdx.x] += parts[1][threadIdx.x + half];
         }
@@ -42,7 +44,7 @@ __device__ void block_sum(double &a, double &b) {
 }
 
 __device__ inline void write(double *sums, double a, double b) {
-    block_sum(a, b);
+    block_sum(a, b, blockDim.x);
     if (threadIdx.x > 0) return;
     sums[(blockIdx.y * C + blockIdx.x) * 2] = a;
     sums[(blockIdx.y * C + blockIdx.x) * 2 + 1] = b;
@@ -54,7 +56,7 @@ __device__ inline void read(const double *sums, int splits, double &a, double &b
         a += sums[(split * C + blockIdx.x) * 2];
         b += sums[(split * C + blockIdx.x) * 2 + 1];
     }
-    block_sum(a, b);
+    block_sum(a, b, splits < blockDim.x ? splits : blockDim.x);
 }
 
 // This block's part of `size` things.
