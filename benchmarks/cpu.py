@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks import machine
+from benchmarks.contestant import Contestant
 from benchmarks.workloads import WORKLOADS, Workload
 
 PEERS = {
@@ -51,45 +51,19 @@ FULL = Effort(least=5, most=11, seconds=0.25, row=30.0, peer=3.0)
 QUICK = Effort(least=3, most=5, seconds=0.1, row=3.0, peer=1.0)
 
 
-class Peer:
-    """A contestant's process, and what it answers."""
+class Peer(Contestant):
+    """A library in its process, and what it spent of the time for a row."""
 
     def __init__(self, name: str, threads: int) -> None:
-        self.name = name
-        few = {name: str(threads) for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")}
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.worker", name, str(threads)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env={**os.environ, **few, "MINIGRAD_BACKEND": "numpy"},
-        )  # fmt: skip
-        self.spent = 0.0
-        try:
-            self.version = self.read()["version"]
-        except RuntimeError:
-            self.close()
-            raise
+        super().__init__("benchmarks.worker", name, threads)
+        self.version, self.spent = self.greeting["version"], 0.0
 
-    def read(self) -> Any:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"the process of {self.name} ended with {self.process.wait()}")
-        return json.loads(line)
-
-    def ask(self, name: str, seconds: float) -> Any:
+    def measure(self, name: str, seconds: float) -> Any:
         """Times a workload for about so many seconds; None where the peer has no such workload."""
-        assert self.process.stdin is not None
         start = time.perf_counter()
-        self.process.stdin.write(json.dumps([name, seconds]) + "\n")
-        self.process.stdin.flush()
-        answer = self.read()
+        answer = self.ask([name, seconds])
         self.spent += time.perf_counter() - start
         return answer
-
-    def close(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait()
 
 
 def interleaved(
@@ -108,7 +82,7 @@ def interleaved(
             if number and (peer.name not in times or (peer.name not in ALWAYS and peer.spent > effort.peer)):
                 continue
             try:
-                found = peer.ask(workload.name, effort.seconds)
+                found = peer.measure(workload.name, effort.seconds)
             except (RuntimeError, OSError) as error:  # one that fails must not take the others along
                 print(f"{peer.name}: {error}; it takes no further part", file=sys.stderr)
                 times.pop(peer.name, None)

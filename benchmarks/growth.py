@@ -13,13 +13,12 @@ import importlib.util
 import json
 import os
 import statistics
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from benchmarks import machine, roofline
+from benchmarks.contestant import Contestant
 
 SWEEPS: dict[str, tuple[dict[str, int], tuple[int, ...]]] = {
     "batch": ({"channels": 16, "depth": 2, "side": 28}, (1, 4, 16, 64, 256, 1024, 4096)),
@@ -31,40 +30,7 @@ SWEEPS: dict[str, tuple[dict[str, int], tuple[int, ...]]] = {
 CONTESTANTS = {"minigrad": "minigrad, composed", "fused": "minigrad, fused", "pytorch": "PyTorch"}
 
 
-class Grower:
-    """A contestant's process (`benchmarks.growth_worker`)."""
-
-    def __init__(self, name: str, threads: int) -> None:
-        few = {key: str(threads) for key in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")}
-        self.name, self.threads = name, threads
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.growth_worker", name, str(threads)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env={**os.environ, **few, "MINIGRAD_BACKEND": "numpy"},
-        )  # fmt: skip
-        self.read()
-
-    def read(self) -> Any:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"the process of {self.name} ended with {self.process.wait()}")
-        return json.loads(line)
-
-    def measure(self, network: dict[str, int], seconds: float) -> Any:
-        """Times of steps and the peak of memory; None where the network failed."""
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps({**network, "seconds": seconds}) + "\n")
-        self.process.stdin.flush()
-        return self.read()
-
-    def close(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait()
-
-
-def sweep(name: str, growers: list[Grower], rounds: int, seconds: float) -> list[dict[str, Any]]:
+def sweep(name: str, growers: list[Contestant], rounds: int, seconds: float) -> list[dict[str, Any]]:
     """A row for each value and contestant: median seconds a step, and peak bytes; they take turns."""
     fixed, values = SWEEPS[name]
     rows = []
@@ -72,7 +38,7 @@ def sweep(name: str, growers: list[Grower], rounds: int, seconds: float) -> list
         found: dict[tuple[str, int], list[Any]] = {}
         for _ in range(rounds):
             for grower in growers:
-                answer = grower.measure({**fixed, name: value}, seconds)
+                answer = grower.ask({**fixed, name: value, "seconds": seconds})
                 if answer is not None:
                     found.setdefault((grower.name, grower.threads), []).append(answer)
         for (who, threads), answers in found.items():
@@ -172,7 +138,7 @@ def main(argv: list[str]) -> None:
     threads_of = list(map(int, flags.threads.split(",")))
     rounds, seconds = (1, 0.1) if flags.quick else (3, 0.15)
     if set(wanted) & set(SWEEPS):
-        growers = [Grower(name, threads) for threads in threads_of for name in names]
+        growers = [Contestant("benchmarks.growth_worker", name, threads) for threads in threads_of for name in names]
         rows: list[dict[str, Any]] = []
         try:
             for name in SWEEPS:

@@ -12,6 +12,7 @@ that has the kernel for it the images lie there and are chosen and distorted the
 from __future__ import annotations
 
 import dataclasses
+import functools
 import gzip
 import hashlib
 import importlib
@@ -739,7 +740,7 @@ class Batches:
         if (gather := kernel("batch")) is not None and (self.augment is None or type(self.augment) is Augment):
             batches = self._on_device(gather, epoch, order, numbers)
         else:
-            make = lambda number: self._make(epoch, order, number)
+            make = functools.partial(self._make, epoch, order)
             made = map(make, numbers) if self.augment is None else _ahead(make, numbers)
             batches = ((Tensor(from_numpy(images)), Tensor(from_numpy(labels))) for images, labels in made)
         for images, labels in batches:
