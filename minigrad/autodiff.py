@@ -19,7 +19,7 @@ from sys import getrefcount
 from typing import Any
 
 from minigrad import ops, parallel
-from minigrad.backend import Array, from_numpy, is_array, naming_memory, xp
+from minigrad.backend import Array, from_numpy, is_array, kernel, naming_memory, xp
 from minigrad.primitive import ALL, NUMBER, OUTPUT, Primitive
 from minigrad.tape import FREED, Node, enable_grad, history, leaf, no_grad, recording, writes
 from minigrad.tensor import Tensor, differentiable, on_tape
@@ -46,6 +46,7 @@ def reverse(
     found: dict[Node, Any] = {}
     wanted = set() if targets is None else set(targets)
     newest, review, large = writes.newest, recording.reviewer, parallel.LARGE
+    summing = None if create_graph else kernel("sums of products")
     while order:
         node = order.pop()
         g = cotangents.pop(node, None)
@@ -89,7 +90,9 @@ def reverse(
                 rule, places = row.pullbacks[0 if row.variadic else i]  # type: ignore[misc]
                 if overwritten:
                     writes.check(node, [node.residuals[place] for place in places if place != NUMBER])
-                if blocks:
+                if summing is not None and g.shape != source.shape and row.kind == "elementwise":
+                    c = _summed_back(rule, g, [values[place] for place in places], source, summing)
+                elif blocks:
                     last = not any(s is not None and (needed is None or s in needed) for s in node.inputs[i + 1 :])
                     c = _in_blocks(rule, g, [values[place] for place in places], source, cotangents, last)
                 elif not places:
@@ -152,6 +155,19 @@ def _in_blocks(
         c = parallel.summed_product(g, others[0], stretched)
     else:
         c = parallel.summed(rule, (g, *others), g.shape, stretched)
+    return c.reshape(source.shape)
+
+
+def _summed_back(rule: Function, g: Array, others: list[Any], source: Node, summing: Function) -> Array:
+    """A pullback of an elementwise row whose argument was broadcast, summed by kernels of a device."""
+    lead = (1,) * (g.ndim - len(source.shape))
+    stretched = tuple(i for i, n in enumerate(lead + source.shape) if n == 1 and g.shape[i] != 1)
+    if all(_constant_along(operand, stretched, g.ndim) for operand in others):  # as above
+        c = rule(ops.sum(g, stretched, True), *others)
+    else:
+        c = summing(g, others[0], stretched) if rule in PRODUCTS and is_array(others[0]) else None
+        if c is None:
+            return ops.sum_to(rule(g, *others), source.shape)
     return c.reshape(source.shape)
 
 

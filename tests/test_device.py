@@ -189,6 +189,38 @@ def test_sums_and_means_over_axes(name: str, dtype: str, mean: bool) -> None:
     assert_launched(once * 2)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", [name for name in SUMS if name not in ("0-d", "no axis")])
+def test_a_factors_gradient_is_a_sum_of_products_that_are_not_written_down(name: str, dtype: str) -> None:
+    shape, axis = SUMS[name]
+    x, g = normal(dtype, *shape), normal(dtype, *shape)
+    exact = (x.astype("float64") * g).sum(axis, keepdims=True)
+    scale = mg.ones(*exact.shape, dtype=dtype, requires_grad=True)
+    y, cotangent = mg.tensor(x) * scale, mg.tensor(g)
+    emulator.launched.clear()
+    (found,) = in_both_orders(lambda: [mg.grad(y, scale, cotangent, retain_graph=True).data])
+    assert_sums(found, exact, 2 * abs(x * g).sum(axis, keepdims=True))
+    if exact.shape != shape:
+        two = name.endswith("two launches")
+        assert_launched((["part_sums_of_products", "sums_of_parts"] if two else ["sums_of_products"]) * 2)
+
+
+def test_a_cotangent_is_summed_before_what_does_not_change_along_the_sum() -> None:
+    x, b = mg.ones(50, 7, requires_grad=True), mg.random.normal(7, requires_grad=True)
+    scale = mg.random.normal(7)
+    y = (x - b * scale) * 3.0
+    cotangent = mg.ones(50, 7)
+    mg.grad(y, b, cotangent, retain_graph=True)  # loads the kernel
+    Graph.capturing = recorded = Graph()
+    found = mg.grad(y, b, cotangent)
+    Graph.capturing = None
+    recorded.end()
+    recorded.launch()
+    np.testing.assert_allclose(found.numpy(), -150 * scale.numpy(), rtol=1e-6)
+    full = {id(result) for _, results in recorded.calls for result in results if result.size == 350}
+    assert len(full) == 1  # times 3, but not times -1
+
+
 def test_a_short_inner_axis_is_added_up_last(monkeypatch: pytest.MonkeyPatch) -> None:
     """Threads beside each other read columns first, since a run of three elements is not worth a line of memory."""
     monkeypatch.setattr(sums, "FILL", 1)

@@ -74,9 +74,10 @@ def planned(view: View, split: bool) -> Launch:
     return Launch((blocks, splits), struct)
 
 
-def summed(x: Array, view: View, divisor: float = 1.0) -> Array:
-    """The sums (batch kept,) of a dense array, divided by a number."""
+def summed(x: Array, view: View, divisor: float = 1.0, factor: Array | None = None) -> Array:
+    """The sums (batch kept,) of a dense array, divided by a number; or of its products with another one."""
     of = module("sums", dtype=x.dtype)
+    name, given = ("sums", (x,)) if factor is None else ("sums_of_products", (x, factor))
     y = xp.empty(view.batch * view.kept, x.dtype)
     first = view
     if 1 < view.inner < SHORT and view.outer > 1 and x.size > FILL * THREADS:
@@ -84,26 +85,39 @@ def summed(x: Array, view: View, divisor: float = 1.0) -> Array:
     grid, struct = planned(first, True)
     splits = grid[1]
     if splits == 1 and first is view:
-        launch(of, "sums", grid, x, y, struct, divisor)
+        launch(of, name, grid, *given, y, struct, *[divisor] * (factor is None))
         return y
     parts = xp.empty(splits * first.batch * first.kept, xp.float64)
-    launch(of, "part_sums", grid, x, parts, struct, 1.0)
+    launch(of, f"part_{name}", grid, *given, parts, struct)
     inner = view.inner if first is not view else 1
     grid, struct = planned(View(1, splits, y.size, inner), False)
     launch(of, "sums_of_parts", grid, parts, y, struct, divisor)
     return y
 
 
+def broadcast(x: Array) -> bool:
+    """Whether an array has elements at one place of memory: a dense copy may be far larger than memory."""
+    return any(s == 0 and n > 1 for s, n in zip(x.strides, x.shape, strict=True))
+
+
 @offer("sums")
 def sums(x: Array, axes: tuple[int, ...], keepdims: bool, mean: bool) -> Array | None:
     """The sum or the mean over axes, each of 0 .. ndim - 1 once at most; None where it is not for a kernel."""
-    if not usable(x) or any(s == 0 and n > 1 for s, n in zip(x.strides, x.shape, strict=True)):
-        return None  # a broadcast array may be far larger than memory
-    view = view_of(x.shape, axes)
+    view = view_of(x.shape, axes) if usable(x) and not broadcast(x) else None
     if view is None:
         return None
     y = summed(dense(x), view, float(view.outer * view.inner) if mean else 1.0)
     return y.reshape([1 if i in axes else n for i, n in enumerate(x.shape) if keepdims or i not in axes])
+
+
+@offer("sums of products")
+def sums_of_products(a: Array, b: Array, axes: tuple[int, ...]) -> Array | None:
+    """The sums over axes, which stay as lengths of 1, of the products of two arrays of one shape; or None."""
+    alike = a.shape == b.shape and usable(a, b) and not broadcast(a) and not broadcast(b)
+    view = view_of(a.shape, axes) if alike else None
+    if view is None:
+        return None
+    return summed(dense(a), view, factor=dense(b)).reshape([1 if i in axes else n for i, n in enumerate(a.shape)])
 
 
 def add_up(parts: Array) -> Array:
