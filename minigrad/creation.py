@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from minigrad.backend import is_scalar, xp
+from minigrad.backend import is_scalar, naming_memory, xp
 from minigrad.tensor import Tensor, differentiable
 
 Shape = int | tuple[int, ...] | list[int]
@@ -29,16 +29,19 @@ def _shape(shape: tuple[Any, ...]) -> tuple[int, ...]:
     return tuple(shape)
 
 
+@naming_memory("zeros")
 def zeros(*shape: Any, dtype: Any = float32, requires_grad: bool = False) -> Tensor:
     """Zeros: `zeros(2, 3)` or `zeros((2, 3))`."""
     return _finish(xp.zeros(_shape(shape), dtype), requires_grad)
 
 
+@naming_memory("ones")
 def ones(*shape: Any, dtype: Any = float32, requires_grad: bool = False) -> Tensor:
     """Ones: `ones(2, 3)` or `ones((2, 3))`."""
     return _finish(xp.ones(_shape(shape), dtype), requires_grad)
 
 
+@naming_memory("full")
 def full(shape: Shape, value: float, dtype: Any = None, requires_grad: bool = False) -> Tensor:
     """One value everywhere; a Python float makes float32, an integer int64, a truth value bool."""
     dtype = _natural(dtype, value)

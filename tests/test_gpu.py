@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 
 import minigrad as mg
-from minigrad import data, optim
+from minigrad import data, nn, optim
 from minigrad import functional as F
 from minigrad.backend import xp
 from models.cnn import CNN
 from tests import test_device as on_device
 from tests.samples import SAMPLES
-from tests.test_backends import IMAGES, LABELS, LAYERS
+from tests.test_backends import IMAGES, LABELS, LAYERS, MEETINGS
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -30,6 +30,8 @@ def gpu() -> Iterator[None]:
     except (ImportError, RuntimeError) as error:
         pytest.skip(str(error))
     yield
+    with mg.using("cupy"):  # other processes test on the same card
+        xp.get_default_memory_pool().free_all_blocks()
 
 
 def assert_close(compute: Callable[[], Any], tolerance: float) -> None:
@@ -120,6 +122,108 @@ def test_a_step_does_not_wait_for_the_device() -> None:
             step()
 
 
+# ---- what goes wrong ---------------------------------------------------------------------------------------
+SIDE = 1 << 20
+"""A square of float32 with these sides is 4 TiB, which no card holds: asking for it fails at once."""
+
+TOO_MUCH = r"allocating 4,398,046,511,104 bytes.*Arrays hold [\d,]+ MiB.*[\d,]+ MiB are free.*Lower the batch size"
+
+HUGE: dict[str, Callable[[], Any]] = {
+    r"multiply of float32 \[1048576, 1\], float32 \[1, 1048576\]": lambda: mg.ones(SIDE, 1) * mg.ones(1, SIDE),
+    r"zeros": lambda: mg.zeros(SIDE, SIDE),
+    r"matmul of float32 \[1048576, 1\], float32 \[1, 1048576\]": lambda: mg.ones(SIDE, 1) @ mg.ones(1, SIDE),
+    r"scatter of float32 \[\]": lambda: mg.broadcast_to(mg.Parameter(mg.ones(SIDE, 1)), (SIDE, SIDE))[0, 0].backward(),
+}
+
+
+def losses_of_steps(disturb: Callable[[mg.Tensor], None], count: int = 4) -> list[float]:
+    """The losses of a few steps; `disturb` is called with the loss in the middle of the second."""
+    mg.random.seed(3)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(784, 20), nn.BatchNorm1d(20), nn.ReLU(), nn.Linear(20, 10))
+    optimizer = optim.Adam(model.parameters(), 0.01)
+    x, y, losses = mg.random.normal(16, 1, 28, 28), mg.tensor(LABELS[:16]), []
+    for step in range(count):
+        loss = F.cross_entropy(model(x), y)
+        if step == 1:
+            disturb(loss)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.detach())
+    return mg.stack(losses).numpy().tolist()
+
+
+@pytest.mark.parametrize("op", HUGE)
+def test_out_of_memory_is_explained_and_training_goes_on(op: str) -> None:
+    def disturb(loss: mg.Tensor) -> None:
+        with pytest.raises(mg.OutOfMemory, match=f"^{op}.*{TOO_MUCH}"):
+            HUGE[op]()
+
+    with mg.using("cupy"):
+        np.testing.assert_allclose(losses_of_steps(disturb), losses_of_steps(lambda loss: None), rtol=1e-6)
+
+
+LATE: dict[str, tuple[Callable[[Any, Any], mg.Tensor], str]] = {  # of scores of 10 classes and a label 10
+    "cross_entropy": (F.cross_entropy, r"cross_entropy: a target is 10, but the 10 classes are 0\.\.9"),
+    "smoothed": (
+        lambda x, y: F.cross_entropy(x, y, label_smoothing=0.1),
+        r"cross_entropy: a target is 10, but the 10 classes are 0\.\.9",
+    ),
+    "nll_loss": (lambda x, y: F.nll_loss(F.log_softmax(x), y), r"nll_loss: a target is 10"),
+    "embedding": (lambda x, y: F.embedding(y, x).sum(), r"embedding: an index lies outside 0\.\.3"),
+}
+
+
+@pytest.mark.parametrize("name", LATE)
+def test_a_label_out_of_range_is_named_when_the_loss_is_read(name: str) -> None:
+    call, message = LATE[name]
+    with mg.using("cupy"):
+        x = mg.random.normal(4, 10, requires_grad=True)
+        loss = call(x, mg.tensor([1, 2, 10, 3]))
+        loss.backward()  # the step goes on, with the wrong label
+        with pytest.raises((ValueError, IndexError), match=message):
+            loss.item()
+        assert np.isfinite(call(x, mg.tensor([1, 2, 0, 3])).item())  # said once
+
+
+@pytest.mark.parametrize("op", MEETINGS)
+@pytest.mark.parametrize("library", ["numpy", "cupy"])
+def test_arrays_of_two_libraries_that_meet_are_named(op: str, library: str) -> None:
+    with mg.using("numpy"):
+        host = mg.ones(2, 2)
+    with mg.using("cupy"):
+        there = mg.ones(2, 2)
+    other = "cupy" if library == "numpy" else "numpy"
+    with mg.using(library), pytest.raises(TypeError, match=rf"{op}.*backend in use is '{library}'") as caught:
+        MEETINGS[op](there, host)
+    assert f"{other}.float32 [2, 2]" in str(caught.value)
+
+
+def test_a_step_that_looks_at_its_loss_is_found() -> None:
+    message = r"a float32 \[\] array crosses to the host, 1 where mg\.transfers\(limit=0\) allows 0"
+
+    def look(loss: mg.Tensor) -> None:
+        with mg.transfers(limit=0), pytest.raises(RuntimeError, match=message):
+            float(loss)
+        with mg.transfers(limit=0):
+            loss.detach() * 2
+
+    with mg.using("cupy"), mg.transfers() as crossed:
+        losses_of_steps(look)
+    assert crossed.to_host == 2  # the look that was refused, and the losses at the end
+
+
+def test_a_step_in_single_precision_widens_nothing_and_the_op_that_does_is_named() -> None:
+    twice = mg.primitive(lambda x: x * xp.asarray(2.0), lambda g: g * 2, name="twice")
+
+    def widen(loss: mg.Tensor) -> None:
+        with pytest.raises(TypeError, match=r"twice: widened float32 \[1\] to float64 \[1\]"):
+            twice(loss.reshape(1))
+
+    with mg.using("cupy"), mg.no_widening():
+        assert np.isfinite(losses_of_steps(widen)).all()
+
+
 # ---- our own kernels: what `test_device` says of them by emulation, on the device itself --------------------
 @pytest.mark.parametrize("dtype", on_device.DTYPES)
 @pytest.mark.parametrize("name", on_device.CONVOLUTIONS)
@@ -144,8 +248,8 @@ def test_own_sums(name: str, dtype: str, mean: bool) -> None:
 
 
 def test_own_sums_of_large_arrays() -> None:
-    """Of as many elements as a batch of 4,096 has in a layer, where every block of the card takes part."""
-    x = np.random.default_rng(2).normal(size=(4096, 16, 28, 28)).astype("float32") + 1
+    """Of as many elements as a batch of 1,024 has in a layer, where every block of the card takes part."""
+    x = np.random.default_rng(2).normal(size=(1024, 16, 28, 28)).astype("float32") + 1
     with mg.using("cupy"):
         on_card = mg.tensor(x)
         for axes in ((0, 2, 3), None, (2, 3), 0, (1, 2, 3), (0, 3)):
