@@ -30,6 +30,7 @@ from minigrad.device import blocks, launch, loss, products, sums
 from minigrad.device import pooling as kernels
 from minigrad.fused import Plan
 from minigrad.pooling import Windows
+from tests.samples import SAMPLES
 from tests.standin import Cuda, Graph, emulator, transfers
 
 pytestmark = pytest.mark.skipif(emulator.COMPILER is None, reason="no g++ here to compile kernels with")
@@ -81,6 +82,32 @@ def assert_close(found: Any, expected: Any, scale: float = 1.0) -> None:
     largest = np.abs(expected[np.isfinite(expected)]).max(initial=1e-30)
     digits = {"float32": 3e-6, "float64": 1e-13}.get(str(found.dtype), 0.0)
     np.testing.assert_allclose(found, expected, rtol=0, atol=digits * largest * scale)
+
+
+# ---- every op ------------------------------------------------------------------------------------------
+def values_and_gradients(sample: Any) -> list[mg.Tensor]:
+    """What an op makes of its sample, and the gradients for cotangents drawn at random."""
+    xs = [mg.tensor(a, requires_grad=a.dtype.kind == "f") for a in sample.arrays]
+    y = sample.call(*xs)
+    found = [out for out in (y if isinstance(y, (tuple, list)) else [y]) if isinstance(out, mg.Tensor)]
+    leaves = [x for x in xs if x.requires_grad]
+    for out in [out for out in found if out.requires_grad]:
+        found += mg.grad(out, leaves, mg.random.normal(out.shape, dtype=out.dtype), retain_graph=True)
+    return [t for t in found if t is not None]
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_every_op_and_its_gradient(part: int) -> None:
+    """With kernels, where an op has one: what the ops hand to kernels is what those read."""
+    for sample in SAMPLES[part::4]:
+        results = []
+        for name in ("numpy", "emulated"):
+            with mg.using(name):
+                mg.random.seed(7)
+                results.append([t.numpy() for t in values_and_gradients(sample)])
+        for a, b in zip(*results, strict=True):
+            largest = np.abs(a[np.isfinite(a)]).max(initial=1.0)
+            np.testing.assert_allclose(b, a, rtol=0, atol=1e-12 * largest, err_msg=str(sample))
 
 
 # ---- products ------------------------------------------------------------------------------------------
