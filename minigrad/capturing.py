@@ -106,7 +106,7 @@ class Captured:
         held = [Tensor(given.data.copy()) for given in inputs]
         drawn, asked = backend.generator().bit_generator.state, len(backend._pending)
         memories = [] if self.optimizer is None else list(self.optimizer.state.values())
-        before = [(m, m.step, m.parameter.node, m.parameter.node and m.parameter.node.grad) for m in memories]
+        before = [(m, m.step, set(m), m.parameter.node, m.parameter.node and m.parameter.node.grad) for m in memories]
         trouble: Exception | None = None
         with backend.transfers() as crossed, xp.cuda.using_allocator(self._pool.malloc):
             begin: list[Callable[[], None]] = []
@@ -133,13 +133,15 @@ class Captured:
             self.reason = self._never
             backend.generator().bit_generator.state = drawn
             del backend._pending[asked:]
-            for memory, step, node, gradient in before:
+            for memory, step, known, node, gradient in before:
                 memory.step = step
+                for key in memory.keys() - known:  # made and never filled
+                    del memory[key]
                 if node is not None:
                     node.grad = gradient
             return
         self._graph, self._inputs, self._result, self._of = graph, held, result, of
-        self._stepped = [memory for memory, step, _, _ in before if memory.step != step]
+        self._stepped = [memory for memory, step, *_ in before if memory.step != step]
         self._conditions = backend._pending[asked:]
         del backend._pending[asked:]
         for start in begin:
@@ -165,7 +167,7 @@ class Captured:
         """What of the optimizer's hyper-parameters the captured kernels are made for."""
         groups = [] if self.optimizer is None else self.optimizer.param_groups
         if numbers is not None:  # only what decides which arrays there are: the numbers are read at every replay
-            return tuple((bool(group.get("momentum")), bool(group.get("amsgrad"))) for group in groups)
+            return tuple(tuple(bool(group.get(key)) for key in ("momentum", "amsgrad", "centered")) for group in groups)
         return tuple(tuple(sorted(group.hyper.items())) for group in groups)
 
 
@@ -183,9 +185,10 @@ def capture(step: Callable[..., Any], optimizer: Optimizer | None = None, warmup
 
     step: takes constant Tensors of fixed shapes, trains, and returns Tensors (or nothing). What a replay
     returns lies in fixed arrays that the next replay overwrites. optimizer: the one that the step uses; step its
-    schedule outside of `step`: SGD without dampening, Adam and AdamW see a changed learning rate at the next replay.
-    Other optimizers than these run uncaptured. Python in the step (printing, counting) does not run in a replay, and
-    masks of dropout come from a generator on the device. Where a call is not a replay, it runs as `step` does and
-    `fast.reason` says why: no CUDA, other shapes, values read on the host, or a library that refuses to be captured.
+    schedule outside of `step`: SGD without dampening, Adagrad, RMSprop, Adam and AdamW see a changed learning rate at
+    the next replay. Other optimizers than these run uncaptured. Python in the step (printing, counting) does not run in
+    a replay, and masks of dropout come from a generator on the device. Where a call is not a replay, it runs as `step`
+    does and `fast.reason` says why: no CUDA, other shapes, values read on the host, or a library that refuses to be
+    captured.
     """
     return Captured(step, optimizer, warmup)

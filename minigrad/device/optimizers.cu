@@ -1,4 +1,4 @@
-// One step of SGD, Adam or AdamW for up to MOST arrays in one launch. Block (part, array).
+// One step of SGD, Adagrad, RMSprop, Adam or AdamW for up to MOST arrays in one launch. Block (part, array).
 //
 // The count of steps and the hyper-parameters are read from the device's memory, so that a captured launch can be
 // replayed: it counts on by itself, and sees a learning rate that was written between two replays.
@@ -44,6 +44,56 @@ extern "C" __global__ void sgd(Arrays arrays, const double *hyper, long long *co
             g = nesterov ? g + rolled * momentum : rolled;
         }
         p[i] -= lr * g;
+    }
+    count_on(counts + array, tickets + array);
+}
+
+// m = m + g^2;  t counts from 1;  p = p - lr / (1 + (t - 1) lr_decay) g / (sqrt(m) + eps).  hyper[3..4]: lr_decay, eps.
+extern "C" __global__ void adagrad(Arrays arrays, const double *hyper, long long *counts, unsigned int *tickets) {
+    const int array = blockIdx.y;
+    const double *of = hyper + arrays.group[array] * HYPER;
+    const real rate = of[0] / (1 + counts[array] * of[3]), decay = of[1], eps = of[4];
+    const bool maximize = of[2] != 0;
+    real *p = arrays.p[array], *m = arrays.m[array];
+    const real *gradient = arrays.g[array];
+    const long long stride = (long long)gridDim.x * blockDim.x;
+    for (long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x; i < arrays.size[array]; i += stride) {
+        real g = maximize ? -gradient[i] : gradient[i];
+        if (decay != 0) g += decay * p[i];
+        const real sum = m[i] + g * g;
+        m[i] = sum;
+        p[i] -= g / (sqrt(sum) + eps) * rate;
+    }
+    count_on(counts + array, tickets + array);
+}
+
+// m = alpha m + (1 - alpha) g^2;  centered: v = alpha v + (1 - alpha) g, and m - v^2 in the place of m;
+// d = g / (sqrt(m) + eps);  with momentum most = momentum most + d, and that for d;  p = p - lr d.
+// hyper[3..6]: alpha, eps, momentum, centered.
+extern "C" __global__ void rmsprop(Arrays arrays, const double *hyper, long long *counts, unsigned int *tickets) {
+    const int array = blockIdx.y;
+    const double *of = hyper + arrays.group[array] * HYPER;
+    const real lr = of[0], decay = of[1], alpha = of[3], other = 1 - of[3], eps = of[4], momentum = of[5];
+    const bool maximize = of[2] != 0, centered = of[6] != 0;
+    real *p = arrays.p[array], *m = arrays.m[array], *v = arrays.v[array], *rolling = arrays.most[array];
+    const real *gradient = arrays.g[array];
+    const long long stride = (long long)gridDim.x * blockDim.x;
+    for (long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x; i < arrays.size[array]; i += stride) {
+        real g = maximize ? -gradient[i] : gradient[i];
+        if (decay != 0) g += decay * p[i];
+        real square = m[i] * alpha + g * g * other;
+        m[i] = square;
+        if (centered) {
+            const real mean = v[i] * alpha + g * other;
+            v[i] = mean;
+            square -= mean * mean;
+        }
+        real d = g / (sqrt(square) + eps);
+        if (momentum != 0) {
+            d += rolling[i] * momentum;
+            rolling[i] = d;
+        }
+        p[i] -= d * lr;
     }
     count_on(counts + array, tickets + array);
 }

@@ -1,4 +1,4 @@
-"""A step of SGD, Adam or AdamW for all Parameters in one launch, with its numbers in the device's memory.
+"""A step of SGD, Adagrad, RMSprop, Adam or AdamW for all Parameters in one launch, its numbers in the device's memory.
 
 The counts of steps and the hyper-parameters lie on the device, beside what Python knows of them: a step that is
 captured counts on at every replay, and `refresh` writes a changed learning rate before one.
@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from weakref import WeakKeyDictionary
 
+from minigrad import backend
 from minigrad.backend import Array, by_value, xp
 from minigrad.device.launch import REALS, THREADS, dense, launch, module, offer
-from minigrad.optim import SGD, Adam, AdamW, Hyper, Memory, Optimizer
+from minigrad.optim import SGD, Adagrad, Adam, AdamW, Hyper, Memory, Optimizer, RMSprop
 
 MOST = 64
 """Arrays in one launch (`optimizers.cu`): their addresses are parameters of the launch, which has room for 4 KB."""
@@ -19,12 +20,24 @@ MOST = 64
 Due = Sequence[tuple[Memory, Array, Hyper]]
 
 
+KERNELS: dict[type[Optimizer], str] = {
+    SGD: "sgd", Adagrad: "adagrad", RMSprop: "rmsprop", Adam: "adam", AdamW: "adam",
+}  # fmt: skip
+"""The rules that have a kernel, and its name."""
+
+
 def numbers(kind: type[Optimizer], hyper: Hyper) -> list[float]:
     """A group's hyper-parameters in the order of the kernel's."""
     of_all = [hyper["lr"], hyper["weight_decay"], float(hyper["maximize"])]
     if kind is SGD:
-        return [*of_all, hyper["momentum"], float(hyper["nesterov"]), 0.0, 0.0, 0.0]
-    return [*of_all, *hyper["betas"], hyper["eps"], float(hyper["amsgrad"]), float(kind is AdamW)]
+        own = [hyper["momentum"], float(hyper["nesterov"])]
+    elif kind is Adagrad:
+        own = [hyper["lr_decay"], hyper["eps"]]
+    elif kind is RMSprop:
+        own = [hyper["alpha"], hyper["eps"], hyper["momentum"], float(hyper["centered"])]
+    else:
+        own = [*hyper["betas"], hyper["eps"], float(hyper["amsgrad"]), float(kind is AdamW)]
+    return [*of_all, *own, *[0.0] * (5 - len(own))]
 
 
 class OnDevice:
@@ -77,7 +90,7 @@ def on_device(optimizer: Optimizer) -> OnDevice:
 def numbers_of(optimizer: Optimizer) -> OnDevice | None:
     """The numbers on the device of an optimizer whose steps are a kernel's; None for another."""
     kind, groups = type(optimizer), optimizer.param_groups
-    mine = kind in (Adam, AdamW) or (kind is SGD and not any(group["dampening"] for group in groups))
+    mine = kind in KERNELS and not (kind is SGD and any(group["dampening"] for group in groups))
     return on_device(optimizer) if mine else None
 
 
@@ -107,8 +120,7 @@ def step(optimizer: Optimizer, due: Due) -> bool | None:
         table = [row[field] if row else 0 for field in range(7) for row in [*rows, *[None] * (MOST - len(rows))]]
         largest = max(memory.parameter.size for memory, _, _ in some)
         grid = (max(1, min(64, -(-largest // (4 * THREADS)))), len(some))
-        name = "sgd" if kind is SGD else "adam"
-        launch(of, name, grid, by_value(table), held.hyper, held.counts[first:], held.tickets[first:])
+        launch(of, KERNELS[kind], grid, by_value(table), held.hyper, held.counts[first:], held.tickets[first:])
     held.stepped([memory for memory, _, _ in ordered])
     return True
 
@@ -130,7 +142,25 @@ def _addresses(kind: type[Optimizer], memory: Memory, g: Array, group: int, hype
     keys: list[str | None]
     if kind is SGD:
         keys = ["momentum_buffer" if hyper["momentum"] else None, None, None]
+    elif kind is Adagrad:
+        keys = ["sum", None, None]
+    elif kind is RMSprop:
+        keys = [
+            "square_avg", "grad_avg" if hyper["centered"] else None, "momentum_buffer" if hyper["momentum"] else None,
+        ]  # fmt: skip
     else:
         keys = ["exp_avg", "exp_avg_sq", "max_exp_avg_sq" if hyper["amsgrad"] else None]
+    for key in keys:
+        if key is not None and key not in memory:
+            _begin(memory, key, hyper["initial_accumulator_value"] if kind is Adagrad else 0.0)
     kept = [0 if key is None else memory[key].data.ptr for key in keys]
     return [p.data.ptr, g.data.ptr, *kept, p.size, group]
+
+
+def _begin(memory: Memory, key: str, value: float) -> None:
+    """Makes an array of a memory, filled once: what a graph captured would fill it again at every replay."""
+    array = memory[key] = xp.empty_like(memory.parameter.data)
+    if backend.after_capture is None:
+        array.fill(value)
+    else:
+        backend.after_capture.append(lambda: array.fill(value))
