@@ -145,6 +145,12 @@ def matmul(a: Array, b: Array) -> Array:
         return y
 
 
+def einsum(*given: Any) -> Array:
+    """Einstein's summation of operands, which the equation follows."""
+    *operands, equation = given
+    return xp.einsum(equation, *operands, optimize=len(operands) > 1)
+
+
 def softplus(x: Array) -> Array:
     """log(1 + exp(x)) = max(x, 0) + log(1 + exp(-|x|)), which does not overflow."""
     if x.dtype.kind == "c":

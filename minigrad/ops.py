@@ -30,6 +30,7 @@ any_, all_, sum_, abs_, max_, min_, slice_ = (
 
 # What a device has kernels of its own for (`minigrad.device`).
 product = or_kernel("matmul", kernels.matmul)
+contracted = or_kernel("einsum", kernels.einsum)
 conv2d = or_kernel("conv2d", convolution.conv2d)
 conv2d_input, conv2d_weight = (
     or_kernel("conv2d_input", convolution.conv2d_input), or_kernel("conv2d_weight", convolution.conv2d_weight),
@@ -131,7 +132,7 @@ concatenate_ = linear(lambda *xs, axis: xp.concatenate(xs, axis=axis), lambda g,
 
 # ---- products ------------------------------------------------------------------------------------
 matmul_     = bilinear(lambda a, b: product(a, b),         lambda g, b: matmul_(g, mT(b)),  lambda g, a: matmul_(mT(a), g))
-einsum_     = primitive(lambda *xs, equation: xp.einsum(equation, *xs, optimize=len(xs) > 1),
+einsum_     = primitive(lambda *xs, equation: contracted(*xs, equation),
                         lambda g, xs, equation, i: einsum_(g, *others(xs, i), equation=transposed(equation, i)), equation=...)
 conv        = bilinear(lambda x, w, stride, padding, dilation, groups: conv2d(x, w, stride, padding, dilation, groups),
                        lambda g, w, x_shape, stride, padding, dilation, groups: conv_input(g, w, stride, padding, dilation, groups, x_shape[2:]),

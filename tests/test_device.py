@@ -26,7 +26,7 @@ from examples.mnist import pictures, training
 from minigrad import backend, convolution, data, fused, nn, ops, optim, pooling
 from minigrad import functional as F
 from minigrad.backend import xp
-from minigrad.device import blocks, launch, loss, products, sums
+from minigrad.device import blocks, contractions, launch, loss, products, sums
 from minigrad.device import pooling as kernels
 from minigrad.fused import Plan
 from minigrad.pooling import Windows
@@ -165,6 +165,43 @@ def test_matrix_products_of_any_strides(shapes: Any, turned: str, dtype: str) ->
     ]
     (y,) = in_both_orders(lambda: [products.product(*on_device)])
     assert_close(y, a @ b, scale=4)
+
+
+EQUATIONS: dict[str, tuple[tuple[int, ...], ...]] = {
+    "ij,jk->ik": ((5, 40), (40, 3)), "ij,kj->ki": ((5, 7), (3, 7)), "bhqd,bhkd->bhqk": ((2, 3, 4, 5), (2, 3, 6, 5)),
+    "ijk,kjl->lji": ((2, 3, 4), (4, 3, 5)), "ij,jkl->kil": ((2, 3), (3, 4, 5)), "ij,ij->j": ((6, 4), (6, 4)),
+    "i,i->": ((9,), (9,)), "i,j->ji": ((3,), (4,)), "ij,ij->ij": ((3, 4), (3, 4)), ",i->i": ((), (3,)), ",->": ((), ()),
+    "ij,jk,kl->li": ((2, 3), (3, 4), (4, 5)), "i,ij,j->": ((3,), (3, 4), (4,)), "ijk->kij": ((2, 3, 4),),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("equation", EQUATIONS)
+def test_a_contraction_is_einsums(equation: str, dtype: str) -> None:
+    xs = [normal(dtype, *shape) for shape in EQUATIONS[equation]]
+    (y,) = in_both_orders(lambda: [contractions.contracted(*map(there, xs), equation)])
+    assert_close(y, np.asarray(np.einsum(equation, *xs)), scale=4)
+
+
+@pytest.mark.parametrize("equation", EQUATIONS)
+def test_einsum_and_its_gradients_in_a_graph(equation: str) -> None:
+    weights = [mg.Parameter(normal("float64", *shape)) for shape in EQUATIONS[equation]]
+    cotangent = mg.tensor(normal("float64", *np.einsum(equation, *[w.numpy() for w in weights]).shape))
+
+    def step(scale: mg.Tensor) -> tuple[mg.Tensor, ...]:
+        y = mg.einsum(equation, weights[0] * scale, *weights[1:])
+        return y.detach(), *mg.grad(y, weights, cotangent)
+
+    fast = mg.capture(step, warmup=1)
+    found = [[t.numpy().copy() for t in fast(mg.tensor(scale, dtype="float64"))] for scale in (2.0, 3.0)]
+    assert fast.replays == 1, fast.reason
+    with mg.using("numpy"):
+        given = [mg.Parameter(w.numpy()) for w in weights]
+        for scale, on_device in zip((2.0, 3.0), found, strict=True):
+            y = mg.einsum(equation, given[0] * scale, *given[1:])
+            expected = [y, *mg.grad(y, given, mg.tensor(cotangent.numpy()))]
+            for a, b in zip(expected, on_device, strict=True):
+                assert_close(b, a.numpy())
 
 
 # ---- sums ----------------------------------------------------------------------------------------------

@@ -227,6 +227,13 @@ def test_own_products(shapes: Any, dtype: str) -> None:
         on_device.test_matrix_products_of_any_strides(shapes, "ab", dtype)
 
 
+@pytest.mark.parametrize("equation", on_device.EQUATIONS)
+def test_own_contractions(equation: str) -> None:
+    with mg.using("cupy"):
+        on_device.test_a_contraction_is_einsums(equation, "float32")
+        on_device.test_einsum_and_its_gradients_in_a_graph(equation)
+
+
 @pytest.mark.parametrize("mean", [False, True], ids=["sum", "mean"])
 @pytest.mark.parametrize("dtype", on_device.DTYPES)
 @pytest.mark.parametrize("name", on_device.SUMS)
