@@ -1,9 +1,11 @@
 // Cross entropy of scores (n, classes) and labels (n,): the mean over the labels that are not `ignored`.
 // Defined by the caller: LABEL, the type of labels.
 
+#define LARGEST 1024  // threads of a block, of which there is a power of two
+
 // Adds up three numbers of each thread; all threads have the sums.
 __device__ void block_sum(double &a, double &b, double &c) {
-    __shared__ double parts[3][256];
+    __shared__ double parts[3][LARGEST];
     parts[0][threadIdx.x] = a;
     parts[1][threadIdx.x] = b;
     parts[2][threadIdx.x] = c;
@@ -19,15 +21,17 @@ __device__ void block_sum(double &a, double &b, double &c) {
 }
 
 // One block: loss, the log of the sum of exp of each row, how many labels count, and whether all are fine.
-extern "C" __global__ void cross_entropy(
+extern "C" __global__ void __launch_bounds__(LARGEST, 1) cross_entropy(
     const real *x, const LABEL *labels, real *loss, real *logs, real *counted, bool *fine, long long n,
     long long classes, long long ignored) {
     double sum = 0, count = 0, bad = 0;
     for (long long row = threadIdx.x; row < n; row += blockDim.x) {
         const real *scores = x + row * classes;
         real most = scores[0];
+#pragma unroll 8
         for (int c = 1; c < classes; c++) most = scores[c] > most || scores[c] != scores[c] ? scores[c] : most;
         real total = 0;
+#pragma unroll 8
         for (int c = 0; c < classes; c++) total += exp(scores[c] - most);
         const real rest = log(total);
         logs[row * 2] = most;

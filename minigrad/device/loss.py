@@ -7,11 +7,15 @@ from typing import Any
 
 from minigrad import functional as F
 from minigrad.backend import Array, require, to_numpy, xp
-from minigrad.device.launch import dense, launch, module, offer, per_thread, usable
+from minigrad.device.launch import THREADS, dense, launch, module, offer, per_thread, usable
+from minigrad.device.sums import up_to_power
 from minigrad.primitive import fused
 from minigrad.tensor import Tensor
 
 INTEGERS = {"int32": "int", "int64": "long long", "uint8": "unsigned char"}
+LARGEST = 1024
+"""The most threads of the one block that adds up the rows (`loss.cu`)."""
+
 MOST = 1 << 16
 """Rows that one block adds up in a time that does not matter."""
 
@@ -25,7 +29,8 @@ def _forward(x: Array, labels: Array, ignored: int) -> tuple[Array, Any]:
     loss, logs, counted, fine = (
         xp.empty((), x.dtype), xp.empty((n, 2), x.dtype), xp.empty((), x.dtype), xp.empty((), bool)
     )  # fmt: skip
-    launch(_module(x, labels), "cross_entropy", (1,), x, labels, loss, logs, counted, fine, n, classes, ignored)
+    of, threads = _module(x, labels), min(LARGEST, max(THREADS, up_to_power(n)))
+    launch(of, "cross_entropy", (1,), x, labels, loss, logs, counted, fine, n, classes, ignored, threads=threads)
 
     def error() -> Exception:
         given = to_numpy(labels)
