@@ -66,9 +66,8 @@ def _has(x: Array, axis: Any) -> bool:
 
 def _on_device(x: Array, axis: Any, keepdims: bool, mean: bool) -> Array | None:
     """The sum or the mean by the device's own kernel, where it has one for it."""
-    if x.__class__ is host_array or (own := kernel("sums")) is None or not _has(x, axis):
-        return None
-    return own(x, tuple(a % x.ndim for a in _axes(x, axis)), keepdims, mean)
+    own = None if x.__class__ is host_array else kernel("sums")
+    return None if own is None else own(x, axis, keepdims, mean)
 
 
 def _total_in_blocks(x: Array, axis: Any, keepdims: bool) -> Array:

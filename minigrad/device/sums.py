@@ -34,15 +34,26 @@ class View(NamedTuple):
     inner: int
 
 
-def view_of(shape: tuple[int, ...], axes: tuple[int, ...]) -> View | None:
-    """The four axes into which those of a dense array join; None where they are more."""
+@functools.lru_cache(maxsize=4096)
+def seen(shape: tuple[int, ...], axis: Any, keepdims: bool) -> tuple[View, tuple[int, ...]] | None:
+    """The four axes into which those of a dense array join, and the shape of its sum over `axis`.
+
+    None where they are more than four, or `axis` is none of the array's.
+    """
+    ndim, given = len(shape), axis if isinstance(axis, tuple) else (axis,)
+    if axis is not None and not all(-ndim <= a < ndim for a in given):
+        return None
+    axes = set(range(ndim)) if axis is None else {a % ndim for a in given}
+    if axis is not None and len(axes) < len(given):
+        return None
     longer = [(i in axes, n) for i, n in enumerate(shape) if n != 1]
     runs = [(summed, math.prod(n for _, n in run)) for summed, run in groupby(longer, lambda one: one[0])]
     batch = runs.pop(0)[1] if len(runs) > 2 and not runs[0][0] else 1
     outer = runs.pop(0)[1] if len(runs) > 1 and runs[0][0] else 1
     kept = runs.pop(0)[1] if runs and not runs[0][0] else 1
     inner = runs.pop(0)[1] if runs and runs[0][0] else 1
-    return None if runs else View(batch, outer, kept, inner)
+    left = tuple(1 if i in axes else n for i, n in enumerate(shape) if keepdims or i not in axes)
+    return None if runs else (View(batch, outer, kept, inner), left)
 
 
 class Launch(NamedTuple):
@@ -95,29 +106,31 @@ def summed(x: Array, view: View, divisor: float = 1.0, factor: Array | None = No
     return y
 
 
-def broadcast(x: Array) -> bool:
-    """Whether an array has elements at one place of memory: a dense copy may be far larger than memory."""
-    return any(s == 0 and n > 1 for s, n in zip(x.strides, x.shape, strict=True))
+def in_rows(x: Array) -> Array | None:
+    """The array, or a dense copy of it; None for a broadcast one, whose copy may be far larger than memory."""
+    if x.flags.c_contiguous:
+        return x
+    return None if any(s == 0 and n > 1 for s, n in zip(x.strides, x.shape, strict=True)) else dense(x)
 
 
 @offer("sums")
-def sums(x: Array, axes: tuple[int, ...], keepdims: bool, mean: bool) -> Array | None:
-    """The sum or the mean over axes, each of 0 .. ndim - 1 once at most; None where it is not for a kernel."""
-    view = view_of(x.shape, axes) if usable(x) and not broadcast(x) else None
-    if view is None:
+def sums(x: Array, axis: Any, keepdims: bool, mean: bool) -> Array | None:
+    """The sum or the mean, as `kernels.total` and `kernels.mean`."""
+    found = seen(x.shape, axis, keepdims) if usable(x) else None
+    if found is None or (x := in_rows(x)) is None:
         return None
-    y = summed(dense(x), view, float(view.outer * view.inner) if mean else 1.0)
-    return y.reshape([1 if i in axes else n for i, n in enumerate(x.shape) if keepdims or i not in axes])
+    view, shape = found
+    return summed(x, view, float(view.outer * view.inner) if mean else 1.0).reshape(shape)
 
 
 @offer("sums of products")
 def sums_of_products(a: Array, b: Array, axes: tuple[int, ...]) -> Array | None:
     """The sums over axes, which stay as lengths of 1, of the products of two arrays of one shape; or None."""
-    alike = a.shape == b.shape and usable(a, b) and not broadcast(a) and not broadcast(b)
-    view = view_of(a.shape, axes) if alike else None
-    if view is None:
+    found = seen(a.shape, axes, True) if a.shape == b.shape and usable(a, b) else None
+    if found is None or (a := in_rows(a)) is None or (b := in_rows(b)) is None:
         return None
-    return summed(dense(a), view, factor=dense(b)).reshape([1 if i in axes else n for i, n in enumerate(a.shape)])
+    view, shape = found
+    return summed(a, view, factor=b).reshape(shape)
 
 
 def add_up(parts: Array) -> Array:
