@@ -517,7 +517,7 @@ def clip_grad_norm(parameters: Any, max_norm: float, error_if_nonfinite: bool = 
     # Sums of squares of float16 would overflow at a norm of 256.
     dtype = xp.result_type(xp.float32, *(node.grad.dtype for node in nodes))
     wide = [node.grad.astype(dtype, copy=False) for node in nodes]
-    squares = [(g * g).sum() if capturing() else xp.vdot(g, g) for g in wide]
+    squares = [_square(g) for g in wide]
     norm = xp.sqrt(xp.asarray(sum(squares), dtype))
     if error_if_nonfinite and not bool(xp.isfinite(norm)):
         raise ValueError(f"clip_grad_norm: the norm of the gradients is {float(norm)}; nothing was scaled")
@@ -526,6 +526,15 @@ def clip_grad_norm(parameters: Any, max_norm: float, error_if_nonfinite: bool = 
         # A new array: this one may be another Parameter's gradient too.
         node.grad = xp.multiply(node.grad, scale.astype(node.grad.dtype), out=xp.empty_like(node.grad))
     return Tensor(xp.asarray(norm))  # NumPy makes a scalar of a 0-d array
+
+
+def _square(g: Array) -> Array:
+    """g @ g over all axes; while a graph is captured without cuBLAS, which would refuse."""
+    if not capturing():
+        return xp.vdot(g, g)
+    own = kernel("sums of products")
+    y = None if own is None else own(g, g, tuple(range(g.ndim)))
+    return (g * g).sum() if y is None else y.reshape(())
 
 
 # ------------------------------------------------------------------------------------------- schedules
