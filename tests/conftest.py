@@ -24,6 +24,7 @@ PROCESS = "it compares this process with others that run on NumPy"
 HOST: dict[str, str] = {
     "test_fused.py": FAST,
     "test_kernels.py": FAST,
+    "test_mnist_example.py::test_fused_it_learns_the_same_and_its_weights_are_any_models": FAST,
     "test_mnist_example.py::test_killed_at_random_moments_and_resumed_it_ends_with_the_same_weights": PROCESS,
     "test_checkpoint.py::test_killed_at_random_moments_and_resumed_gives_equal_weights": PROCESS,
     "test_mnist_example.py::test_ctrl_c_saves_and_the_command_that_it_prints_goes_on": PROCESS,
