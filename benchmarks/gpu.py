@@ -42,6 +42,7 @@ class Contestant:
     name: str
     run: Callable[[int], float]
     note: Callable[[], str] = lambda: ""
+    keeps: Any = None  # what a graph replays on: it keeps none of its memory alive
     times: list[float] = field(default_factory=list)
 
 
@@ -128,7 +129,7 @@ def torches(torch: Any, batch: int, mode: str) -> Contestant:
         return float(start.elapsed_time(end))
 
     names = {"eager": "PyTorch eager", "graph": "PyTorch, CUDA graph", "compile": "PyTorch, reduce-overhead"}
-    return Contestant(names.get(mode, "PyTorch, compiled, CUDA graph"), run)
+    return Contestant(names.get(mode, "PyTorch, compiled, CUDA graph"), run, keeps=(model, optimizer, x, y))
 
 
 def contestants(batch: int, unmeasured: list[str]) -> list[Contestant]:
@@ -166,10 +167,14 @@ def measure(batch: int, seconds: float, unmeasured: list[str]) -> list[dict[str,
     ready = contestants(batch, unmeasured)
     began = time.perf_counter()
     for _ in range(ROUNDS):
-        for one in ready:
-            steps = max(LEAST, int(seconds * 1000 / (ROUNDS * len(ready)) / max(one.run(1), 0.01)))
-            steps = min(steps, 500)
-            one.times.append(one.run(steps) / steps)
+        for one in list(ready):
+            try:
+                steps = max(LEAST, int(seconds * 1000 / (ROUNDS * len(ready)) / max(one.run(1), 0.01)))
+                steps = min(steps, 500)
+                one.times.append(one.run(steps) / steps)
+            except Exception as error:
+                unmeasured.append(f"{one.name}, batch {batch}: {type(error).__name__}: {str(error).splitlines()[0]}")
+                ready.remove(one)
         if time.perf_counter() - began > 2 * seconds:
             break
     eager = next((statistics.median(one.times) for one in ready if one.name == "PyTorch eager"), None)

@@ -19,6 +19,7 @@ from minigrad.device import pooling, products
 from minigrad.device.launch import FILL, THREADS, Unusable, aligned, dense, launch, module, offer, small
 from minigrad.fused import Plan, composed
 from minigrad.fused import together as fused_together
+from minigrad.kernels import total
 from minigrad.nn.normalisation import BatchNorm
 from minigrad.ops import conv2d_input, conv2d_weight, placed
 from minigrad.primitive import fused
@@ -114,7 +115,7 @@ def _backward(
     db = dgamma = dbeta = None
     if y is None:
         t = g * (out > 0) if plan.relu else g
-        db = t.sum((0, 2, 3)) if needed[2] else None
+        db = total(t, (0, 2, 3), False) if needed[2] else None
         if plan.pool is not None:
             assert plan.conv is not None and chosen is not None
             t = placed(t, chosen, plan.pool, _size_of(x, w, plan))

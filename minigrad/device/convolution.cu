@@ -30,7 +30,7 @@ __device__ inline real weight(const real *w, int group, int o, int c, int tap) {
 
 // y (n, O, OH, OW) with its bias, and ReLU where it is asked for; NaN stays NaN.
 extern "C" __global__ void __launch_bounds__(THREADS) conv(
-    const real *__restrict__ x, const real *__restrict__ w, const real *bias, real *y, long long images, long long relu) {
+    const real *x, const real *w, const real *bias, real *y, long long images, long long relu) {
     __shared__ real tile[CT * PLANE];
     __shared__ Several weights[CT * TAPS][OT / MANY];
     const int thread = threadIdx.x, lane = thread % LANES, several = thread / LANES;
@@ -51,14 +51,14 @@ extern "C" __global__ void __launch_bounds__(THREADS) conv(
         for (int m = 0; m < MANY; m++) sum[q][m] = 0;
 
     for (int c0 = 0; c0 < CG; c0 += CT) {
-#pragma unroll 8
+#pragma unroll 4
         for (int e = thread; e < CT * PLANE; e += THREADS) {
             const int c = c0 + e / PLANE, image = image0 + e % PLANE / (XROWS * XCOLUMNS);
             const int i = row0 * SH - PH + e / XCOLUMNS % XROWS, j = e % XCOLUMNS - PW;
             const bool inside = c < CG && image < images && 0 <= i && i < H && 0 <= j && j < W;
             tile[e] = inside ? x[((image * C + group * CG + c) * H + i) * W + j] : real(0);
         }
-#pragma unroll 8
+#pragma unroll 4
         for (int e = thread; e < CT * TAPS * OT; e += THREADS) {
             const int o = e / (CT * TAPS), k = e % (CT * TAPS);
             weights[k][o / MANY].of[o % MANY] = weight(w, group, o0 + o, c0 + k / TAPS, k % TAPS);

@@ -31,8 +31,8 @@ union Memory {
 };
 
 // w (splits, O, CG, KH, KW): each split has the sum over its images' bands.
-extern "C" __global__ void __launch_bounds__(THREADS, 2) conv_weight(
-    const real *__restrict__ x, const real *__restrict__ g, real *w, long long images, long long splits) {
+extern "C" __global__ void __launch_bounds__(THREADS) conv_weight(
+    const real *x, const real *g, real *w, long long images, long long splits) {
     __shared__ Memory memory;
     const int thread = threadIdx.x, channel = thread % CT, several = thread / CT % (OT / MANY), part = thread / OWNERS;
     const int split = blockIdx.x, group = blockIdx.z, tiles = (CG + CT - 1) / CT;
@@ -46,14 +46,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) conv_weight(
 
     for (int band = bands * split / splits; band < bands * (split + 1) / splits; band++) {
         const int image = band / BANDS, row0 = band % BANDS * ROWS;
-#pragma unroll 8
+#pragma unroll 4
         for (int e = thread; e < CT * XROWS * XCOLUMNS; e += THREADS) {
             const int c = e / (XROWS * XCOLUMNS), at = e % (XROWS * XCOLUMNS);
             const int i = row0 * SH - PH + at / XCOLUMNS, j = at % XCOLUMNS - PW;
             const bool inside = c0 + c < CG && 0 <= i && i < H && 0 <= j && j < W;
             memory.tile.x[c][at] = inside ? x[((image * C + group * CG + c0 + c) * H + i) * W + j] : real(0);
         }
-#pragma unroll 8
+#pragma unroll 4
         for (int e = thread; e < OT * STRIPS * STRIP; e += THREADS) {
             const int o = e / (STRIPS * STRIP), row = e / (ACROSS * STRIP) % ROWS, column = e % (ACROSS * STRIP);
             const bool inside = o0 + o < OG && row0 + row < OH && column < OW;
