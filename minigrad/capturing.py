@@ -65,7 +65,8 @@ class Captured:
         return result
 
     def _on_stream(self, inputs: tuple[Tensor, ...]) -> Any:
-        if self.left > 0:
+        numbers = self._numbers()
+        if self.left > 0 or (numbers is None and self._unstepped()):
             self.left -= 1
             backend.rehearsing = True  # capturing then finds kernels loaded, and memory in the pool
             try:
@@ -73,7 +74,6 @@ class Captured:
                     return self.step(*inputs)
             finally:
                 backend.rehearsing = False
-        numbers = self._numbers()
         if numbers is not None:
             numbers.refresh(self.optimizer)
         of = (signature(inputs), self._settings(numbers))
@@ -157,6 +157,10 @@ class Captured:
             kind = type(self.optimizer).__name__
             return f"{kind} counts its steps on the host, and a replay would repeat one step's numbers; SGD does not"
         return None
+
+    def _unstepped(self) -> bool:
+        """Whether the optimizer's first step, which may differ from all others, is still to come."""
+        return self.optimizer is not None and not any(memory.step for memory in self.optimizer.state.values())
 
     def _numbers(self) -> Any:
         """The optimizer's counts and hyper-parameters on the device, where a kernel takes its steps; else None."""

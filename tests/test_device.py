@@ -667,6 +667,20 @@ def test_a_step_that_is_captured_before_the_first_one_begins_its_memory_once(rul
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11)
 
 
+def test_a_first_step_that_differs_from_the_others_is_not_what_is_replayed() -> None:
+    """Dampening sets in at the second step, and has no kernel that would know which step it is."""
+    weights = []
+    for captured in (False, True):
+        _, optimizer, step = trainer(lambda ps: optim.SGD(ps, 0.05, momentum=0.5, dampening=0.5), True)
+        fast = mg.capture(step, optimizer, warmup=0) if captured else step
+        for _ in range(4):
+            fast(mg.tensor(IMAGES[:5, :, :8, :8]), mg.tensor(LABELS[:5]))
+        weights.append([p.numpy() for group in optimizer.param_groups for p in group["params"]])
+    assert fast.replays == 3
+    for a, b in zip(*weights, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11)
+
+
 def test_a_graph_has_fewer_launches_of_a_fused_step() -> None:
     kernels_of = {}
     for fuse in (False, True):
