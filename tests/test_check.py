@@ -11,7 +11,7 @@ import pytest
 
 import minigrad as mg
 from examples import check_your_batchnorm
-from minigrad import functional, fused, ops
+from minigrad import backend, functional, fused, ops
 from minigrad.check import CannotRun, Finding, Report, assert_gradient, assert_hand_gradient
 from minigrad.check.oracles import central, complex_step, richardson
 from minigrad.pooling import Windows
@@ -179,7 +179,17 @@ def test_a_failure_tells_input_element_values_ratio_oracle_and_step():
     worst = finding.evidence["worst"][0]
     assert worst["ratio"] == pytest.approx(2 / 3)
     assert worst["input"] == np.unravel_index(np.argmax(np.abs(X)), X.shape)
-    assert finding.evidence["oracle"] == "complex step"
+    assert finding.evidence["oracle"] == ("Richardson" if backend.current() == "cupy" else "complex step")
+
+
+def test_a_complex_continuation_with_noise_is_no_oracle(monkeypatch):
+    """As the power of a negative number on a device."""
+    monkeypatch.setattr("minigrad.check.oracles.on_host", lambda: False)
+    cube = lambda xs: xs[0] ** 3
+    noisy = lambda xs: xs[0] ** 3 + (1e-16j if xs[0].dtype.kind == "c" else 0.0)
+    given = [X.reshape(-1)], [np.ones(X.size)]
+    assert complex_step(noisy, *given) is None
+    np.testing.assert_allclose(complex_step(cube, *given).value, 3 * X.reshape(-1) ** 2)
 
 
 @pytest.mark.parametrize(
