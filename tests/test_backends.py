@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 import minigrad as mg
-from benchmarks import gpu
+from benchmarks import gpu, gpu_worker
 from minigrad import backend, data, nn, optim
 from minigrad import functional as F
 from minigrad.backend import xp
@@ -752,6 +752,20 @@ def test_the_gpu_benchmark_measures_its_contestants_and_writes_a_table(
         monkeypatch.setattr(standin.Cuda, name, staticmethod(value), raising=False)
     monkeypatch.setattr(gpu, "ROUNDS", 1)
     monkeypatch.setattr(gpu, "LEAST", 1)
+
+    class Here(gpu.Rival):
+        """Answers in this process."""
+
+        def __init__(self, name: str) -> None:
+            self.name, self.worker, self.note, self.times = name, gpu_worker.Worker(name), "", []
+
+        def ask(self, question: Any) -> Any:
+            return json.loads(json.dumps(self.worker.answer(question)))
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr(gpu, "Rival", Here)
     with mg.using("numpy"):
         assert gpu.main(["--batches", "2", "--seconds", "0.001", "--out", str(tmp_path)]) == 0
     standin.Cuda.in_use = False
@@ -759,5 +773,6 @@ def test_the_gpu_benchmark_measures_its_contestants_and_writes_a_table(
     ours = [line for line in found["steps"] if line["contestant"].startswith("minigrad")]
     assert [line["contestant"].count(",") for line in ours] == [0, 1, 1, 2]
     assert [line["note"] for line in ours] == [""] * 4  # the captured ones did run captured
+    assert len(found["steps"]) == 4 and sum("PyTorch" in reason for reason in found["not measured"]) == 4
     assert found["check"] == ["ran pytest"] and found["train"] == ["ran examples.mnist"]
     assert (tmp_path / "gpu.md").read_text().count("\n| 2 | minigrad") == 4

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import minigrad as mg
-from minigrad import nn, optim
+from minigrad import backend, nn, optim
 from minigrad.functional import cross_entropy, mse_loss
 
 
@@ -71,7 +71,8 @@ def test_training_steps_with_the_collector_off_grow_by_nothing(steps: int) -> No
         gc.enable()
     print(f"\n{steps} steps: {born} objects, {more} blocks and {larger} bytes more; {cycles} objects in cycles")
     assert born < 30 and cycles == 0
-    assert more < 300 + steps // 2, "not one in every step: NumPy's pool of small blocks fills up slowly"
+    if backend.on_host():  # CuPy's own bookkeeping is not told apart from ours
+        assert more < 300 + steps // 2, "not one in every step: NumPy's pool of small blocks fills up slowly"
     assert larger < 1 << 22, "once in a long run a table of the interpreter's own doubles"
 
 
