@@ -580,3 +580,84 @@ def test_the_command_line_and_its_exit_codes(folder, backward, code, words):
     assert done.returncode == code, done.stderr
     assert words in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
+
+
+# ---- what a hint says -----------------------------------------------------------------------------------
+WAVE, RAMP = np.linspace(-2.0, 1.7, 12).reshape(4, 3), np.linspace(0.3, 2.9, 12).reshape(4, 3)
+
+
+def waves(x):
+    return np.sin(x) * RAMP
+
+
+@pytest.mark.parametrize(
+    ("turned", "words"),
+    [
+        (lambda g: g[:, ::-1], "flipped along axis 1"), (lambda g: g[::-1, ::-1], "flipped along axes 0, 1"),
+        (lambda g: np.roll(g, 1, 0), "rolled by 1 along axis 0"),
+    ],
+    ids=["one axis", "both", "rolled"],
+)  # fmt: skip
+def test_a_gradient_that_was_turned_around_is_told_how(turned, words):
+    report = mg.check_hand_gradient(waves, (WAVE,), lambda g, x: turned(g * np.cos(x) * RAMP))
+    assert f"dx is autodiff's {words}" in only(report).message
+
+
+def test_a_factor_that_is_a_number_among_the_inputs():
+    report = mg.check_hand_gradient(
+        lambda x, c: waves(x) * c, (WAVE, np.array(2.7)), lambda g, x, c: (g * np.cos(x) * RAMP, np.sum(g * waves(x)))
+    )
+    assert re.search(r"dx lacks a factor (`c`|2\.7)", only(report).message)
+
+
+def test_a_factor_of_a_batch_of_two():
+    x, weight = WAVE[:2], np.arange(3.0) + 1
+    report = mg.check_hand_gradient(
+        lambda x: np.sum(x.var(0) * weight), (x,), lambda x: np.sqrt(2) * (x - x.mean(0)) * weight
+    )
+    assert "dx has a factor sqrt(m) (m = 2) too many" in only(report).message
+
+
+def test_of_two_mistakes_of_which_one_is_unknown_nothing_is_claimed():
+    two = lambda x: waves(x) + np.exp(x) * WAVE + x**3
+    known = mg.check_hand_gradient(two, (WAVE,), lambda g, x: g * (2 * np.exp(x) * WAVE + 3 * x**2))
+    assert "exp" in only(known).message and "factor 2 too many" in only(known).message
+    unknown = mg.check_hand_gradient(two, (WAVE,), lambda g, x: g * (0.37123 * np.exp(x) * WAVE + 3 * x**2))
+    assert only(unknown).kind == "unexplained"
+
+
+def nested(x, depth):
+    return x if depth == 0 else np.tanh(nested(x, depth - 1))
+
+
+def test_a_derivative_left_out_at_every_step_of_a_loop_among_other_lines():
+    def hand(g, x):
+        return g * np.exp(nested(waves(x), 3)) * np.cos(x) * RAMP
+
+    finding = only(mg.check_hand_gradient(lambda x: np.exp(nested(waves(x), 3)), (WAVE,), hand))
+    assert "lacks the derivative of tanh at each of 3 steps" in finding.message
+
+
+@pytest.mark.parametrize("wrong", ["a", "b"])
+def test_the_argument_whose_pullback_is_wrong_is_named(wrong):
+    twice = {name: 2 if name == wrong else 1 for name in "ab"}
+    bad = mg.primitive(
+        lambda a, b: a * b, lambda g, a, b: twice["a"] * g * b, lambda g, a, b: twice["b"] * g * a, name="bad"
+    )
+    report = mg.gradcheck(lambda x, w: mg.tanh(bad(x, w)), (WAVE, RAMP))
+    culprits = [finding.message for finding in report.mistakes if finding.kind == "wrong pullback"]
+    assert len(culprits) == 1 and f"the pullback of bad in its argument '{wrong}' is wrong" in culprits[0]
+
+
+def test_what_has_no_complex_continuation_gets_no_complex_step():
+    given = [WAVE.reshape(-1)], [np.ones(12)]
+    assert complex_step(lambda xs: np.abs(xs[0]), *given) is None  # real again
+    with np.errstate(all="ignore"):
+        assert complex_step(lambda xs: xs[0] / 0, *given) is None
+
+
+def test_progress_is_shown_to_the_end(capsys):
+    pytest.importorskip("tqdm")
+    mg.check_hand_gradient(lambda x, c: waves(x) * c, (WAVE, RAMP), lambda g, x, c: (g * 0.5, g * 0.1), progress=True)
+    shown = capsys.readouterr().err
+    assert "explaining" in shown and "1/2" in shown
