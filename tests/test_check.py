@@ -619,6 +619,14 @@ def test_a_factor_of_a_batch_of_two():
     assert "dx has a factor sqrt(m) (m = 2) too many" in only(report).message
 
 
+@pytest.mark.parametrize(("wrong", "words"), [(4 / 3, "has a factor m/(m-1)"), (3 / 4, "lacks a factor m/(m-1)")])
+def test_bessels_factor_both_ways(wrong, words):
+    report = mg.check_hand_gradient(
+        lambda x: np.sum(x.var(0) * RAMP[0]), (WAVE,), lambda x: wrong * 2 / 4 * (x - x.mean(0)) * RAMP[0]
+    )
+    assert f"dx {words} (m = 4" in only(report).message
+
+
 def test_of_two_mistakes_of_which_one_is_unknown_nothing_is_claimed():
     two = lambda x: waves(x) + np.exp(x) * WAVE + x**3
     known = mg.check_hand_gradient(two, (WAVE,), lambda g, x: g * (2 * np.exp(x) * WAVE + 3 * x**2))
