@@ -626,6 +626,17 @@ def test_state_is_keyed_by_name_and_order_does_not_matter():
             assert (other.state[name][key] == array).all()
 
 
+def test_a_state_brings_its_hyper_parameters():
+    a, b = parameters((2,), (3,))
+    groups = [{"params": [("a", a)], "lr": 0.5}, {"params": [("b", b)], "weight_decay": 0.1}]
+    state = optim.AdamW(groups, lr=0.02, betas=(0.8, 0.9)).state_dict()
+    other = optim.AdamW([{"params": [("a", a)]}, {"params": [("b", b)]}])
+    other.load_state_dict(state)
+    assert [group.hyper["lr"] for group in other.param_groups] == [0.5, 0.02]
+    assert [group.hyper["weight_decay"] for group in other.param_groups] == [1e-2, 0.1]
+    assert {group.hyper["betas"] for group in other.param_groups} == {(0.8, 0.9)}
+
+
 def test_a_snapshot_and_what_was_loaded_from_it_share_no_memory():
     (p,) = parameters((2,))
     optimizer = optim.SGD([("p", p)], momentum=0.9)
