@@ -27,6 +27,7 @@ from minigrad import backend, convolution, data, fused, nn, ops, optim, pooling
 from minigrad import functional as F
 from minigrad.backend import xp
 from minigrad.device import blocks, contractions, launch, loss, products, sums
+from minigrad.device import convolution as convolving
 from minigrad.device import pooling as kernels
 from minigrad.fused import Plan
 from minigrad.pooling import Windows
@@ -130,9 +131,9 @@ def test_convolution_and_its_adjoints(name: str, dtype: str) -> None:
     g = there(normal(dtype, *expected.shape))
     y, dx, dw = in_both_orders(
         lambda: [
-            products.conv2d(x, weight, *options),
-            products.conv2d_input(g, weight, *options, (h, w)),
-            products.conv2d_weight(x, g, *options, kernel),
+            convolving.conv2d(x, weight, *options),
+            convolving.conv2d_input(g, weight, *options, (h, w)),
+            convolving.conv2d_weight(x, g, *options, kernel),
         ]
     )
     assert_close(y, expected.get())
@@ -144,9 +145,19 @@ def test_a_convolution_with_bias_and_relu_in_its_launch() -> None:
     x, w, b = (there(normal("float64", *shape)) for shape in ((2, 2, 5, 4), (3, 2, 2, 2), (3,)))
     x[0, 0, 0, 0] = np.nan
     options = (1, 1), (0, 0), (1, 1), 1
-    y = products.conv2d(x, w, *options, b, True).get()
+    y = convolving.conv2d(x, w, *options, b, True).get()
     np.testing.assert_allclose(y, xp.maximum(convolution.conv2d(x, w, *options) + b.reshape(1, 3, 1, 1), 0).get())
     assert np.isnan(y[0, :, 0, 0]).all() and np.isfinite(y[1]).all()
+
+
+def test_images_too_wide_for_a_tile_and_kernels_too_large_are_left_to_ordinary_ops() -> None:
+    x, w = there(normal("float32", 1, 1, 3, 9000)), there(normal("float32", 2, 1, 2, 2))
+    options = (1, 1), (0, 0), (1, 1), 1
+    assert convolving.conv2d(x, w, *options) is None
+    y = F.conv2d(mg.Tensor(x), mg.Tensor(w))
+    assert_close(y.numpy(), convolution.conv2d(x, w, *options).get())
+    g = there(normal("float32", 2, 1, 4, 4))
+    assert convolving.conv2d_weight(there(normal("float32", 2, 1, 15, 15)), g, *options, (12, 12)) is None
 
 
 PRODUCTS = [
@@ -937,11 +948,11 @@ def test_kernels_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
     assert emulator.launched == ["conv"]
 
 
-SECOND = products.Shape(16, 14, 14, 32, 14, 14, 1, (3, 3), (1, 1), (1, 1), (1, 1))
+SECOND = convolving.Shape(16, 14, 14, 32, 14, 14, 1, (3, 3), (1, 1), (1, 1), (1, 1))
 SOURCES: dict[str, dict[str, Any]] = {  # with the sizes of a small network
     "product matmul": {},
-    "convolution": {**SECOND.defined(), **(products.conv_tile(SECOND, 128, 4) or {}), "TURNED": 0},
-    "convolution_weight": {**SECOND.defined(), **(products.weight_tile(SECOND, 4) or {})},
+    "convolution": {**SECOND.defined(), **(convolving.conv_tile(SECOND, 128, 4) or {}), "TURNED": 0},
+    "convolution_weight": {**SECOND.defined(), **(convolving.weight_tile(SECOND, 4) or {})},
     "product convolution_input": {**SECOND.defined(), "TILE": 2},
     "pooling": {
         "H": 28,

@@ -299,7 +299,7 @@ def _noise(
     generator = host.random.default_rng(11)
     for _ in range(2):
         moved = [
-            host.asarray(x * (1 + host.asarray(host.finfo(x.dtype).eps * generator.choice([-1.0, 1.0], x.shape), x.dtype)))
+            host.asarray(x * (1 + host.finfo(x.dtype).eps * generator.choice([-1.0, 1.0], x.shape)), x.dtype)
             if _floating(x) else x
             for x in values
         ]  # fmt: skip

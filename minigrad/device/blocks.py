@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from minigrad import nn
 from minigrad.backend import Array, xp
 from minigrad.convolution import Pair, conv_size
-from minigrad.device import pooling, products
+from minigrad.device import convolution, pooling
 from minigrad.device.launch import FILL, THREADS, Unusable, aligned, dense, launch, module, offer, small
 from minigrad.fused import Plan, composed
 from minigrad.fused import together as fused_together
@@ -83,12 +83,12 @@ def _forward(x: Array, w: Array, b: Array, gamma: Array, beta: Array, plan: Plan
     pool = plan.pool
     if plan.eps is None:
         assert plan.conv is not None
-        y = _needed(products.conv2d(x, w, *plan.conv, b, plan.relu))
+        y = _needed(convolution.conv2d(x, w, *plan.conv, b, plan.relu))
         if pool is None:
             return y, Kept(None, None, None, None)
         out = _needed(pooling.maximum(y, pool))
         return out, Kept(None, _needed(pooling.which(y, out, pool)), None, None)
-    y = aligned(x) if plan.conv is None else _needed(products.conv2d(x, w, *plan.conv))
+    y = aligned(x) if plan.conv is None else _needed(convolution.conv2d(x, w, *plan.conv))
     n, c, of = len(y), y.shape[1], _module(y, plan)
     memory = plan.note if isinstance(plan.note, Memory) else None
     running = (None, None, None) if memory is None else memory.arrays()
