@@ -33,7 +33,7 @@ TESTS = {
     "debug": "debug",
     "files": "files checkpoint",
     "ops": "engine tensor numpy_protocol programs numbers table",
-    "optim": "optim",
+    "optim": "optim device",
     "recompute": "debug",
     "runs": "checkpoint",
     "tape": "debug autodiff",
