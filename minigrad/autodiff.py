@@ -146,8 +146,7 @@ def _in_blocks(
             return None
         spare = g if last and _owned(g) else None
         return parallel.elementwise(rule, (g, *others), g.shape, into=spare)
-    lead = (1,) * (g.ndim - len(source.shape))
-    stretched = tuple(i for i, n in enumerate(lead + source.shape) if n == 1 and g.shape[i] != 1)
+    stretched = _stretched(source.shape, g.shape)
     if all(_constant_along(operand, stretched, g.ndim) for operand in others):
         # a pullback is linear in g: the sum goes before what does not change along it
         c = rule(parallel.summed(_same, [g], g.shape, stretched), *others)
@@ -160,8 +159,7 @@ def _in_blocks(
 
 def _summed_back(rule: Function, g: Array, others: list[Any], source: Node, summing: Function) -> Array:
     """A pullback of an elementwise row whose argument was broadcast, summed by kernels of a device."""
-    lead = (1,) * (g.ndim - len(source.shape))
-    stretched = tuple(i for i, n in enumerate(lead + source.shape) if n == 1 and g.shape[i] != 1)
+    stretched = _stretched(source.shape, g.shape)
     if all(_constant_along(operand, stretched, g.ndim) for operand in others):  # as above
         c = rule(ops.sum(g, stretched, True), *others)
     else:
@@ -173,6 +171,12 @@ def _summed_back(rule: Function, g: Array, others: list[Any], source: Node, summ
 
 def _same(g: Any) -> Any:
     return g
+
+
+def _stretched(shape: tuple[int, ...], to: tuple[int, ...]) -> tuple[int, ...]:
+    """The axes along which an array of a shape repeats when it broadcasts to another."""
+    lead = (1,) * (len(to) - len(shape))
+    return tuple(axis for axis, (n, m) in enumerate(zip(lead + shape, to, strict=True)) if n == 1 and m != 1)
 
 
 def _constant_along(operand: Any, axes: Sequence[int], ndim: int) -> bool:
