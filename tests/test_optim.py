@@ -769,6 +769,13 @@ def test_decay_groups_keep_vectors_out_of_weight_decay():
         optim.decay_groups(pairs, -1)
 
 
+def test_the_norm_of_gradients_where_a_graph_is_captured_and_no_kernel_is_there(monkeypatch):
+    a, b = parameters((2,), (3, 2))
+    expected = float(optim.clip_grad_norm([a, b], 1e9))
+    monkeypatch.setattr("minigrad.optim.capturing", lambda: True)
+    assert float(optim.clip_grad_norm([a, b], 1e9)) == pytest.approx(expected, rel=1e-6)
+
+
 @pytest.mark.parametrize("max_norm", [0.0, 0.5, 4.0, 100.0, math.inf])
 def test_clip_grad_norm_is_pytorchs(max_norm):
     torch = pytest.importorskip("torch")
