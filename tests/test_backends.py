@@ -515,6 +515,14 @@ def test_what_is_pending_is_told_also_after_the_backend_was_left() -> None:
         mg.ones(1).item()
 
 
+def test_a_numpy_cotangent_is_brought_to_the_device(device: None) -> None:
+    x = mg.tensor([1.0, 2.0], requires_grad=True)
+    (x * x).backward(np.array([1.0, 10.0], "float32"))
+    assert x.grad.tolist() == [2.0, 40.0]
+    _, tangent = mg.jvp(lambda x: x * x, [x.detach()], [np.array([1.0, 0.5], "float32")])
+    assert tangent.tolist() == [2.0, 2.0]
+
+
 def test_who_never_looks_keeps_no_tape_alive_and_is_told_at_last(device: None) -> None:
     for step in range(3 * backend.MOST_PENDING):
         x = mg.random.normal(2, 3, requires_grad=True) * 2.0

@@ -280,6 +280,16 @@ def test_a_factors_gradient_is_a_sum_of_products_that_are_not_written_down(name:
         assert_launched((["part_sums_of_products", "sums_of_parts"] if two else ["sums_of_products"]) * 2)
 
 
+def test_a_choice_for_each_channel_among_images_and_numbers() -> None:
+    """The choice does not change along the sum back to the numbers, and has as many axes as the images."""
+    chosen, numbers = there(RNG.normal(size=(1, 3, 1, 1)) > 0), normal("float64", 1, 3, 1, 1)
+    images, g = normal("float64", 2, 3, 4, 4), normal("float64", 2, 3, 4, 4)
+    a, b = (mg.tensor(t, requires_grad=True) for t in (numbers, images))
+    da, db = mg.grad(mg.where(mg.Tensor(chosen), a, b), [a, b], mg.tensor(g))
+    np.testing.assert_allclose(da.numpy(), np.where(chosen.get(), g, 0).sum((0, 2, 3), keepdims=True))
+    np.testing.assert_array_equal(db.numpy(), np.where(chosen.get(), 0, g))
+
+
 def test_a_cotangent_is_summed_before_what_does_not_change_along_the_sum() -> None:
     x, b = mg.ones(50, 7, requires_grad=True), mg.random.normal(7, requires_grad=True)
     scale = mg.random.normal(7)
