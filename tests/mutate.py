@@ -28,7 +28,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 TESTS = {
-    "autodiff": "debug autodiff programs checkpoint fused paths kernels table",
+    "autodiff": "debug autodiff programs checkpoint fused paths kernels table device backends",
     "check": "check gallery batchnorm_claims",
     "debug": "debug",
     "files": "files checkpoint",
