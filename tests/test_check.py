@@ -501,6 +501,17 @@ def test_a_hand_that_answers_in_single_precision_is_held_to_its_digits_or_to_the
     assert not mg.check_hand_gradient(forward, BN, hand, rtol=1e-12)
 
 
+def test_a_parameter_of_elsewhere_does_not_hide_the_names_of_what_comes_after_it():
+    weight = mg.tensor(GAMMA + 2, requires_grad=True)
+
+    def f(x):
+        t = np.tanh(x)
+        return t * t * weight, t
+
+    text = str(only(mg.check_hand_gradient(f, (X,), lambda g, t: 2 * g * (GAMMA + 2) * (1 - t * t))))
+    assert "lacks a factor `t`" in text
+
+
 # ---- the report ---------------------------------------------------------------------------------------------
 def test_a_report_speaks_text_html_json_and_pictures(tmp_path):
     report = mg.check_hand_gradient(forward, BN, without_variance)
