@@ -512,6 +512,21 @@ def test_a_parameter_of_elsewhere_does_not_hide_the_names_of_what_comes_after_it
     assert "lacks a factor `t`" in text
 
 
+def test_the_square_of_a_single_number_left_out_is_named():
+    def f(x, w):
+        scale = np.sum(w * w)
+        t = np.tanh(x)
+        return t * scale * scale, t
+
+    w = np.array([0.3, 0.7])
+
+    def hand(g, t):
+        return g * (1 - t * t), 4 * w * (w * w).sum() * (g * t).sum()
+
+    text = str(only(mg.check_hand_gradient(f, (X, w), hand)))
+    assert "a factor `scale`²" in text
+
+
 # ---- the report ---------------------------------------------------------------------------------------------
 def test_a_report_speaks_text_html_json_and_pictures(tmp_path):
     report = mg.check_hand_gradient(forward, BN, without_variance)
