@@ -228,6 +228,12 @@ def test_central_differences_tell_a_kink_from_rounding():
     assert central(lambda xs: np.exp(xs[0]), [np.ones(1)], [np.ones(1)]).regime == "rounding"
 
 
+def test_of_equally_good_steps_richardson_takes_the_longest_where_rounding_is_least():
+    slope = richardson(lambda xs: 2 * xs[0], [np.array([0.625])], [np.array([0.0625])])  # exact at every step
+    assert slope.value == 0.125
+    assert slope.error < 1e-15
+
+
 def test_float32_inputs_are_checked_in_float64_and_the_report_says_so():
     x = X.astype(np.float32)
     assert mg.gradcheck(mg.tanh, (x,)).details["computed in"] == "float64 (inputs: float32)"
@@ -493,6 +499,32 @@ def test_a_hand_that_answers_in_single_precision_is_held_to_its_digits_or_to_the
     report = mg.check_hand_gradient(forward, BN, hand)
     assert report and "float32's digits" in report.details["precision"]
     assert not mg.check_hand_gradient(forward, BN, hand, rtol=1e-12)
+
+
+def test_a_parameter_of_elsewhere_does_not_hide_the_names_of_what_comes_after_it():
+    weight = mg.tensor(GAMMA + 2, requires_grad=True)
+
+    def f(x):
+        t = np.tanh(x)
+        return t * t * weight, t
+
+    text = str(only(mg.check_hand_gradient(f, (X,), lambda g, t: 2 * g * (GAMMA + 2) * (1 - t * t))))
+    assert "lacks a factor `t`" in text
+
+
+def test_the_square_of_a_single_number_left_out_is_named():
+    def f(x, w):
+        scale = np.sum(w * w)
+        t = np.tanh(x)
+        return t * scale * scale, t
+
+    w = np.array([0.3, 0.7])
+
+    def hand(g, t):
+        return g * (1 - t * t), 4 * w * (w * w).sum() * (g * t).sum()
+
+    text = str(only(mg.check_hand_gradient(f, (X, w), hand)))
+    assert "a factor `scale`²" in text
 
 
 # ---- the report ---------------------------------------------------------------------------------------------

@@ -105,6 +105,37 @@ def test_several_uses_add_up_in_place_without_touching_what_others_hold():
     np.testing.assert_array_equal(h.numpy(), g)
 
 
+def gradients(f, arrays):
+    xs = [mg.tensor(a, requires_grad=True) for a in arrays]
+    y = f(*xs)
+    y.backward(mg.tensor(np.random.default_rng(5).normal(size=y.shape)))
+    return [x.grad.numpy() for x in xs]
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        (LARGE, LARGE),
+        (LARGE, LARGE[-1:]),
+        ((2, *LARGE), LARGE),
+        ((2, 1 << 17), (2, 1)),
+        ((2, 1 << 17), (1, 1 << 17)),
+        ((600, 1), (1, 500)),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("op", ["add", "subtract", "multiply", "divide", "maximum", "power"])
+def test_gradients_in_blocks_are_those_of_arrays_taken_whole(op, shapes, monkeypatch):
+    def f(a, b):
+        return getattr(mg, op)(a, b) + getattr(mg, op)(b, a)  # each of them is used twice
+
+    arrays = [np.abs(normal(*shape)) + 0.5 for shape in shapes]
+    blocks = gradients(f, arrays)
+    monkeypatch.setattr(parallel, "LARGE", 1 << 40)
+    for found, whole in zip(blocks, gradients(f, arrays), strict=True):
+        np.testing.assert_allclose(found, whole, rtol=1e-9, atol=1e-9)
+
+
 @pytest.mark.parametrize("axis", [None, 0, 1, 3, (0, 2, 3), (1, 2, 3), (0, 1), (1, 2), (0, 3)], ids=str)
 @pytest.mark.parametrize("keepdims", [False, True])
 def test_sums_and_means_of_large_arrays(axis, keepdims):

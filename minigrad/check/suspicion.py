@@ -121,6 +121,8 @@ class Suspicion:
         named: list[tuple[str, Array, Node | None]] = []
         unnamed: list[tuple[str, Array, Node | None]] = []
         for node in self.run.order:
+            if node not in self.run.values:  # a Parameter that is no argument: it was on the tape before
+                continue
             entry = (self.run.describe(node), self.run.values[node], node)
             (named if node in self.run.names else unnamed).append(entry)
         named += [("the upstream gradient", g, None) for g in self.sweep.seeds.values()]
