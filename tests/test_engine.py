@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import minigrad as mg
+from minigrad import ops
 from minigrad.backend import xp
 from minigrad.tensor import Tensor
 
@@ -300,3 +301,29 @@ def test_arrays_of_two_libraries_do_not_mix(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_an_axis_without_elements_splits_into_empty_parts() -> None:
     assert [part.shape for part in mg.zeros(0, 3).split(2)] == [(0, 3), (0, 3)]
+
+
+# ---- defaults and edges -----------------------------------------------------------------------------
+@pytest.mark.parametrize("axis", [0, -1])
+def test_a_number_is_reduced_over_its_axis_0_as_numpy_does(axis: int) -> None:
+    number = mg.tensor(2.0, requires_grad=True)
+    for op in (mg.sum, mg.mean, mg.amax, mg.norm, mg.logsumexp):
+        y = op(number, axis=axis)
+        assert y.item() == 2.0 and mg.grad(y, number).item() == 1.0
+    for wrong in (1, -2, (0, 1)):
+        with pytest.raises(IndexError, match=r"^sum: axis .* is out of (range|bounds)"):
+            mg.sum(number, wrong)
+
+
+@pytest.mark.parametrize(("length", "parts"), [(3, 3), (4, 2), (5, 1), (0, 1), (0, 3)])
+def test_split_gives_as_many_parts_as_were_asked_for(length: int, parts: int) -> None:
+    found = mg.split(mg.arange(length), parts)
+    assert len(found) == parts and [n for part in found for n in part.tolist()] == list(range(length))
+
+
+def test_what_is_not_said_is_pytorchs_default() -> None:
+    x, w = mg.random.normal(2, 3, 5, 4), mg.random.normal(2, 3, 2, 2)
+    assert mg.log_softmax(x).tolist() == mg.log_softmax(x, 3).tolist()
+    one = {"stride": (1, 1), "dilation": (1, 1)}
+    assert ops.windows(x, (2, 2)).tolist() == ops.windows(x, (2, 2), **one).tolist()
+    assert ops.conv(x, w).tolist() == ops.conv(x, w, padding=(0, 0), groups=1, **one).tolist()
