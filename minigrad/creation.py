@@ -45,7 +45,12 @@ def ones(*shape: Any, dtype: Any = float32, requires_grad: bool = False) -> Tens
 def full(shape: Shape, value: float, dtype: Any = None, requires_grad: bool = False) -> Tensor:
     """One value everywhere; a Python float makes float32, an integer int64, a truth value bool."""
     dtype = _natural(dtype, value)
-    return _finish(xp.full(shape, value.item() if is_scalar(value) else value, dtype), requires_grad)
+    return _finish(xp.full(shape, _number(value), dtype), requires_grad)
+
+
+def _number(value: Any) -> Any:
+    """A scalar of the library as Python's number, which CuPy wants; anything else as it is."""
+    return value.item() if is_scalar(value) else value
 
 
 def _natural(dtype: Any, *values: Any) -> Any:
@@ -84,4 +89,4 @@ def ones_like(t: Tensor, dtype: Any = None, requires_grad: bool = False) -> Tens
 
 def full_like(t: Tensor, value: float, dtype: Any = None, requires_grad: bool = False) -> Tensor:
     """One value, in the shape and, unless told otherwise, the dtype of `t`."""
-    return _finish(xp.full(t.shape, value.item() if is_scalar(value) else value, dtype or t.dtype), requires_grad)
+    return _finish(xp.full(t.shape, _number(value), dtype or t.dtype), requires_grad)

@@ -17,6 +17,7 @@ import gzip
 import hashlib
 import importlib
 import importlib.util
+import itertools
 import math
 import os
 import queue
@@ -742,7 +743,7 @@ class Batches:
         else:
             make = functools.partial(self._make, epoch, order)
             made = map(make, numbers) if self.augment is None else _ahead(make, numbers)
-            batches = ((Tensor(from_numpy(images)), Tensor(from_numpy(labels))) for images, labels in made)
+            batches = itertools.starmap(_crossed, made)
         for images, labels in batches:
             self.batch += 1
             yield images, labels
@@ -812,11 +813,7 @@ class Batches:
                 shape = (len(chosen), *self.images.shape[1:])
                 maps = from_numpy(self.augment.maps(shape, self._generator(epoch, 1 + number)))
             batch = gather(*self._resident, chosen, maps)
-            yield batch if batch is not None else self._crossing(epoch, order, number)
-
-    def _crossing(self, epoch: int, order: Integers, number: int) -> tuple[Tensor, Tensor]:
-        images, labels = self._make(epoch, order, number)
-        return Tensor(from_numpy(images)), Tensor(from_numpy(labels))
+            yield batch if batch is not None else _crossed(*self._make(epoch, order, number))
 
     def _make(self, epoch: int, order: Integers, number: int) -> tuple[NDArray[np.float32], Integers]:
         chosen = order[number * self.batch_size : (number + 1) * self.batch_size]
@@ -844,6 +841,11 @@ def _checked_images(where: str, given: Any) -> Bytes:
 
 _Argument = TypeVar("_Argument")
 _Result = TypeVar("_Result")
+
+
+def _crossed(images: Any, labels: Any) -> tuple[Tensor, Tensor]:
+    """A batch that was made on the host, where the backend in use has its arrays."""
+    return Tensor(from_numpy(images)), Tensor(from_numpy(labels))
 
 
 def _ahead(function: Callable[[_Argument], _Result], arguments: Iterable[_Argument]) -> Iterator[_Result]:

@@ -461,17 +461,22 @@ MEETINGS: dict[str, Callable[[Any, Any], Any]] = {
 }
 
 
-@pytest.mark.parametrize("op", MEETINGS)
-@pytest.mark.parametrize("library", ["numpy", "standin"])
-def test_arrays_of_two_libraries_that_meet_are_named(op: str, library: str) -> None:
+def assert_meeting_is_named(op: str, library: str, device: str) -> None:
+    """An op of a device's array and the host's, with one of the two libraries in use, names both."""
     with mg.using("numpy"):
         host = mg.ones(2, 2)
-    with mg.using("standin"):
+    with mg.using(device):
         there = mg.ones(2, 2)
     message = rf"{op}.*float32 \[2, 2\].*backend in use is '{library}'"
     with mg.using(library), pytest.raises(TypeError, match=message) as caught:
         MEETINGS[op](there, host)
-    assert ("numpy.float32" if library == "standin" else "standin.float32") in str(caught.value)
+    assert f"{device if library == 'numpy' else 'numpy'}.float32 [2, 2]" in str(caught.value)
+
+
+@pytest.mark.parametrize("op", MEETINGS)
+@pytest.mark.parametrize("library", ["numpy", "standin"])
+def test_arrays_of_two_libraries_that_meet_are_named(op: str, library: str) -> None:
+    assert_meeting_is_named(op, library, "standin")
 
 
 def test_a_tensor_of_a_backend_that_was_left_can_be_read_and_moved() -> None:

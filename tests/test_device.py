@@ -33,6 +33,7 @@ from minigrad.fused import Plan
 from minigrad.pooling import Windows
 from tests.samples import SAMPLES
 from tests.standin import Cuda, Graph, emulator, transfers
+from tests.test_fused import layers
 
 pytestmark = pytest.mark.skipif(emulator.COMPILER is None, reason="no g++ here to compile kernels with")
 RNG = np.random.default_rng(11)
@@ -473,15 +474,7 @@ def test_a_block_computes_the_same_bits_whichever_thread_comes_first(plan: Plan)
 
 
 def network(dtype: str) -> nn.Sequential:
-    mg.random.seed(3)
-    model = nn.Sequential(
-        nn.Conv2d(1, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Sequential(nn.Conv2d(6, 5, 3, padding=1, bias=False), nn.BatchNorm2d(5), nn.MaxPool2d(2)),
-        nn.BatchNorm2d(5, momentum=None), nn.ReLU(),
-        nn.Conv2d(5, 4, 3, stride=2), nn.ReLU(), nn.Conv2d(4, 4, 1, padding="same"), nn.BatchNorm2d(4, affine=False),
-        nn.Flatten(), nn.Linear(4, 3),
-    )  # fmt: skip
-    return model.to_dtype(dtype)
+    return layers(4).to_dtype(dtype)
 
 
 IMAGES, LABELS = RNG.normal(size=(7, 1, 16, 16)), RNG.integers(0, 3, 7)

@@ -124,15 +124,20 @@ def test_linear_layers_of_a_fused_model_are_one_line_each_and_learn_the_same(bia
         np.testing.assert_allclose(a.grad.numpy(), b.grad.numpy(), rtol=1e-5, atol=1e-7)
 
 
-def network(dtype="float32"):
+def layers(features):
+    """Layers that go together in every way there is, and some that do not; features: of what arrives at the last."""
     mg.random.seed(3)
-    model = nn.Sequential(
+    return nn.Sequential(
         nn.Conv2d(1, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(), nn.MaxPool2d(2),
         nn.Sequential(nn.Conv2d(6, 5, 3, padding=1, bias=False), nn.BatchNorm2d(5), nn.MaxPool2d(2)),
         nn.BatchNorm2d(5, momentum=None), nn.ReLU(),
         nn.Conv2d(5, 4, 3, stride=2), nn.ReLU(), nn.Conv2d(4, 4, 1, padding="same"), nn.BatchNorm2d(4, affine=False),
-        nn.Flatten(), nn.Linear(4 * 3 * 3, 3),
+        nn.Flatten(), nn.Linear(features, 3),
     )  # fmt: skip
+
+
+def network(dtype="float32"):
+    model = layers(4 * 3 * 3)
     rng = np.random.default_rng(1)
     for p in model.parameters():
         p.update(rng.normal(size=p.shape).astype("float32"))
