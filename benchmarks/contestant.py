@@ -6,17 +6,19 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from typing import Any
 
 
 class Contestant:
     """The process of `python -m MODULE NAME THREADS`, which says something of itself before the first question.
 
-    greeting: that.  Raises RuntimeError where the process ends without an answer.
+    greeting: that.  patience: how many seconds it may take for an answer; then it is ended.  Raises RuntimeError where
+    the process ends without an answer.
     """
 
-    def __init__(self, module: str, name: str, threads: int) -> None:
-        self.name, self.threads = name, threads
+    def __init__(self, module: str, name: str, threads: int, patience: float | None = None) -> None:
+        self.name, self.threads, self.patience = name, threads, patience
         few = {key: str(threads) for key in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")}
         self.process = subprocess.Popen(
             [sys.executable, "-m", module, name, str(threads)],
@@ -38,13 +40,29 @@ class Contestant:
 
     def _read(self) -> Any:
         assert self.process.stdout is not None
+        ended = threading.Event()
+
+        def end() -> None:
+            ended.set()
+            self.process.kill()
+
+        alarm = None if self.patience is None else threading.Timer(self.patience, end)
+        if alarm is not None:
+            alarm.start()
         line = self.process.stdout.readline()
+        if alarm is not None:
+            alarm.cancel()
         if not line:
-            raise RuntimeError(f"the process of {self.name} ended with {self.process.wait()}")
+            late = f" after {self.patience:g} s without an answer" if ended.is_set() else ""
+            raise RuntimeError(f"the process of {self.name} ended with {self.process.wait()}{late}")
         return json.loads(line)
 
     def close(self) -> None:
-        """Ends the process."""
+        """Ends the process: it ends by itself when there are no more questions, or is ended."""
         assert self.process.stdin is not None
         self.process.stdin.close()
-        self.process.wait()
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()

@@ -22,6 +22,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +33,14 @@ from benchmarks.gpu_worker import WAYS
 WARMUP = 10
 ROUNDS = 7
 LEAST = 5  # steps in a round
+PATIENCE = 150.0  # seconds for an answer: compiling everything takes tens
 
 
 class Rival(Contestant):
     """A contestant in a process of its own, which an error of another's cannot reach."""
 
     def __init__(self, name: str) -> None:
-        super().__init__("benchmarks.gpu_worker", name, os.cpu_count() or 1)
+        super().__init__("benchmarks.gpu_worker", name, os.cpu_count() or 1, PATIENCE)
         self.note = ""
         self.times: list[float] = []
 
@@ -62,10 +64,10 @@ class Rival(Contestant):
         return float(answer["ms"])
 
 
-def rivals(unmeasured: list[str]) -> list[Rival]:
-    """Everyone who can start here; the others go to `unmeasured` with their reasons."""
+def rivals(names: Iterable[str], unmeasured: list[str]) -> list[Rival]:
+    """Those who can start here; the others go to `unmeasured` with their reasons."""
     ready = []
-    for name in WAYS:
+    for name in names:
         try:
             ready.append(Rival(name))
         except (RuntimeError, OSError) as error:
@@ -74,19 +76,23 @@ def rivals(unmeasured: list[str]) -> list[Rival]:
 
 
 def measure(batch: int, everyone: list[Rival], seconds: float, unmeasured: list[str]) -> list[dict[str, Any]]:
-    """A line for each contestant at one batch size, from about `seconds` of measuring."""
+    """A line for each contestant at one batch size, from about `seconds` of measuring.
+
+    One that fails is left out and replaced in `everyone`: an error on a card stays in its process.
+    """
     ready = list(everyone)
 
     def failed(one: Rival, error: Exception) -> None:
         unmeasured.append(f"{one.name}, batch {batch}: {error}")
         ready.remove(one)
-        everyone.remove(one)
         one.close()
+        place = everyone.index(one)
+        everyone[place : place + 1] = rivals([one.name], unmeasured)
 
     for one in list(ready):
         try:
             one.make(batch)
-        except (RuntimeError, OSError) as error:  # one that fails must not take the others along
+        except (RuntimeError, OSError) as error:
             failed(one, error)
     began = time.perf_counter()
     for _ in range(ROUNDS):
@@ -177,7 +183,7 @@ def main(argv: list[str] | None = None) -> int:
             found["check"] = command(CHECK, 200, "agreement with NumPy on the device", unmeasured)
             say("```", *found["check"], "```", "")
         if "step" in flags.parts:
-            everyone = rivals(unmeasured)
+            everyone = rivals(WAYS, unmeasured)
             found["steps"] = [
                 line for batch in flags.batches for line in measure(batch, everyone, flags.seconds, unmeasured)
             ]
