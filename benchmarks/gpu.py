@@ -137,7 +137,7 @@ def command(arguments: list[str], seconds: float, what: str, unmeasured: list[st
 
 
 CHECK = ["pytest", "--backend", "cupy", "-n", "8", "tests/test_gpu.py"]
-TRAIN = ["examples.mnist", "--backend", "cupy", "--dataset", "mnist", "--capture", "--fuse", "--epochs", "2"]
+TRAIN = ["examples.mnist", "--backend", "cupy", "--dataset", "mnist", "--epochs", "2"]
 
 
 def versions() -> str:

@@ -191,7 +191,7 @@ def _join_oldest() -> None:
 
     def error() -> Exception:
         return ValueError(
-            f"a label or an index was out of range more than {MOST_PENDING} steps before this look; look more often "
+            f"a label or an index was out of range more than {MOST_PENDING} checks before this look; look more often "
             "(loss.item()), or run with mg.using('numpy'), to be told which"
         )
 

@@ -24,6 +24,8 @@ from minigrad.tensor import Tensor
 
 __all__ = ["capture"]
 
+NOT_YET = "not captured yet: the first calls make memory and kernels ready"
+
 Signature = tuple[tuple[Any, ...], ...]
 
 
@@ -36,7 +38,7 @@ class Captured:
     def __init__(self, step: Callable[..., Any], optimizer: Optimizer | None, warmup: int) -> None:
         self.step, self.optimizer = step, optimizer
         self.left = warmup
-        self.reason: str | None = "not captured yet: the first calls make memory and kernels ready"
+        self.reason: str | None = NOT_YET
         self.replays = 0
         self._never: str | None = None
         self._stream: Any = None
@@ -49,7 +51,8 @@ class Captured:
         self._stepped: list[Memory] = []
 
     def __call__(self, *inputs: Tensor) -> Any:
-        obstacle = self._never or self._obstacle(inputs)
+        numbers = self._numbers()
+        obstacle = self._never or self._obstacle(inputs, numbers)
         if obstacle is not None:
             self.reason = obstacle
             return self.step(*inputs)
@@ -60,12 +63,11 @@ class Captured:
         before = xp.cuda.get_current_stream()
         self._stream.wait_event(before.record())  # what was launched so far comes first
         with self._stream:
-            result = self._on_stream(inputs)
+            result = self._on_stream(inputs, numbers)
         before.wait_event(self._stream.record())
         return result
 
-    def _on_stream(self, inputs: tuple[Tensor, ...]) -> Any:
-        numbers = self._numbers()
+    def _on_stream(self, inputs: tuple[Tensor, ...], numbers: Any) -> Any:
         if self.left > 0 or (numbers is None and self._unstepped()):
             self.left -= 1
             backend.rehearsing = True  # capturing then finds kernels loaded, and memory in the pool
@@ -147,13 +149,13 @@ class Captured:
         for start in begin:
             start()
 
-    def _obstacle(self, inputs: tuple[Any, ...]) -> str | None:
+    def _obstacle(self, inputs: tuple[Any, ...], numbers: Any) -> str | None:
         """Why this call cannot be captured or replayed, if it is known beforehand."""
-        if not hasattr(xp, "cuda"):
+        if not hasattr(getattr(xp, "cuda", None), "Stream"):
             return f"the backend is {current()!r}, which has no CUDA graphs"
         if not all(isinstance(x, Tensor) and x.node is None for x in inputs):
             return "inputs must be Tensors without a history"
-        if self.optimizer is not None and type(self.optimizer) is not SGD and self._numbers() is None:
+        if self.optimizer is not None and type(self.optimizer) is not SGD and numbers is None:
             kind = type(self.optimizer).__name__
             return f"{kind} counts its steps on the host, and a replay would repeat one step's numbers; SGD does not"
         return None

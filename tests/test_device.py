@@ -826,9 +826,9 @@ def test_batches_made_on_the_device_are_the_hosts(augment: Any) -> None:
         assert off.max() <= grey * 1.01 and (off > grey / 2).mean() < 1e-3  # a rounding that falls on the other side
 
 
-@pytest.mark.parametrize("capture", [False, True])
+@pytest.mark.parametrize("plainly", [False, True])
 def test_the_main_job_reads_the_loss_now_and_then(
-    capture: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    plainly: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     images, labels = RNG.integers(0, 256, (160, 1, 28, 28)).astype(np.uint8), RNG.integers(0, 10, 160)
     few = data.Dataset("few", images, labels, images[:20], labels[:20], tuple("0123456789"), "random numbers")
@@ -848,7 +848,10 @@ def test_the_main_job_reads_the_loss_now_and_then(
         with mg.using(name):
             out = tmp_path / name
             flags = ["--model", "mlp-bn", "--epochs", "2", "--batch-size", "8", "--out", str(out), "--no-augment"]
-            assert command.main(flags + ["--capture"] * capture) == 0, capsys.readouterr()
+            assert command.main(flags + ["--no-capture", "--no-fuse"] * plainly) == 0, capsys.readouterr()
+        printed = capsys.readouterr()
+        assert "CUDA graph" not in printed.err  # each step was one, or was not meant to be
+        assert (", fused" in printed.out) == (name == "emulated" and not plainly)
         losses.append([json.loads(line)["train_loss"] for line in (out / "metrics.jsonl").read_text().splitlines()])
     np.testing.assert_allclose(*losses, rtol=1e-3)
     # Of 20 steps: the loss for the points of the trace, and with a look whether the labels since were fine.

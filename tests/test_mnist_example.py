@@ -103,7 +103,7 @@ def test_every_optimizer_learns_with_its_own_settings(folder, optimizer):
     with pytest.warns(UserWarning):
         dataset = data.load("mnist", folder)
     run = training.make_run(arguments, dataset)
-    take = training.stepper(run)
+    take = training.Stepper(run)
     losses = [take(x, y)[0].item() for _ in range(4) for x, y in run.batches]
     assert np.mean(losses[-10:]) < 0.5 * np.mean(losses[:3])
 

@@ -31,7 +31,7 @@ SHAPING = {
     "optimizer": "adamw",
     "lr": None,
     "augment": True,
-    "fuse": False,
+    "fuse": None,
     "seed": 0,
     "dataset": "auto",
     "limit_train": None,
@@ -82,10 +82,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--optimizer", choices=training.OPTIMIZERS, help="default adamw")
     add("--lr", type=positive, help="highest learning rate (default: what suits the optimizer)")
     add("--augment", action=argparse.BooleanOptionalAction, help="shift, turn, scale the images a little (default yes)")
-    add("--fuse", action=argparse.BooleanOptionalAction, help="run layers that follow each other as one (default no)")
+    add("--fuse", action=argparse.BooleanOptionalAction, help="layers that follow each other as one (default: on cupy)")
     add("--seed", type=from_zero, help="of weights, order and distortions (default 0)")
     add("--backend", choices=("numpy", "cupy"), help="default numpy, or MINIGRAD_BACKEND")
-    add("--capture", action="store_true", help="on cupy: each step as one CUDA graph, where that is possible")
+    add("--capture", action=argparse.BooleanOptionalAction, help="each step as one CUDA graph (default: on cupy)")
     add("--data", type=Path, metavar="DIR", help="where the data lie (default: MINIGRAD_DATA, a cache, a download)")
     add("--dataset", choices=("auto", "mnist", "fashion", "digits"), help="default auto: mnist, or else digits")
     add("--checkpoint", type=Path, metavar="FILE", help="where to save the run (default OUT/checkpoint.safetensors)")
@@ -114,6 +114,8 @@ def settle(flags: argparse.Namespace) -> dict[str, Any]:
     arguments = {**SHAPING, **given}
     if arguments["lr"] is None:
         arguments["lr"] = training.OPTIMIZERS[arguments["optimizer"]][1]["lr"]
+    if arguments["fuse"] is None:  # what a GPU is bound by is how many kernels it is asked for
+        arguments["fuse"] = mg.current() != "numpy"
     return arguments
 
 
@@ -231,6 +233,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if flags.backend:
             mg.use(flags.backend)
+        if flags.capture is None:
+            flags.capture = mg.current() != "numpy"
         arguments = settle(flags)
         for folder in (flags.out, flags.checkpoint.parent):
             folder.mkdir(parents=True, exist_ok=True)
@@ -245,7 +249,8 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     print(dataset)
     size = sum(p.size for p in run.model.parameters())
-    print(f"{arguments['model']} of {size:,} parameters, {mg.current()}, seed {arguments['seed']}", flush=True)
+    how = f"{mg.current()}{', fused' * arguments['fuse']}, seed {arguments['seed']}"
+    print(f"{arguments['model']} of {size:,} parameters, {how}", flush=True)
     return finish(run, dataset, flags, with_bar="tqdm" not in missing, with_pictures="matplotlib" not in missing)
 
 
@@ -268,6 +273,7 @@ def finish(
         except OSError as error:  # a full disk must not end the training
             print(f"\nexamples.mnist: not saved, training goes on: {error}", file=sys.stderr)
 
+    take = training.Stepper(run, flags.capture)
     again = ["python", "-m", "examples.mnist", "--resume"]
     for name, usual in (
         ("out", Path("runs/mnist")),
@@ -279,7 +285,7 @@ def finish(
             again += [flag(name), str(getattr(flags, name))]
     try:
         with interruptible() as stop:
-            done = training.train(run, tests, display, save, stop, flags.capture)
+            done = training.train(run, tests, display, save, stop, take)
     except training.Diverged as error:
         print(f"\nexamples.mnist: {error}", file=sys.stderr)
         return 1
@@ -288,6 +294,8 @@ def finish(
     if not done:
         print(f"\nStopped; saved in {flags.checkpoint}. To go on:\n  {shlex.join(again)}", flush=True)
         return 130
+    if take.uncaptured:
+        print(f"examples.mnist: steps ran without a CUDA graph: {take.uncaptured}", file=sys.stderr)
     probabilities = training.predict(run.model, tests)
     mg.save(run.model, flags.out / "weights.safetensors", {"model": run.arguments["model"]})
     if with_pictures:

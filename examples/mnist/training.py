@@ -16,6 +16,7 @@ import numpy as np
 
 import minigrad as mg
 from minigrad import data, nn, optim, runs
+from minigrad.capturing import NOT_YET
 from minigrad.functional import cross_entropy, softmax
 from minigrad.fused import fuse
 from models import MODELS
@@ -93,16 +94,17 @@ def train(
     display: Display,
     save: Callable[[], None],
     stop: Callable[[], bool],
-    captured: bool = False,
+    take: Step | None = None,
 ) -> bool:
     """Trains until the last epoch is done (True), or until `stop()` (False); `stop` is asked after each step.
 
-    `save` is called every `save_every` steps, after each epoch, and before stopping.
+    `save` is called every `save_every` steps, after each epoch, and before stopping. take: one step (default: a
+    `Stepper` of the run).
     """
     assert run.batches is not None
     progress = run.progress
     history = progress["history"]
-    take = stepper(run, captured)
+    take = take or Stepper(run)
     while len(history) < run.arguments["epochs"]:
         # Batches of a later epoch: this one was trained before the run stopped, but not tested.
         if run.batches.epoch == len(history) and not epoch(run, take, display, save, stop):
@@ -191,29 +193,36 @@ class Sums:
         self.forget()
 
 
-def stepper(run: runs.Run, captured: bool = False) -> Step:
+class Stepper:
     """One step of the optimizer and of its schedule: the loss of the batch, and how many it got right.
 
-    captured: as one CUDA graph (`mg.capture`), where that is possible.
+    captured: as one CUDA graph (`mg.capture`), where that is possible; `uncaptured` then says why it was not.
     """
 
-    def learn(x: mg.Tensor, y: mg.Tensor) -> tuple[mg.Tensor, mg.Tensor]:
-        run.optimizer.zero_grad()
-        scores = run.model(x)
+    def __init__(self, run: runs.Run, captured: bool = False) -> None:
+        self.run = run
+        self.take: Any = mg.capture(self.learn, run.optimizer) if captured else self.learn
+
+    def learn(self, x: mg.Tensor, y: mg.Tensor) -> tuple[mg.Tensor, mg.Tensor]:
+        """The step that a graph can hold: all but the schedule, which is Python's."""
+        self.run.optimizer.zero_grad()
+        scores = self.run.model(x)
         loss = cross_entropy(scores, y)
         loss.backward()
-        run.optimizer.step()
+        self.run.optimizer.step()
         return loss.detach(), (scores.detach().argmax(1) == y).sum()
 
-    take: Step = mg.capture(learn, run.optimizer) if captured else learn
-
-    def step(x: mg.Tensor, y: mg.Tensor) -> tuple[mg.Tensor, mg.Tensor]:
-        assert run.schedule is not None
-        found = take(x, y)
-        run.schedule.step()
+    def __call__(self, x: mg.Tensor, y: mg.Tensor) -> tuple[mg.Tensor, mg.Tensor]:
+        assert self.run.schedule is not None
+        found: tuple[mg.Tensor, mg.Tensor] = self.take(x, y)
+        self.run.schedule.step()
         return found
 
-    return step
+    @property
+    def uncaptured(self) -> str | None:
+        """Why the last step, which was to be captured, ran by itself; None where there is nothing to tell."""
+        reason: str | None = getattr(self.take, "reason", None)
+        return None if reason == NOT_YET else reason
 
 
 def summary(run: runs.Run) -> dict[str, Any]:
