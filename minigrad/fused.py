@@ -486,7 +486,7 @@ class Fused(nn.Sequential):
 
         def note(mean: Array, var: Array) -> None:
             if norm.training:
-                norm._remember(Tensor(mean), Tensor(var * (found.cells / (found.cells - 1))))
+                norm._remember(Tensor(mean), Tensor(var), found.cells)
 
         return found.taken, block(x, w, b, gamma, beta, alone._replace(eps=norm.eps, note=note))
 

@@ -531,6 +531,38 @@ def test_a_channel_far_from_zero_with_a_small_spread_comes_out_right_in_float32(
     np.testing.assert_allclose(layer.running_var.numpy(), 0.9 + 0.1 * unbiased, rtol=1e-6)
 
 
+@pytest.mark.parametrize("momentum", [0.1, 0.0, 1.0, None])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_batch_norm_remembers_in_one_launch_what_it_remembers_on_the_host(dtype: str, momentum: float | None) -> None:
+    channels = 2 * launch.THREADS + 3
+    batches = [normal(dtype, 4, channels) * 3 + 1 for _ in range(3)]
+    batches.append(normal(dtype, 4, channels)[:, ::-1])
+
+    def remembered() -> list[np.ndarray]:
+        layer = nn.BatchNorm1d(channels, momentum=momentum).to_dtype(dtype)
+        for batch in batches:
+            layer(mg.tensor(batch))
+        layer.eval()(mg.tensor(batches[0]))
+        return [buffer.data for buffer in layer.buffers()]
+
+    emulator.launched.clear()
+    found = in_both_orders(remembered)
+    assert emulator.launched.count("remember") == 2 * len(batches)
+    with mg.using("numpy"):
+        expected = remembered()
+    assert found[-1] == expected[-1] == len(batches)
+    for a, b in zip(found[:-1], expected[:-1], strict=True):
+        np.testing.assert_allclose(a, b, rtol={"float32": 1e-5, "float64": 1e-13}[dtype], atol=1e-6)
+
+
+def test_recomputed_activations_are_not_remembered_twice() -> None:
+    layer, x = nn.BatchNorm2d(3), mg.random.normal(4, 3, 2, 2, requires_grad=True)
+    mg.checkpoint(layer, x).sum().backward()
+    assert layer.num_batches_tracked.item() == 1
+    once = layer.running_mean.numpy().copy()
+    np.testing.assert_allclose(once, 0.1 * x.numpy().mean((0, 2, 3)), rtol=1e-4, atol=1e-7)
+
+
 # ---- cross entropy ---------------------------------------------------------------------------------------
 @pytest.mark.parametrize("rows", [201, 300, 1500])
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -871,6 +903,8 @@ MISTAKES = {  # source, what stands there, the mistake, and what it breaks
     "the last elements": ("sums", "at < end ?", "at + partners < end ?", "sums"),
     "a barrier among partners": ("sums", "        __syncthreads();\n", "", "sums"),
     "a row's block": ("loss", "row += blockDim.x", "row += 256", "loss"),
+    "a batch that is counted": ("running", "*tracked += 1;", "", "remember"),
+    "the value that has the weight": ("running", "(1 - f) * running_var", "f * running_var", "remember"),
     "a skipped line": ("sums", "line * skipped", "(line + 1) * skipped", "sums"),
 }
 
@@ -892,6 +926,7 @@ def test_a_planted_mistake_in_a_kernel_is_caught(name: str, monkeypatch: pytest.
         "rmsprop": lambda: test_a_step_for_all_parameters_is_the_rules("RMSprop, everything", "float32"),
         "loss": lambda: test_cross_entropy_and_its_gradient("float32", 300),
         "sums": lambda: test_sums_and_means_over_axes("channels", "float32", False),
+        "remember": lambda: test_batch_norm_remembers_in_one_launch_what_it_remembers_on_the_host("float32", 0.1),
     }
     try:
         with pytest.raises(AssertionError):
@@ -980,6 +1015,7 @@ SOURCES: dict[str, dict[str, Any]] = {  # with the sizes of a small network
     "images": {"C": 1, "H": 28, "W": 28},
     "optimizers": {},
     "masks": {},
+    "running": {},
     "sums": {},
 }
 

@@ -8,11 +8,12 @@ launches, and these save most. And CuPy refuses cuBLAS calls while a graph is ca
 
 import contextlib
 
-from minigrad.device import contractions, convolution, images, loss, masks, optimizers, pooling, products, sums
+from minigrad.device import contractions, convolution, images, loss, masks, optimizers, pooling, products, running, sums
 
 with contextlib.suppress(ImportError):  # the fused rows have `minigrad.fused`'s plans and references
     from minigrad.device import blocks
 
 __all__ = [
-    "blocks", "contractions", "convolution", "images", "loss", "masks", "optimizers", "pooling", "products", "sums",
+    "blocks", "contractions", "convolution", "images", "loss", "masks", "optimizers", "pooling", "products",
+    "running", "sums",
 ]  # fmt: skip

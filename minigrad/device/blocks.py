@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from minigrad import nn
 from minigrad.backend import Array, xp
 from minigrad.convolution import Pair, conv_size
-from minigrad.device import convolution, pooling
+from minigrad.device import convolution, pooling, running
 from minigrad.device.launch import FILL, THREADS, Unusable, aligned, dense, launch, module, offer, small
 from minigrad.fused import Plan, composed
 from minigrad.fused import together as fused_together
@@ -23,32 +23,17 @@ from minigrad.kernels import total
 from minigrad.nn.normalisation import BatchNorm
 from minigrad.ops import conv2d_input, conv2d_weight, placed
 from minigrad.primitive import fused
-from minigrad.tape import recording
 from minigrad.tensor import Tensor
 
 
-class Memory:
-    """A BatchNorm's running statistics, which the kernel moves where it has the batch's."""
+class Remembering:
+    """A plan's `note` on the device: the BatchNorm whose running statistics the kernel moves with the batch's."""
 
     def __init__(self, norm: BatchNorm) -> None:
         self.norm = norm
 
-    def arrays(self) -> tuple[Array | None, Array | None, Array | None]:
-        """Running mean and variance and the count of batches; None where nothing is to be remembered."""
-        norm, kept = self.norm, not recording.replaying
-        buffers = (norm.running_mean, norm.running_var, norm.num_batches_tracked)
-        if not kept or not norm.training or any(buffer is None for buffer in buffers):
-            return None, None, None
-        for buffer in buffers:
-            buffer.bump()  # type: ignore[union-attr]
-        return tuple(buffer.data for buffer in buffers)  # type: ignore[union-attr, return-value]
-
-    def momentum(self) -> float:
-        """The weight of the new value; -1 for a mean of all batches."""
-        return -1.0 if self.norm.momentum is None else self.norm.momentum
-
     def __call__(self, mean: Array, var: Array) -> None:
-        """What a plan's `note` does on the host; here the kernel has done it."""
+        """What a note does on the host; here the kernel has done it."""
 
 
 class Kept(NamedTuple):
@@ -90,18 +75,18 @@ def _forward(x: Array, w: Array, b: Array, gamma: Array, beta: Array, plan: Plan
         return out, Kept(None, _needed(pooling.which(y, out, pool)), None, None)
     y = aligned(x) if plan.conv is None else _needed(convolution.conv2d(x, w, *plan.conv))
     n, c, of = len(y), y.shape[1], _module(y, plan)
-    memory = plan.note if isinstance(plan.note, Memory) else None
-    running = (None, None, None) if memory is None else memory.arrays()
-    momentum = 0.0 if memory is None else memory.momentum()
+    norm = plan.note.norm if isinstance(plan.note, Remembering) else None
+    remembered = (None, None, None) if norm is None else running.written(norm)
+    momentum = 0.0 if norm is None else running.momentum(norm)
     grid = _grid(y, y.size // c, 4)
     sums = xp.empty((grid[1], c, 2), xp.float64)
-    launch(of, "moments", grid, y, sums, running[2], n)
+    launch(of, "moments", grid, y, sums, remembered[2], n)
     mean, inverse = xp.empty(c, xp.float64), xp.empty(c, xp.float64)
     out = xp.empty((n, c, *(y.shape[2:] if pool is None else pool.out)), y.dtype)
     chosen = None if pool is None else xp.empty(out.shape, xp.uint8)
     launch(
         of, "normalise", _grid(y, out.size // c, 16), y, sums, mean, inverse, dense(gamma), dense(beta),
-        None if plan.conv is None else dense(b), *running, out, chosen, n, grid[1], float(plan.eps), momentum,
+        None if plan.conv is None else dense(b), *remembered, out, chosen, n, grid[1], float(plan.eps), momentum,
     )  # fmt: skip
     return out, Kept(y, chosen, mean, inverse)
 
@@ -166,5 +151,5 @@ def together(x: Tensor, layers: Sequence[nn.Module]) -> tuple[int, Any] | None:
     if found.folds:
         w, b = found.folded()
     elif found.norm is not None:
-        plan = plan._replace(eps=found.norm.eps, note=Memory(found.norm))
+        plan = plan._replace(eps=found.norm.eps, note=Remembering(found.norm))
     return found.taken, block(x, w, b, gamma, beta, plan)

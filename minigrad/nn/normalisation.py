@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from minigrad import creation, ops
 from minigrad import functional as F
+from minigrad.backend import kernel
 from minigrad.nn.module import Module
 from minigrad.tensor import Buffer, Parameter, Tensor
 
@@ -89,16 +90,19 @@ class BatchNorm(Module):
             )
         y, mean, var = F.batch_norm(x, gamma, beta, tuple(i for i in range(x.ndim) if i != 1), self.eps)
         if self.training:
-            self._remember(mean.detach(), var.detach() * (m / (m - 1)))
+            self._remember(mean.detach(), var.detach(), m)
         return y
 
-    def _remember(self, mean: Tensor, unbiased_var: Tensor) -> None:
+    def _remember(self, mean: Tensor, var: Tensor, m: int) -> None:
+        """Moves the running statistics towards the mean and the biased variance of m values a channel."""
         if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
+            return
+        if (own := kernel("remember")) is not None and own(self, mean.data, var.data, m):
             return
         self.num_batches_tracked.update(self.num_batches_tracked + 1)
         # The count stays where it is: reading it would make every step wait for the device.
         f = 1 / self.num_batches_tracked.astype(creation.float64) if self.momentum is None else self.momentum
-        for running, new in ((self.running_mean, mean), (self.running_var, unbiased_var)):
+        for running, new in ((self.running_mean, mean), (self.running_var, var * (m / (m - 1)))):
             running.update((1 - f) * running + f * new.reshape(-1).astype(running.dtype))
 
     def settings(self) -> str:

@@ -1,0 +1,39 @@
+"""What BatchNorm remembers, moved in one launch where the ops that this stands for would ask for thirteen."""
+
+from __future__ import annotations
+
+from minigrad.backend import Array
+from minigrad.device.launch import dense, launch, module, offer, usable
+from minigrad.nn.normalisation import BatchNorm
+from minigrad.tape import recording
+
+Buffers = tuple[Array | None, Array | None, Array | None]
+
+
+def written(norm: BatchNorm) -> Buffers:
+    """Running mean and variance and the count of batches, which a kernel is to write; None where nothing is kept."""
+    buffers = (norm.running_mean, norm.running_var, norm.num_batches_tracked)
+    if recording.replaying or not norm.training or any(buffer is None for buffer in buffers):
+        return None, None, None
+    for buffer in buffers:
+        buffer.unlock()  # type: ignore[union-attr]
+        buffer.bump()  # type: ignore[union-attr]
+    return tuple(buffer.data for buffer in buffers)  # type: ignore[union-attr, return-value]
+
+
+def momentum(norm: BatchNorm) -> float:
+    """The weight of the new value; -1 for a mean of all batches."""
+    return -1.0 if norm.momentum is None else norm.momentum
+
+
+@offer("remember")
+def remember(norm: BatchNorm, mean: Array, var: Array, m: int) -> bool | None:
+    """`BatchNorm._remember`."""
+    kept = [buffer.data for buffer in (norm.running_mean, norm.running_var) if buffer is not None]
+    if not usable(mean, var, *kept) or not all(array.flags.c_contiguous for array in kept):
+        return None
+    of = module("running", dtype=mean.dtype)
+    mean, var, arrays = dense(mean), dense(var), written(norm)
+    if arrays[0] is not None:
+        launch(of, "remember", (1,), mean, var, *arrays, mean.size, m / (m - 1), momentum(norm))
+    return True
