@@ -8,6 +8,7 @@ import functools
 import gzip
 import hashlib
 import http.server
+import importlib
 import json
 import os
 import random
@@ -25,7 +26,8 @@ import pooch
 import pytest
 
 from minigrad import data
-from minigrad.data import Augment, Batches, DataError, DataNotFoundError, Dataset
+from minigrad.data import Augment, Batches, DataError, DataNotFoundError, Dataset, loading, published
+from minigrad.data import idx as idx_files
 from minigrad.tensor import Tensor
 
 Files = dict[str, bytes]
@@ -272,7 +274,7 @@ def test_a_file_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
         data.read_labels(tmp_path / "absent")
 
 
-@pytest.mark.parametrize("claimed", [1, data.LARGEST])
+@pytest.mark.parametrize("claimed", [1, idx_files.LARGEST])
 def test_what_a_file_claims_or_unpacks_to_does_not_fill_the_memory(tmp_path: Path, claimed: int) -> None:
     bomb = header(0x803, claimed, 28, 28) + (bytes(64 << 20) if claimed == 1 else bytes(10))
     (tmp_path / "bomb.gz").write_bytes(gzip.compress(bomb))
@@ -497,7 +499,7 @@ def test_a_name_server_that_never_answers_is_given_up(tmp_path: Path, monkeypatc
         raise socket.gaierror(-2, "over")
 
     monkeypatch.setattr(socket, "getaddrinfo", hang)
-    monkeypatch.setattr(data, "CONNECT_SECONDS", 0.05)
+    monkeypatch.setattr(published, "CONNECT_SECONDS", 0.05)
     with pytest.raises(DataNotFoundError, match=r"(?s)no answer within 0.05 s.*no answer within 0.05 s"):
         data.mnist()
     over.set()
@@ -513,7 +515,7 @@ def test_a_server_that_falls_silent_is_given_up(
         over.wait(20)
         return 200, b""
 
-    monkeypatch.setattr(data, "READ_SECONDS", 0.05)
+    monkeypatch.setattr(published, "READ_SECONDS", 0.05)
     publish(monkeypatch, small_files(), (serve(silent).url,))
     with pytest.raises(DataNotFoundError, match="timed out"):
         data.mnist()
@@ -534,14 +536,14 @@ def test_a_cache_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
 
 
 def without(monkeypatch: pytest.MonkeyPatch, *packages: str) -> None:
-    real = data.importlib.import_module
+    real = importlib.import_module
 
     def import_module(name: str) -> Any:
         if name.split(".")[0] in packages:
             raise ImportError(f"No module named {name!r}")
         return real(name)
 
-    monkeypatch.setattr(data.importlib, "import_module", import_module)
+    monkeypatch.setattr(importlib, "import_module", import_module)
 
 
 def test_missing_packages_are_named_with_the_line_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -940,7 +942,7 @@ def test_normalisation_refuses_constant_images() -> None:
 def real_folder() -> Path | None:
     places = [Path(os.environ["MINIGRAD_DATA"])] if os.environ.get("MINIGRAD_DATA") else []
     places.append(pooch.os_cache("minigrad") / "mnist")
-    return next((place for place in places if place.is_dir() and data._find(place, "mnist")), None)
+    return next((place for place in places if place.is_dir() and loading._find(place, "mnist")), None)
 
 
 REAL = real_folder()
