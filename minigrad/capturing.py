@@ -19,7 +19,8 @@ from typing import Any
 
 from minigrad import backend
 from minigrad.backend import current, kernel, xp
-from minigrad.optim import SGD, Memory, Optimizer
+from minigrad.optim.optimizer import Memory, Optimizer
+from minigrad.optim.rules import SGD
 from minigrad.tensor import Tensor
 
 __all__ = ["capture"]

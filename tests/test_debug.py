@@ -45,7 +45,7 @@ def test_a_parameter_stepped_between_forward_and_backward_is_named_with_both_pla
     model(x).sum().backward()
     late = model(x).sum()
     opt.step()
-    says = r"matmul .*kept '4.weight', float32 \[.*\].*overwritten by .*step at .*optim.py:\d+; call backward"
+    says = r"matmul .*kept '4.weight', float32 \[.*\].*overwritten by .*step at .*optimizer.py:\d+; call backward"
     with pytest.raises(RuntimeError, match=says):
         late.backward()
 
@@ -137,7 +137,7 @@ def test_whoever_overwrites_a_parameter_or_buffer_is_named(kind, write):
     p, x = kind(mg.ones(2, 2)), mg.ones(2, 2, requires_grad=True)
     y = (x * p).sum()
     write(p)
-    others = {step: "step at .*optim.py", load: "load_state_dict at .*module.py"}
+    others = {step: "step at .*optimizer.py", load: "load_state_dict at .*module.py"}
     who = others.get(write, f"{write.__name__} at .*{HERE}")
     with pytest.raises(RuntimeError, match=rf"multiply .*kept a .*overwritten by .*{who}:\d+; call backward"):
         y.backward()

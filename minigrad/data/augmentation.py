@@ -1,5 +1,4 @@
-"""Small distortions of images, drawn on the host: shifts by whole pixels, and affine maps sampled bilinearly.
-"""
+"""Small distortions of images, drawn on the host: shifts by whole pixels, and affine maps sampled bilinearly."""
 
 from __future__ import annotations
 

@@ -12,7 +12,8 @@ from weakref import WeakKeyDictionary
 from minigrad import backend
 from minigrad.backend import Array, by_value, xp
 from minigrad.device.launch import REALS, THREADS, dense, launch, module, offer
-from minigrad.optim import SGD, Adagrad, Adam, AdamW, Hyper, Memory, Optimizer, RMSprop
+from minigrad.optim.optimizer import Hyper, Memory, Optimizer
+from minigrad.optim.rules import SGD, Adagrad, Adam, AdamW, RMSprop
 
 MOST = 64
 """Arrays in one launch (`optimizers.cu`): their addresses are parameters of the launch, which has room for 4 KB."""
