@@ -2,7 +2,7 @@
 
 `forward` records a user's function with names and lines, `sweep` acts out backward passes with
 mistakes in them, `explain` looks for the mistake that was made, `mutants` measures what a check could
-have caught, `report` says it. `python -m minigrad.check` does it from the command line.
+have caught; `findings`, `steps` and `report` say it. `python -m minigrad.check` does it from the command line.
 """
 
 from typing import Any

@@ -11,18 +11,18 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from minigrad import backend
 from minigrad.backend import numpy as host
 from minigrad.backend import to_numpy
 from minigrad.check.explain import Explainer
+from minigrad.check.findings import explained, not_on_tape, of_a_shape, of_a_zero, of_nan, structural_zero
 from minigrad.check.forward import CannotRun, Forward, arrays_of, complaint, name_of, record
 from minigrad.check.mutants import Score, mutation_score, score_sentence
-from minigrad.check.rearranged import reshaped
 from minigrad.check.report import NOTE, VACUOUS, Finding, Report
-from minigrad.check.suspicion import Explanation
+from minigrad.check.steps import walk
 from minigrad.check.sweep import Sweep
 from minigrad.tape import Node
 from minigrad.tensor import Tensor
@@ -100,7 +100,7 @@ def _check(
     sweep = Sweep(run, seeds)
     answer = _ask(hand, run, [seeds[y.node] for y in run.outputs if y.node is not None], names)
     report.findings += answer.findings
-    report.findings += _not_on_tape(run, sweep, values, outputs)
+    report.findings += not_on_tape(run, sweep, values, outputs)
     answer.steps |= {name: host.asarray(to_numpy(_host(value))) for name, value in (steps or {}).items()}
     if answer.findings and all(h is None for h in answer.gradients) and not answer.steps:
         return report
@@ -122,15 +122,15 @@ def _check(
         cancellation = size / norm if norm else float("inf")
         report.facts[names[k]] = {"|gradient|": norm, "|path terms|": size, "cancellation": cancellation}
         report.absolute[names[k]] = sizes[k]
-        if _structural_zero(a, sizes[k]):
-            report.findings.append(_zero_finding(names[k], a, sizes[k]))
+        if structural_zero(a, sizes[k]):
+            report.findings.append(of_a_zero(names[k], a, sizes[k]))
         if h is None:
             continue
         if h.shape != a.shape:
-            report.findings.append(_shape_finding(names[k], h, a, tol))
+            report.findings.append(of_a_shape(names[k], h, a, tol))
             continue
         if not host.isfinite(h).all() and host.isfinite(a).all():
-            report.findings.append(_nan_finding(names[k], h))
+            report.findings.append(of_nan(names[k], h))
             continue
         report.maps[names[k]] = (h, a)
         gap = host.abs(h - a)
@@ -141,9 +141,9 @@ def _check(
         if not (gap <= tol).all():
             wrong.append(k)
     if answer.steps:
-        report.findings += _walk(run, sweep, answer.steps, rtol)
+        report.findings += walk(run, sweep, answer.steps, rtol)
     if wrong:
-        report.findings += _explained(explainer, wrong, names, progress)
+        report.findings += explained(explainer, wrong, names, progress)
     if score:
         _score(report, run, sweep, tolerances, f, values, hand, cotangent, outputs, rtol, keep_dtype, seed)
     report.findings.sort(key=lambda finding: ("mistake", "vacuous", "note").index(finding.severity))
@@ -324,269 +324,6 @@ def _noise(
                 worst = float(host.abs(shift).max(initial=0.0))
             noise[k] = max(noise[k], worst if host.isfinite(worst) else 0.0)
     return noise
-
-
-# ---- the findings ------------------------------------------------------------------------------------
-def _structural_zero(a: Array, sizes: Array) -> bool:
-    """Whether a gradient is nothing but what rounding leaves of terms that cancel."""
-    scale = float(host.sqrt((sizes**2).sum()))
-    return a.size > 0 and scale > 0 and float(host.sqrt((a * a).sum())) <= 1e-11 * scale
-
-
-def _zero_finding(name: str, a: Array, sizes: Array) -> Finding:
-    norm, scale = float(host.sqrt((a * a).sum())), float(host.sqrt((sizes**2).sum()))
-    cancellation = scale / norm if norm else float("inf")
-    message = (
-        f"d{name} must be zero: its path terms (of size {scale:.3g}) cancel, and what is left ({norm:.1e}) is "
-        f"rounding. "
-        f"Cancellation factor {cancellation:.1e}"
-    )
-    evidence = {"absolute contributions": scale, "gradient": norm, "cancellation": cancellation}
-    return Finding(name, "structural zero", message, evidence=evidence, severity=NOTE)
-
-
-def _shape_finding(name: str, h: Array, a: Array, tol: Array) -> Finding:
-    reach = float(host.max(tol, initial=0.0)) * 3 + 1e-9 * float(host.abs(a).max(initial=0.0))
-    why = reshaped(h, a, lambda candidate: bool((host.abs(candidate - a) <= reach).all()))
-    head = f"d{name} has shape {list(h.shape)}, and {name} {list(a.shape)}"
-    if why is None:
-        message = head + ": summed or rearranged, it does not become autodiff's gradient either"
-        return Finding(name, "shape", message, evidence={"shape": h.shape, "needed": a.shape})
-    return Finding(name, why[0], f"{head}: {why[1]}", evidence={"shape": h.shape, "needed": a.shape})
-
-
-def _nan_finding(name: str, h: Array) -> Finding:
-    bad = ~host.isfinite(h)
-    first = tuple(int(i) for i in host.argwhere(bad)[0])
-    message = (
-        f"d{name} holds {int(bad.sum())} values that are NaN or infinite, the first at {list(first)}; "
-        f"autodiff's are finite"
-    )
-    return Finding(name, "not finite", message, evidence={"index": first})
-
-
-def _not_on_tape(run: Forward, sweep: Sweep, values: list[Any], outputs: int) -> list[Finding]:
-    """Where values left the tape: does the forward's own slope show that something is missing?"""
-    if not run.escapes:
-        return []
-    generator = host.random.default_rng(5)
-    u = [generator.normal(size=x.shape) for x in run.leaves]
-    scale = max(float(host.abs(x.data).max(initial=0.0)) for x in run.leaves) or 1.0
-    h = 1e-6 * scale
-    slopes = []
-    for sign in (1, -1):
-        moved = list(values)
-        for k, i in enumerate(run.differentiable):
-            moved[i] = values[i] + sign * h * u[k]
-        try:
-            again = record(run.f, moved, outputs)
-        except CannotRun:
-            return []
-        slopes.append(
-            sum(
-                float((sweep.seeds[y.node] * z.data).sum())
-                for y, z in zip(run.outputs, again.outputs, strict=True)
-                if y.node in sweep.seeds
-            )
-        )
-    slope = (slopes[0] - slopes[1]) / (2 * h)
-    tape = sum(float((a * d).sum()) for a, d in zip(sweep.gradients, u, strict=True))
-    size = sum(float(host.abs(a * d).sum()) for a, d in zip(sweep.gradients, u, strict=True))
-    where = "; ".join(dict.fromkeys(run.escapes))
-    if abs(slope - tape) > 1e-4 * (size + abs(slope)):
-        message = (
-            f"the tape does not see all of {name_of(run.f)}: {where}. Autodiff takes it for a constant, and "
-            f"its gradient is not the function's"
-        )
-        return [Finding("", "left the tape", message, evidence={"slope": slope, "by the tape": tape})]
-    return [Finding("", "left the tape", f"{where}. It makes no difference to the gradient here", severity=NOTE)]
-
-
-def _explained(explainer: Explainer, wrong: list[int], names: list[str], progress: bool | None) -> list[Finding]:
-    """For each wrong gradient its explanation; one that explains several is told once."""
-    bar = _bar(progress, len(wrong), explainer.run)
-    found = explainer.found
-    for k in wrong:
-        found[k] = explainer.explain(k)
-        bar()
-    findings: list[Finding] = []
-    left = list(wrong)
-    while left:
-        options: dict[Any, list[int]] = {}
-        for k in left:
-            for explanation in found[k]:
-                options.setdefault(explanation.key, []).append(k)
-        options = {key: list(dict.fromkeys(ks)) for key, ks in options.items()}
-
-        def cost(key: Any, options: dict[Any, list[int]] = options) -> float:
-            ranks = [min(e.rank for e in found[k] if e.key == key) for k in options[key]]
-            best = [found[k][0].rank for k in options[key]]
-            return sum(r - b for r, b in zip(ranks, best, strict=True)) / len(ranks) - 1.5 * (len(ranks) - 1)
-
-        if options:
-            key = min(options, key=cost)
-            chosen = options[key]
-            explanation = min((e for k in chosen for e in found[k] if e.key == key), key=lambda e: e.rank)
-            others = [e for e in found[chosen[0]] if e.key != key][:4]
-            findings.append(_told(explanation, [names[k] for k in chosen], others, explainer, chosen))
-            left = [k for k in left if k not in chosen]
-        else:
-            k = left.pop(0)
-            findings.append(_unexplained(explainer, k, names[k]))
-    return findings
-
-
-def _words(message: str, names: list[str]) -> str:
-    """The sentence about one gradient or several."""
-    many = len(names) > 1
-    d = ", ".join(f"d{n}" for n in names[:-1]) + f" and d{names[-1]}" if many else f"d{names[0]}"
-    verbs = {
-        "is": ("is", "are"), "has": ("has", "have"), "lacks": ("lacks", "lack"), "equals": ("equals", "equal"),
-        "ignores": ("ignores", "ignore"), "uses": ("uses", "use"), "leaves": ("leaves", "leave"),
-    }  # fmt: skip
-    for verb, forms in verbs.items():
-        message = message.replace("{" + verb + "}", forms[many])
-    return message.replace("{d}", d)
-
-
-def _told(e: Explanation, names: list[str], others: list[Explanation], explainer: Explainer, ks: list[int]) -> Finding:
-    evidence: dict[str, Any] = dict(e.evidence)
-    evidence["worst"] = [row for k in ks for row in _worst(explainer, k, 3 if len(ks) == 1 else 1)]
-    if others:
-        evidence["the same numbers would come of"] = [_words(o.message, names) for o in others]
-    message = _words(e.message, names)
-    if e.key == ("swapped",):
-        held = [next(other.paths[0] for other in explainer.found[k] if other.key == e.key) for k in ks]
-        message = "the gradients are returned in another order: " + ", ".join(
-            f"d{name} holds autodiff's d{other}" for name, other in zip(names, held, strict=True)
-        )
-    return Finding(", ".join(names), e.kind, message, e.paths, e.factor, evidence)
-
-
-def _worst(explainer: Explainer, k: int, many: int = 3) -> list[dict[str, Any]]:
-    """The elements that differ most."""
-    h, a = explainer.hand[k], explainer.sweep.gradients[k]
-    assert h is not None
-    gap = host.abs(h - a).reshape(-1)
-    rows = []
-    for flat in host.argsort(-gap)[:many]:
-        index = tuple(int(i) for i in host.unravel_index(int(flat), a.shape)) if a.ndim else ()
-        mine, right = float(h[index]), float(a[index])
-        rows.append(
-            {
-                "gradient": f"d{explainer.run.leaf_name(k)}",
-                "index": index,
-                "hand": mine,
-                "autodiff": right,
-                "ratio": mine / right if right else float("inf"),
-            }
-        )
-    return rows
-
-
-def _unexplained(explainer: Explainer, k: int, name: str) -> Finding:
-    """Where the difference is, and no guess at its cause."""
-    h, a, tol = explainer.hand[k], explainer.sweep.gradients[k], explainer.tolerances[k]
-    assert h is not None
-    off = host.abs(h - a) > tol
-    worst = _worst(explainer, k)
-    first = tuple(int(i) for i in host.argwhere(off)[0]) if a.ndim else ()
-    places = []
-    for axis in range(a.ndim):
-        hit = host.flatnonzero(off.any(axis=tuple(i for i in range(a.ndim) if i != axis)))
-        if len(hit) < a.shape[axis] and len(hit) <= 6:
-            places.append(f"only at {[int(i) for i in hit]} of axis {axis}")
-    message = (
-        f"d{name} differs from autodiff in {int(off.sum())} of {a.size} "
-        f"elements{' (' + ', '.join(places) + ')' if places else ''}, "
-        f"and none of the mistakes known here explains it. The first is at {list(first)}: {float(h[first]):.6g} "
-        f"by hand, "
-        f"{float(a[first]):.6g} by autodiff. To find the step, return the intermediates' cotangents in a dict too"
-    )
-    return Finding(name, "unexplained", message, evidence={"worst": worst, "different": int(off.sum())})
-
-
-def _bar(progress: bool | None, total: int, run: Forward) -> Callable[[], None]:
-    """Shows progress where it is wanted, or where it will take long on a terminal."""
-    long = sum(node.primitive is not None for node in run.order) * max(v.size for v in run.values.values()) > 5e6
-    if progress is False or (progress is None and not long):
-        return lambda: None
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        return lambda: None
-    bar = tqdm(total=total, desc="explaining", leave=False, disable=None if progress is None else False)
-
-    def step() -> None:
-        bar.update()
-        if bar.n >= total:
-            bar.close()
-
-    return step
-
-
-# ---- step by step -----------------------------------------------------------------------------------
-def _walk(run: Forward, sweep: Sweep, steps: Mapping[str, Array], rtol: float) -> list[Finding]:
-    """Judges given cotangents from the output to the inputs, each as if those before it were right."""
-    nodes: dict[str, Node] = {name: node for node, name in run.names.items() if node in sweep.cotangents}
-    placed: dict[Node, tuple[str, Array]] = {}
-    findings = []
-    for key, value in steps.items():
-        name = key if key in nodes else key[1:] if key.startswith("d") and key[1:] in nodes else None
-        if name is None:
-            message = f"no intermediate is called {key!r}; the tape's names are {sorted(nodes)}"
-            findings.append(Finding(key, "unknown step", message))
-            continue
-        node = nodes[name]
-        shaped = value.reshape(node.shape) if value.size == node_size(node) else value
-        if shaped.shape != node.shape:
-            message = f"step d{name} has shape {list(value.shape)}, and {name} {list(node.shape)}"
-            findings.append(Finding(name, "shape", message))
-            continue
-        placed[node] = (name, shaped)
-    given: dict[Node, Array] = {}
-    for node in sorted(placed, key=lambda n: -n.serial):
-        name, value = placed[node]
-        expected = sweep.down(sweep.seeds, given=given).get(node)
-        expected = host.zeros(node.shape) if expected is None else expected
-        scale = float(host.abs(sweep.cotangents[node]).max(initial=0.0)) + float(host.abs(expected).max(initial=0.0))
-        if not (host.abs(value - expected) <= 100 * rtol * scale).all():
-            before = [placed[n][0] for n in sorted(given, key=lambda n: -n.serial)]
-            head = (
-                f"the first wrong step is d{name}"
-                if not any(f.kind == "wrong step" for f in findings)
-                else f"d{name} is wrong too"
-            )
-            given_that = f", with {', '.join('d' + b for b in before)} taken as given" if before else ""
-            cause = _step_cause(run, sweep, node, value, given, rtol)
-            message = f"{head}{run.where(node)}{given_that}" + (f": {cause}" if cause else "")
-            findings.append(Finding(name, "wrong step", message, (name,)))
-        given[node] = value
-    return findings
-
-
-def node_size(node: Node) -> int:
-    size = 1
-    for n in node.shape:
-        size *= n
-    return size
-
-
-def _step_cause(run: Forward, sweep: Sweep, node: Node, value: Array, given: Mapping[Node, Array], rtol: float) -> str:
-    """The mistake in one step: the same search, with the intermediate as the input asked about."""
-    x = Tensor(run.values[node], node)
-    part = replace(run, input_names=[run.names[node]], inputs=[run.values[node]], differentiable=[0], leaves=[x])
-    try:
-        seeds = dict(sweep.seeds)
-        for n, g in given.items():
-            seeds[n] = g - sweep.down(seeds)[n] + seeds.get(n, 0.0)
-        local = Sweep(part, seeds)
-        expected = local.gradients[0]
-        tol = 10 * rtol * (host.abs(expected) + float(host.abs(expected).max(initial=0.0)))
-        explanations = Explainer(local, [value], [tol]).explain(0)
-    except (ValueError, KeyError, host.linalg.LinAlgError):
-        return ""
-    return _words(explanations[0].message, [run.names[node]]) if explanations else ""
 
 
 # ---- what the check could have caught --------------------------------------------------------------------

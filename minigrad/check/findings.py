@@ -1,0 +1,220 @@
+"""What a check finds, as `Finding`s: sentences about one gradient or several, with their evidence.
+
+A wrong gradient is explained by `explain`, or told as unexplained with the places where it differs; a mistake that
+explains several gradients is told once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from minigrad.backend import numpy as host
+from minigrad.check.explain import Explainer
+from minigrad.check.forward import CannotRun, Forward, name_of, record
+from minigrad.check.rearranged import reshaped
+from minigrad.check.report import NOTE, Finding
+from minigrad.check.suspicion import Explanation
+from minigrad.check.sweep import Sweep
+
+Array = Any
+
+
+def structural_zero(a: Array, sizes: Array) -> bool:
+    """Whether a gradient is nothing but what rounding leaves of terms that cancel."""
+    scale = float(host.sqrt((sizes**2).sum()))
+    return a.size > 0 and scale > 0 and float(host.sqrt((a * a).sum())) <= 1e-11 * scale
+
+
+def of_a_zero(name: str, a: Array, sizes: Array) -> Finding:
+    """A note on a gradient that is a `structural_zero`."""
+    norm, scale = float(host.sqrt((a * a).sum())), float(host.sqrt((sizes**2).sum()))
+    cancellation = scale / norm if norm else float("inf")
+    message = (
+        f"d{name} must be zero: its path terms (of size {scale:.3g}) cancel, and what is left ({norm:.1e}) is "
+        f"rounding. Cancellation factor {cancellation:.1e}"
+    )
+    evidence = {"absolute contributions": scale, "gradient": norm, "cancellation": cancellation}
+    return Finding(name, "structural zero", message, evidence=evidence, severity=NOTE)
+
+
+def of_a_shape(name: str, h: Array, a: Array, tol: Array) -> Finding:
+    """A gradient of another shape than its input: how it would have to be summed or rearranged, if that is known."""
+    reach = float(host.max(tol, initial=0.0)) * 3 + 1e-9 * float(host.abs(a).max(initial=0.0))
+    why = reshaped(h, a, lambda candidate: bool((host.abs(candidate - a) <= reach).all()))
+    head = f"d{name} has shape {list(h.shape)}, and {name} {list(a.shape)}"
+    if why is None:
+        message = head + ": summed or rearranged, it does not become autodiff's gradient either"
+        return Finding(name, "shape", message, evidence={"shape": h.shape, "needed": a.shape})
+    return Finding(name, why[0], f"{head}: {why[1]}", evidence={"shape": h.shape, "needed": a.shape})
+
+
+def of_nan(name: str, h: Array) -> Finding:
+    """A gradient that is not finite where autodiff's is."""
+    bad = ~host.isfinite(h)
+    first = tuple(int(i) for i in host.argwhere(bad)[0])
+    message = (
+        f"d{name} holds {int(bad.sum())} values that are NaN or infinite, the first at {list(first)}; "
+        f"autodiff's are finite"
+    )
+    return Finding(name, "not finite", message, evidence={"index": first})
+
+
+def not_on_tape(run: Forward, sweep: Sweep, values: list[Any], outputs: int) -> list[Finding]:
+    """Where values left the tape: does the forward's own slope show that something is missing?"""
+    if not run.escapes:
+        return []
+    generator = host.random.default_rng(5)
+    u = [generator.normal(size=x.shape) for x in run.leaves]
+    scale = max(float(host.abs(x.data).max(initial=0.0)) for x in run.leaves) or 1.0
+    h = 1e-6 * scale
+    slopes = []
+    for sign in (1, -1):
+        moved = list(values)
+        for k, i in enumerate(run.differentiable):
+            moved[i] = values[i] + sign * h * u[k]
+        try:
+            again = record(run.f, moved, outputs)
+        except CannotRun:
+            return []
+        slopes.append(
+            sum(
+                float((sweep.seeds[y.node] * z.data).sum())
+                for y, z in zip(run.outputs, again.outputs, strict=True)
+                if y.node in sweep.seeds
+            )
+        )
+    slope = (slopes[0] - slopes[1]) / (2 * h)
+    tape = sum(float((a * d).sum()) for a, d in zip(sweep.gradients, u, strict=True))
+    size = sum(float(host.abs(a * d).sum()) for a, d in zip(sweep.gradients, u, strict=True))
+    where = "; ".join(dict.fromkeys(run.escapes))
+    if abs(slope - tape) > 1e-4 * (size + abs(slope)):
+        message = (
+            f"the tape does not see all of {name_of(run.f)}: {where}. Autodiff takes it for a constant, and "
+            f"its gradient is not the function's"
+        )
+        return [Finding("", "left the tape", message, evidence={"slope": slope, "by the tape": tape})]
+    return [Finding("", "left the tape", f"{where}. It makes no difference to the gradient here", severity=NOTE)]
+
+
+def explained(explainer: Explainer, wrong: list[int], names: list[str], progress: bool | None) -> list[Finding]:
+    """For each wrong gradient its explanation; one that explains several is told once."""
+    bar = _bar(progress, len(wrong), explainer.run)
+    found = explainer.found
+    for k in wrong:
+        found[k] = explainer.explain(k)
+        bar()
+    findings: list[Finding] = []
+    left = list(wrong)
+    while left:
+        options: dict[Any, list[int]] = {}
+        for k in left:
+            for explanation in found[k]:
+                options.setdefault(explanation.key, []).append(k)
+        options = {key: list(dict.fromkeys(ks)) for key, ks in options.items()}
+
+        def cost(key: Any, options: dict[Any, list[int]] = options) -> float:
+            ranks = [min(e.rank for e in found[k] if e.key == key) for k in options[key]]
+            best = [found[k][0].rank for k in options[key]]
+            return sum(r - b for r, b in zip(ranks, best, strict=True)) / len(ranks) - 1.5 * (len(ranks) - 1)
+
+        if options:
+            key = min(options, key=cost)
+            chosen = options[key]
+            explanation = min((e for k in chosen for e in found[k] if e.key == key), key=lambda e: e.rank)
+            others = [e for e in found[chosen[0]] if e.key != key][:4]
+            findings.append(_told(explanation, [names[k] for k in chosen], others, explainer, chosen))
+            left = [k for k in left if k not in chosen]
+        else:
+            k = left.pop(0)
+            findings.append(_unexplained(explainer, k, names[k]))
+    return findings
+
+
+def in_words(message: str, names: list[str]) -> str:
+    """The sentence about one gradient or several."""
+    many = len(names) > 1
+    d = ", ".join(f"d{n}" for n in names[:-1]) + f" and d{names[-1]}" if many else f"d{names[0]}"
+    verbs = {
+        "is": ("is", "are"), "has": ("has", "have"), "lacks": ("lacks", "lack"), "equals": ("equals", "equal"),
+        "ignores": ("ignores", "ignore"), "uses": ("uses", "use"), "leaves": ("leaves", "leave"),
+    }  # fmt: skip
+    for verb, forms in verbs.items():
+        message = message.replace("{" + verb + "}", forms[many])
+    return message.replace("{d}", d)
+
+
+def _told(e: Explanation, names: list[str], others: list[Explanation], explainer: Explainer, ks: list[int]) -> Finding:
+    evidence: dict[str, Any] = dict(e.evidence)
+    evidence["worst"] = [row for k in ks for row in _worst(explainer, k, 3 if len(ks) == 1 else 1)]
+    if others:
+        evidence["the same numbers would come of"] = [in_words(o.message, names) for o in others]
+    message = in_words(e.message, names)
+    if e.key == ("swapped",):
+        held = [next(other.paths[0] for other in explainer.found[k] if other.key == e.key) for k in ks]
+        message = "the gradients are returned in another order: " + ", ".join(
+            f"d{name} holds autodiff's d{other}" for name, other in zip(names, held, strict=True)
+        )
+    return Finding(", ".join(names), e.kind, message, e.paths, e.factor, evidence)
+
+
+def _worst(explainer: Explainer, k: int, many: int = 3) -> list[dict[str, Any]]:
+    """The elements that differ most."""
+    h, a = explainer.hand[k], explainer.sweep.gradients[k]
+    assert h is not None
+    gap = host.abs(h - a).reshape(-1)
+    rows = []
+    for flat in host.argsort(-gap)[:many]:
+        index = tuple(int(i) for i in host.unravel_index(int(flat), a.shape)) if a.ndim else ()
+        mine, right = float(h[index]), float(a[index])
+        rows.append(
+            {
+                "gradient": f"d{explainer.run.leaf_name(k)}",
+                "index": index,
+                "hand": mine,
+                "autodiff": right,
+                "ratio": mine / right if right else float("inf"),
+            }
+        )
+    return rows
+
+
+def _unexplained(explainer: Explainer, k: int, name: str) -> Finding:
+    """Where the difference is, and no guess at its cause."""
+    h, a, tol = explainer.hand[k], explainer.sweep.gradients[k], explainer.tolerances[k]
+    assert h is not None
+    off = host.abs(h - a) > tol
+    worst = _worst(explainer, k)
+    first = tuple(int(i) for i in host.argwhere(off)[0]) if a.ndim else ()
+    places = []
+    for axis in range(a.ndim):
+        hit = host.flatnonzero(off.any(axis=tuple(i for i in range(a.ndim) if i != axis)))
+        if len(hit) < a.shape[axis] and len(hit) <= 6:
+            places.append(f"only at {[int(i) for i in hit]} of axis {axis}")
+    message = (
+        f"d{name} differs from autodiff in {int(off.sum())} of {a.size} "
+        f"elements{' (' + ', '.join(places) + ')' if places else ''}, "
+        f"and none of the mistakes known here explains it. The first is at {list(first)}: {float(h[first]):.6g} "
+        f"by hand, {float(a[first]):.6g} by autodiff. "
+        "To find the step, return the intermediates' cotangents in a dict too"
+    )
+    return Finding(name, "unexplained", message, evidence={"worst": worst, "different": int(off.sum())})
+
+
+def _bar(progress: bool | None, total: int, run: Forward) -> Callable[[], None]:
+    """Shows progress where it is wanted, or where it will take long on a terminal."""
+    long = sum(node.primitive is not None for node in run.order) * max(v.size for v in run.values.values()) > 5e6
+    if progress is False or (progress is None and not long):
+        return lambda: None
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        return lambda: None
+    bar = tqdm(total=total, desc="explaining", leave=False, disable=None if progress is None else False)
+
+    def step() -> None:
+        bar.update()
+        if bar.n >= total:
+            bar.close()
+
+    return step
