@@ -29,8 +29,11 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 TESTS = {
     "autodiff": "debug autodiff programs checkpoint fused paths kernels table device backends",
+    "capturing": "backends device",
     "check": "check gallery batchnorm_claims",
+    "data": "data device",
     "debug": "debug",
+    "device": "device",
     "files": "files checkpoint",
     "ops": "engine tensor numpy_protocol programs numbers table",
     "optim": "optim device",
