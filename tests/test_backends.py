@@ -682,6 +682,36 @@ def test_a_step_is_captured_after_its_warmup_and_then_replayed(monkeypatch: pyte
         fast = captured()
     assert calls == ["begin", "end", "launch", "launch", "launch"]
     assert fast.replays == 3 and fast.reason is None
+    assert not backend.capturing()  # who computes beside it may call cuBLAS
+
+
+def test_a_captured_step_comes_after_what_was_launched_before_it_and_before_what_is_launched_then(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls = capturable(monkeypatch)
+    cuda = sys.modules["cupy"].cuda
+
+    class Stream(cuda.Stream):
+        def __init__(self, non_blocking: bool = False) -> None:
+            self.name = "own" if non_blocking else "current"  # the default stream waits for every blocking one
+            calls.extend(["a stream of its own"] * non_blocking)
+
+        def record(self) -> str:
+            return f"where {self.name} stands"
+
+        def wait_event(self, event: str) -> None:
+            calls.append(f"{self.name} waits for {event}")
+
+    cuda.Stream = cuda.get_current_stream = Stream
+    with mg.using("cupy"):
+        captured(shapes=(4,) * 2)
+        assert not backend.capturing()
+        calls.clear()
+        captured(shapes=(4,) * 4)
+    before, after = "own waits for where current stands", "current waits for where own stands"
+    assert calls[0] == "a stream of its own"
+    assert calls[1:5] == [before, after] * 2  # the calls that make ready
+    assert calls[5:] == [before, "begin", "end", "launch", after, before, "launch", after]
 
 
 def test_why_a_step_is_not_captured(monkeypatch: pytest.MonkeyPatch) -> None:
