@@ -890,6 +890,31 @@ def test_the_main_job_reads_the_loss_now_and_then(
     assert max(loops) <= 20 + 20
 
 
+def test_a_run_of_captured_steps_that_was_stopped_goes_on_to_the_same_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, labels = RNG.integers(0, 256, (96, 1, 28, 28)).astype(np.uint8), RNG.integers(0, 10, 96)
+    few = data.Dataset("few", images, labels, images[:20], labels[:20], tuple("0123456789"), "random numbers")
+    monkeypatch.setattr(command, "load", lambda *arguments: few)
+    monkeypatch.setattr(pictures, "draw", lambda *arguments: None)
+    step, steps = training.Stepper.__call__, itertools.count()
+
+    def stopped(*arguments: Any) -> Any:
+        if next(steps) == 16:
+            raise KeyboardInterrupt
+        return step(*arguments)
+
+    flags = ["--model", "mlp-bn", "--epochs", "2", "--batch-size", "8", "--save-every", "5"]
+    assert command.main([*flags, "--out", str(tmp_path / "whole")]) == 0
+    monkeypatch.setattr(training.Stepper, "__call__", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        command.main([*flags, "--out", str(tmp_path / "parts")])
+    monkeypatch.setattr(training.Stepper, "__call__", step)
+    assert command.main(["--resume", "--out", str(tmp_path / "parts")]) == 0
+    whole, parts = ((tmp_path / name / "weights.safetensors").read_bytes() for name in ("whole", "parts"))
+    assert whole == parts
+
+
 # ---- what goes wrong -------------------------------------------------------------------------------------
 MISTAKES = {  # source, what stands there, the mistake, and what it breaks
     "an offset": ("convolution", "j = e % XCOLUMNS - PW", "j = e % XCOLUMNS", "conv"),
