@@ -86,8 +86,9 @@ class Captured:
         if self._graph is None:
             return self.step(*inputs)
         if of != self._of:
-            what = "shapes or dtypes of the inputs" if of[0] != self._of[0] else "the optimizer's hyper-parameters"
-            self.reason = f"{what} are {of[0] if of[0] != self._of[0] else of[1]} and were {self._of} when captured"
+            part = 0 if of[0] != self._of[0] else 1
+            what = ("shapes or dtypes of the inputs", "the optimizer's hyper-parameters")[part]
+            self.reason = f"{what} are {of[part]} and were {self._of[part]} when captured"
             return self.step(*inputs)
         for held, given in zip(self._inputs, inputs, strict=True):
             held.data[...] = given.data

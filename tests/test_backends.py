@@ -718,7 +718,13 @@ def test_why_a_step_is_not_captured(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = capturable(monkeypatch)
     with mg.using("cupy"):
         fast = captured(shapes=(4, 4, 4, 5))
-        assert fast.replays == 1 and "shapes or dtypes of the inputs" in fast.reason
+        now, then = "(((5, 3), 'float32'),)", "(((4, 3), 'float32'),)"
+        assert fast.replays == 1
+        assert fast.reason == f"shapes or dtypes of the inputs are {now} and were {then} when captured"
+        fast.optimizer.param_groups[0]["lr"] = 0.25
+        fast(mg.ones(4, 3))
+        now, then = fast.reason.removeprefix("the optimizer's hyper-parameters are ").split(" and were ")
+        assert fast.replays == 1 and "('lr', 0.25)" in now and "('lr', 0.1)" in then and "float32" not in now + then
         assert "Adam counts its steps on the host" in captured(optim.Adam).reason
         assert "draws random numbers" in captured(inside=lambda: backend.generator().random()).reason
         assert "moves arrays between host and device" in captured(inside=lambda: mg.ones(1).item()).reason
