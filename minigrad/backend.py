@@ -282,11 +282,9 @@ def or_kernel(name: str, function: Callable[..., Array]) -> Callable[..., Array]
     return call
 
 
-def by_value(numbers: Sequence[int]) -> numpy.ndarray:
+def by_value(numbers: Sequence[int]) -> numpy.void:
     """64-bit integers as one value, which a kernel takes as a struct."""
-    value = numpy.zeros(1, [("numbers", numpy.int64, (len(numbers),))])
-    value["numbers"][0] = numbers
-    return value
+    return numpy.array(numbers, numpy.int64).view([("numbers", numpy.int64, (len(numbers),))])[0]
 
 
 # ---- memory -------------------------------------------------------------------------------------------

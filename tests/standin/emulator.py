@@ -123,7 +123,7 @@ class Function:
             return ctypes.c_longlong(arg)
         if kind == "double" and type(arg) is float:
             return ctypes.c_double(arg)
-        if isinstance(arg, np.ndarray) and arg.size == 1 and arg.dtype.kind == "V":
+        if isinstance(arg, np.void):
             size = getattr(compiled(self.code), f"size_of_{kind}")()
             if arg.nbytes != size:
                 raise TypeError(f"{self.name}: a {kind} of {size} bytes is given {arg.nbytes}")
