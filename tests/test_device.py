@@ -760,6 +760,71 @@ def test_capturing_computes_nothing_and_is_undone_where_it_fails(warmup: int) ->
     assert {memory.step for memory in optimizer.state.values()} == {3}
 
 
+def test_gradients_that_add_up_over_calls_do_so_where_capturing_fails() -> None:
+    gradients = []
+    for captured in (False, True):
+        model, optimizer, _ = trainer(GRAPHED["SGD"], True)
+
+        def adding(x: mg.Tensor, y: mg.Tensor, model: Any = model, optimizer: Any = optimizer) -> None:
+            loss = F.cross_entropy(model(x), y)
+            loss.backward()
+            optimizer.step()
+            loss.item()
+
+        fast = mg.capture(adding, optimizer, warmup=1) if captured else adding
+        for _ in range(3):
+            fast(mg.tensor(IMAGES[:5, :, :8, :8]), mg.tensor(LABELS[:5]))
+        gradients.append([p.grad.numpy() for p in model.parameters()])
+    assert "not permitted when stream is capturing" in fast.reason
+    for a, b in zip(*gradients, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("also", [False, True])
+def test_of_two_errors_in_a_capture_the_first_is_the_reason(also: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    end = Cuda.Stream.end_capture
+
+    def invalidated(stream: Any) -> Any:
+        end(stream)
+        raise RuntimeError("the capture was invalidated")
+
+    monkeypatch.setattr(Cuda.Stream, "end_capture", invalidated)
+    fast = mg.capture(lambda x: x.sum().item() if also else x * 2, warmup=1)
+    for _ in range(2):
+        fast(mg.ones(3))
+    first = "not permitted when stream is capturing" if also else "RuntimeError: the capture was invalidated"
+    assert first in fast.reason and fast.replays == 0
+
+
+def test_a_tape_from_before_a_replay_is_stale_after_it() -> None:
+    model, optimizer, step = trainer(GRAPHED["SGD"], False)
+    given = mg.tensor(IMAGES[:5, :, :8, :8]), mg.tensor(LABELS[:5])
+    fast = mg.capture(step, optimizer, warmup=1)
+    for _ in range(2):
+        fast(*given)
+    kept = F.cross_entropy(model(given[0]), given[1])
+    fast(*given)
+    assert fast.replays == 2
+    with pytest.raises(RuntimeError, match="overwritten"):
+        kept.backward()
+
+
+def test_a_replay_writes_an_optimizers_numbers_only_where_they_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, optimizer, step = trainer(GRAPHED["Adam"], True)
+    given = mg.ones(5, 1, 8, 8, dtype="float64"), mg.tensor([0, 1, 2, 0, 1])
+    fast = mg.capture(step, optimizer, warmup=1)
+    for _ in range(2):
+        fast(*given)
+    asarray, uploads = xp.asarray, []
+    monkeypatch.setattr(xp, "asarray", lambda *arguments: uploads.append(arguments[0]) or asarray(*arguments))
+    for _ in range(2):
+        fast(*given)
+    assert uploads == [] and fast.replays == 3
+    optimizer.param_groups[0]["lr"] = 0.5
+    fast(*given)
+    assert len(uploads) == 1 and uploads[0][0][0] == 0.5
+
+
 def test_without_kernels_cublas_is_refused_and_the_reason_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backend, "kernels_on", False)
     _, optimizer, step = trainer(GRAPHED["SGD"], False)
