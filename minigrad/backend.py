@@ -49,32 +49,38 @@ def _cupy() -> Backend:
     except ImportError as error:
         raise ImportError(
             f"the backend 'cupy' needs CuPy, which does not import here ({error}). Install it with: "
-            "pip install 'minigrad[gpu]'   (or cupy-cuda12x, where the driver is of CUDA 12)"
+            "pip install 'cupy-cuda13x[ctk]'   (or 'cupy-cuda12x[ctk]', where the driver is of CUDA 12)"
         ) from error
     try:
         count = cupy.cuda.runtime.getDeviceCount()
+        fault = "" if count else "finds no GPU on this machine"
     except cupy.cuda.runtime.CUDARuntimeError as error:
-        raise RuntimeError(
-            f"CuPy {cupy.__version__} is installed but {_fault(cupy.cuda.runtime)}, or stay on the CPU with "
-            f"mg.use('numpy') ({error})"
-        ) from error
-    if count == 0:
-        raise RuntimeError("CuPy is installed but this machine has no GPU; stay with mg.use('numpy')")
+        fault = f"{_fault(cupy.cuda.runtime, str(error))} ({error})"
+    if not fault and (nvrtc := getattr(cupy.cuda, "nvrtc", None)) is not None:
+        try:
+            nvrtc.getVersion()
+        except Exception as error:  # whatever it is, no kernel could be compiled
+            fault = (
+                "without CUDA's libraries, which compile its kernels; install them with: pip install "
+                f"'cupy-cuda{cupy.cuda.runtime.runtimeGetVersion() // 1000}x[ctk]' ({str(error).strip()})"
+            )
+    if fault:
+        raise RuntimeError(f"CuPy {cupy.__version__} is installed but {fault}; mg.use('numpy') stays on the CPU")
     return Backend("cupy", cupy, cupy.asnumpy, cupy.asarray)
 
 
-def _fault(runtime: Any) -> str:
+def _fault(runtime: Any, error: str) -> str:
     """What keeps CuPy from the GPU, and what to do about it. Versions are 1000 major + 10 minor; 0 is none."""
     has, needs = runtime.driverGetVersion(), runtime.runtimeGetVersion()
     if not has:
         return "finds no NVIDIA driver; install one (nvidia-smi then lists the GPU)"
-    if has < needs:
+    if "InsufficientDriver" in error:
         return (
             f"the NVIDIA driver is too old: it knows CUDA {has // 1000}.{has % 1000 // 10} at most, and this CuPy "
             f"needs {needs // 1000}.{needs % 1000 // 10}; update the driver, or install the CuPy for its CUDA "
-            f"(pip install cupy-cuda{has // 1000}x)"
+            f"(pip install 'cupy-cuda{has // 1000}x[ctk]')"
         )
-    return "finds no usable GPU; see what nvidia-smi says"
+    return "finds no usable GPU; see what nvidia-smi says, and whether CUDA_VISIBLE_DEVICES hides it"
 
 
 backends: dict[str, Callable[[], Backend]] = {"numpy": _numpy, "cupy": _cupy}

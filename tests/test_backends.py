@@ -583,7 +583,7 @@ def fake_cupy(monkeypatch: pytest.MonkeyPatch, driver: int = 13000, devices: int
 def test_without_cupy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cupy", None)
     before = mg.current()
-    with pytest.raises(ImportError, match=r"needs CuPy, which does not import here.*pip install 'minigrad\[gpu\]'"):
+    with pytest.raises(ImportError, match=r"needs CuPy, which does not import here.*pip install 'cupy-cuda13x\[ctk\]'"):
         mg.use("cupy")
     assert mg.current() == before
 
@@ -594,7 +594,8 @@ def test_without_cupy(monkeypatch: pytest.MonkeyPatch) -> None:
         (0, 0, "cudaErrorInsufficientDriver", r"CuPy 14\.2\.0 .* finds no NVIDIA driver; .*mg\.use\('numpy'\)"),
         (12040, 0, "cudaErrorInsufficientDriver", r"too old: it knows CUDA 12\.4 .*needs 13\.2.*cupy-cuda12x"),
         (13020, 0, "cudaErrorNoDevice", r"finds no usable GPU; see what nvidia-smi says.*cudaErrorNoDevice"),
-        (13020, 0, "", "this machine has no GPU"),
+        (13000, 0, "cudaErrorNoDevice", "finds no usable GPU"),  # a driver of an older minor version will do
+        (13020, 0, "", "finds no GPU on this machine"),
     ],
 )
 def test_without_a_usable_gpu(
@@ -605,6 +606,20 @@ def test_without_a_usable_gpu(
     with pytest.raises(RuntimeError, match=message):
         mg.use("cupy")
     assert mg.current() == before
+
+
+def test_without_the_libraries_that_compile_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    cupy = fake_cupy(monkeypatch)
+
+    def version() -> None:
+        raise RuntimeError('Failure finding "libnvrtc.so.13"')
+
+    cupy.cuda.nvrtc = types.SimpleNamespace(getVersion=version)
+    with pytest.raises(RuntimeError, match=r"without CUDA's libraries.*pip install 'cupy-cuda13x\[ctk\]' .*libnvrtc"):
+        mg.use("cupy")
+    cupy.cuda.nvrtc.getVersion = lambda: (13, 0)
+    with mg.using("cupy"):
+        assert mg.current() == "cupy"
 
 
 def test_the_installed_cupy_says_why_it_cannot_run() -> None:
@@ -725,6 +740,10 @@ def test_why_a_step_is_not_captured(monkeypatch: pytest.MonkeyPatch) -> None:
         fast(mg.ones(4, 3))
         now, then = fast.reason.removeprefix("the optimizer's hyper-parameters are ").split(" and were ")
         assert fast.replays == 1 and "('lr', 0.25)" in now and "('lr', 0.1)" in then and "float32" not in now + then
+        for given in (mg.ones(4, 3, requires_grad=True), 3):
+            fast = mg.capture(lambda x: None, warmup=0)
+            fast(given)
+            assert fast.replays == 0 and fast.reason == "inputs must be Tensors without a history"
         assert "Adam counts its steps on the host" in captured(optim.Adam).reason
         assert "draws random numbers" in captured(inside=lambda: backend.generator().random()).reason
         assert "moves arrays between host and device" in captured(inside=lambda: mg.ones(1).item()).reason

@@ -145,7 +145,7 @@ class Report:
             from matplotlib.figure import Figure
             from matplotlib.ticker import MaxNLocator
         except ImportError as error:
-            raise ImportError("plot: needs matplotlib; install it with: pip install 'minigrad[examples]'") from error
+            raise ImportError("plot: needs matplotlib; install it with: pip install matplotlib") from error
         if not self.maps:
             raise ValueError("plot: this report holds no gradients to draw")
         figure = Figure(figsize=(9, 2.6 * len(self.maps)), layout="constrained")

@@ -17,7 +17,7 @@ import numpy as np
 
 from minigrad.data.dataset import DataError, DataNotFoundError, Dataset, stratified
 from minigrad.data.idx import read_images, read_labels
-from minigrad.data.published import DIGIT_NAMES, FILES, INSTALL, PUBLISHED, fetch, identify
+from minigrad.data.published import DIGIT_NAMES, FILES, PUBLISHED, fetch, identify
 
 
 def load(dataset: str = "auto", folder: str | os.PathLike[str] | None = None) -> Dataset:
@@ -74,7 +74,7 @@ def digits() -> Dataset:
     try:
         bundled: Any = importlib.import_module("sklearn.datasets")
     except ImportError as error:
-        raise DataNotFoundError(f"digits: scikit-learn, which brings them, is missing: {INSTALL}") from error
+        raise DataNotFoundError("digits: scikit-learn, which has them, is missing: pip install scikit-learn") from error
     small, labels = bundled.load_digits(return_X_y=True)
     centres = np.clip((np.arange(20) + 0.5) * 8 / 20 - 0.5, 0, 7)
     weights = np.maximum(0, 1 - np.abs(centres[:, None] - np.arange(8)))  # (20, 8), the hat functions

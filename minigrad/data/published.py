@@ -103,7 +103,6 @@ PUBLISHED = {
 
 CONNECT_SECONDS = 5.0
 READ_SECONDS = 10.0
-INSTALL = "pip install 'minigrad[examples]'"
 
 
 def identify(path: Path, contents: NDArray[Any]) -> tuple[str, int] | None:
@@ -129,7 +128,7 @@ def fetch(name: str) -> tuple[Path, ...]:
     try:
         pooch: Any = importlib.import_module("pooch")
     except ImportError as error:
-        raise DataNotFoundError(f"pooch, which keeps the cache and downloads, is not installed: {INSTALL}") from error
+        raise DataNotFoundError("pooch, which keeps the cache and downloads, is missing: pip install pooch") from error
     folder = pooch.os_cache("minigrad") / name
     published = PUBLISHED[name]
     paths = tuple(folder / f"{file}.gz" for file in FILES)
