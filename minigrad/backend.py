@@ -288,9 +288,16 @@ def or_kernel(name: str, function: Callable[..., Array]) -> Callable[..., Array]
     return call
 
 
-def by_value(numbers: Sequence[int]) -> numpy.void:
-    """64-bit integers as one value, which a kernel takes as a struct."""
-    return numpy.array(numbers, numpy.int64).view([("numbers", numpy.int64, (len(numbers),))])[0]
+@functools.cache
+def _struct(size: int) -> numpy.dtype:
+    return numpy.dtype([("numbers", numpy.int64, (size,))])
+
+
+def by_value(numbers: Sequence[int], size: int | None = None) -> numpy.void:
+    """64-bit integers as one value, which a kernel takes as a struct; `size` of them, zeros after the given ones."""
+    value = numpy.zeros(size or len(numbers), numpy.int64)
+    value[: len(numbers)] = numbers
+    return value.view(_struct(len(value)))[0]
 
 
 # ---- memory -------------------------------------------------------------------------------------------

@@ -640,6 +640,18 @@ def test_a_step_for_all_parameters_is_the_rules(rule: str, dtype: str) -> None:
         assert_close(a, b)
 
 
+def test_adamws_decay_does_not_round_one_way() -> None:
+    """1 - 1e-5 is no float32: multiplied by it, weights shrink by 1.4e-8 of themselves too much at every step."""
+    p = mg.Parameter(mg.tensor(RNG.uniform(0.5, 1.0, 300).astype("float32")))
+    begun, steps = p.numpy().astype(float), 3000
+    optimizer = optim.AdamW([p], lr=1e-3, weight_decay=1e-2)
+    for _ in range(steps):
+        p.grad = mg.zeros(300)
+        optimizer.step()
+    off = p.numpy() / (begun * (1 - 1e-5) ** steps) - 1
+    assert abs(off.mean()) < 2e-6
+
+
 # ---- a step as a graph -----------------------------------------------------------------------------------
 def trainer(optimizer_of: Callable[[Any], optim.Optimizer], fuse: bool) -> tuple[Any, ...]:
     """A model, its optimizer and a step. No bias before BatchNorm: Adam would follow its gradient's rounding."""

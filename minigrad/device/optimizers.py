@@ -16,7 +16,10 @@ from minigrad.optim.optimizer import Hyper, Memory, Optimizer
 from minigrad.optim.rules import SGD, Adagrad, Adam, AdamW, RMSprop
 
 MOST = 64
-"""Arrays in one launch (`optimizers.cu`): their addresses are parameters of the launch, which has room for 4 KB."""
+"""Arrays in one launch (`optimizers.cu`): their rows are a parameter of the launch, which has room for 4 KB."""
+
+FIELDS = 7
+"""Numbers in a row."""
 
 Due = Sequence[tuple[Memory, Array, Hyper]]
 
@@ -101,11 +104,9 @@ def step(optimizer: Optimizer, due: Due) -> bool | None:
     kind, held = type(optimizer), numbers_of(optimizer)
     if held is None or not due:
         return None
-    dtypes = {memory.parameter.data.dtype for memory, _, _ in due}
-    if len(dtypes) != 1 or not all(memory.parameter.data.flags.c_contiguous for memory, _, _ in due):
-        return None
-    dtype = next(iter(dtypes))
-    if dtype.char not in REALS:
+    dtype = due[0][0].parameter.data.dtype
+    parameters = (memory.parameter for memory, _, _ in due)
+    if dtype.char not in REALS or not all(p.data.dtype == dtype and p.data.flags.c_contiguous for p in parameters):
         return None
     held.refresh(optimizer)
     of = module("optimizers", dtype=dtype)
@@ -114,14 +115,13 @@ def step(optimizer: Optimizer, due: Due) -> bool | None:
     for some in _runs(ordered, held.order):
         first = held.order[some[0][0].name]
         gradients = [dense(g) for _, g, _ in some]
-        rows = [
-            _addresses(kind, memory, g, group_of[id(hyper)], hyper)
-            for (memory, _, hyper), g in zip(some, gradients, strict=True)
-        ]
-        table = [row[field] if row else 0 for field in range(7) for row in [*rows, *[None] * (MOST - len(rows))]]
+        table: list[int] = []
+        for (memory, _, hyper), g in zip(some, gradients, strict=True):
+            table += _row(kind, memory, g, group_of[id(hyper)], hyper)
         largest = max(memory.parameter.size for memory, _, _ in some)
         grid = (max(1, min(64, -(-largest // (4 * THREADS)))), len(some))
-        launch(of, KERNELS[kind], grid, by_value(table), held.hyper, held.counts[first:], held.tickets[first:])
+        counted = (held.counts[first:], held.tickets[first:]) if first else (held.counts, held.tickets)
+        launch(of, KERNELS[kind], grid, by_value(table, FIELDS * MOST), held.hyper, *counted)
     held.stepped([memory for memory, _, _ in ordered])
     return True
 
@@ -137,8 +137,8 @@ def _runs(due: Due, order: dict[str, int]) -> list[list[tuple[Memory, Array, Hyp
     return runs
 
 
-def _addresses(kind: type[Optimizer], memory: Memory, g: Array, group: int, hyper: Hyper) -> list[int]:
-    """A row of the table: parameter, gradient, three memories, size, group."""
+def _row(kind: type[Optimizer], memory: Memory, g: Array, group: int, hyper: Hyper) -> list[int]:
+    """A Parameter's row in the launch: addresses of it, its gradient, three memories; its size and its group."""
     p = memory.parameter.data
     keys: list[str | None]
     if kind is SGD:
