@@ -408,10 +408,8 @@ def together(x: Tensor, layers: Sequence[nn.Module]) -> Together | None:
     pool = _windows(next_is(nn.MaxPool2d), size)
     count = sum(layer is not None for layer in (conv, norm, relu)) + (pool is not None)
     cells = len(x) * math.prod(size)
-    learning = recording.on and (
-        x.node is not None
-        or any(p.node is not None for layer in (conv, norm) if layer is not None for p in layer.parameters())
-    )
+    learnt = [p for layer in (conv, norm) if layer is not None for p in (layer.weight, layer.bias) if p is not None]
+    learning = recording.on and (x.node is not None or any(p.node is not None for p in learnt))
     folds = norm is not None and not norm.training and norm.running_mean is not None
     if norm is not None:
         held = (norm.weight, norm.bias, norm.running_mean, norm.running_var)

@@ -372,7 +372,7 @@ def test_the_parts_of_a_product_are_added_up_in_one_launch() -> None:
 @pytest.mark.parametrize("n", [1, 2, 3, 7, 784, 1000, 65535, 65536, 65537, 2**31 - 1])
 def test_a_division_by_the_inner_axis_is_exact(n: int) -> None:
     """In 32 bits: (factor x / 2^32 + x) / 2^shift, as in the kernel."""
-    *_, factor, shift = map(int, sums.planned(sums.View(1, 1, 1, n), False).struct["numbers"][0])
+    *_, factor, shift = map(int, sums.planned(sums.View(1, 1, 1, n), False).struct["numbers"])
     x = np.unique(np.concatenate([np.arange(3000), RNG.integers(0, 2**31, 3000), [2**31 - 1], n * np.arange(1, 3) - 1]))
     x = x[x < 2**31].astype(np.uint64)
     assert factor < 2**32 and ((x * np.uint64(factor) >> np.uint64(32)) + x).max() < 2**32

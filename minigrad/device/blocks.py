@@ -109,8 +109,8 @@ def _backward(
         grid = _grid(y, out.size // c, 4)
         sums = xp.empty((grid[1], c, 2), xp.float64)
         launch(of, "cotangent_sums", grid, g, out, chosen, y, mean, sums, n)
-        t, dgamma, dbeta = xp.empty_like(y), xp.empty_like(gamma), xp.empty_like(gamma)
-        db = xp.empty_like(gamma) if needed[2] else None
+        t, (dgamma, dbeta) = xp.empty(y.shape, y.dtype), (xp.empty(c, y.dtype) for _ in range(2))
+        db = xp.empty(c, y.dtype) if needed[2] else None
         launch(
             of, "cotangent", _grid(y, out.size // c, 16), g, out, chosen, y, sums, mean, inverse, gamma, dgamma, dbeta,
             db, t, n, grid[1],

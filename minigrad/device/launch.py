@@ -110,10 +110,9 @@ def give_up(name: str, error: Exception) -> None:
 
 
 def usable(*arrays: Array) -> bool:
-    """Whether kernels are written for these arrays: of one dtype, float32 or float64, on the device."""
-    dtype = arrays[0].dtype
-    alike = all(a.__class__ is xp.ndarray and a.dtype == dtype for a in arrays)
-    return alike and dtype.char in REALS and small(*arrays)
+    """Whether kernels are written for these arrays: of one dtype, float32 or float64, on the device, and `small`."""
+    dtype, kind = arrays[0].dtype, xp.ndarray
+    return dtype.char in REALS and all(a.__class__ is kind and a.dtype == dtype and 0 < a.size < 2**31 for a in arrays)
 
 
 def small(*arrays: Array) -> bool:

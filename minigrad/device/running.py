@@ -26,11 +26,16 @@ def momentum(norm: BatchNorm) -> float:
     return -1.0 if norm.momentum is None else norm.momentum
 
 
+def _fit(norm: BatchNorm, *new: Array) -> bool:
+    """Whether the kernel is written for a BatchNorm's buffers and for what they are to be moved towards."""
+    kept = [buffer.data for buffer in (norm.running_mean, norm.running_var) if buffer is not None]
+    return usable(*new, *kept) and all(array.flags.c_contiguous for array in kept)
+
+
 @offer("remember")
 def remember(norm: BatchNorm, mean: Array, var: Array, m: int) -> bool | None:
     """`BatchNorm._remember`."""
-    kept = [buffer.data for buffer in (norm.running_mean, norm.running_var) if buffer is not None]
-    if not usable(mean, var, *kept) or not all(array.flags.c_contiguous for array in kept):
+    if not _fit(norm, mean, var):
         return None
     of = module("running", dtype=mean.dtype)
     mean, var, arrays = dense(mean), dense(var), written(norm)
