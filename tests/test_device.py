@@ -1046,6 +1046,13 @@ def test_a_barrier_that_only_some_threads_reach_is_an_error() -> None:
     f((2,), (4,), (0,))
 
 
+def test_more_shared_memory_than_a_block_has_is_an_error() -> None:
+    code = 'extern "C" __global__ void f(float *x) { __shared__ float a[SIZE]; a[int(x[0])] = 1; x[1] = a[int(x[2])]; }'
+    xp.RawModule(code=f"#define SIZE {48 * 256}\n" + code).get_function("f")
+    with pytest.raises(RuntimeError, match="f uses too much shared data"):
+        xp.RawModule(code=f"#define SIZE {48 * 256 + 1}\n" + code).get_function("f")
+
+
 def test_arguments_that_a_device_would_misread_are_refused() -> None:
     code = 'extern "C" __global__ void f(const float *x, long long n, double p) { }'
     f = xp.RawModule(code=code).get_function("f")

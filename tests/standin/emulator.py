@@ -24,6 +24,9 @@ COMPILER = shutil.which("g++")
 HEADER = Path(__file__).parent / "cuda_on_host.h"
 FOLDER = Path(tempfile.gettempdir()) / f"minigrad-kernels-{os.getuid()}"
 
+SHARED = 48 << 10
+"""Bytes of shared memory that a block can declare."""
+
 POINTEES = {
     "float": "float32", "double": "float64", "int": "int32", "long long": "int64", "unsigned char": "uint8",
     "unsigned int": "uint32", "unsigned long long": "uint64", "bool": "bool",
@@ -53,6 +56,15 @@ def defined(code: str, kind: str) -> str:
     return dict(re.findall(r"^#define (\w+) (.+)$", code, re.M)).get(kind, kind)
 
 
+def shared(library: str) -> dict[str, int]:
+    """Bytes of shared memory that each function of a compiled source declares: there, it is static."""
+    listed = subprocess.run(["nm", "-S", library], capture_output=True, text=True, check=True).stdout
+    sizes: dict[str, int] = {}
+    for size, name in re.findall(r"^\w+ (\w+) [bdV] _ZZ(\w+)E\d\w+$", listed, re.M):
+        sizes[name] = sizes.get(name, 0) + int(size, 16)
+    return sizes
+
+
 @functools.cache
 def compiled(code: str) -> ctypes.CDLL:
     """The library made of a source, kept in a folder for the next run."""
@@ -78,6 +90,9 @@ def compiled(code: str) -> ctypes.CDLL:
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
                 raise RuntimeError(f"CompileException: {done.stderr}")
+            for name, size in shared(f"{folder}/kernel.so").items():
+                if size > SHARED:
+                    raise RuntimeError(f"CompileException: {name} uses too much shared data ({size:#x} bytes)")
             Path(folder, "kernel.so").replace(library)
     return ctypes.CDLL(str(library))
 
