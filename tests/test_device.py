@@ -404,6 +404,63 @@ def test_max_pooling_chooses_the_first_of_equals_and_nan_wins(name: str, dtype: 
         assert_close(dx, pooling.place(g, there(chosen), at, (6, 8)).get())
 
 
+def test_windows_of_more_cells_than_a_byte_counts() -> None:
+    x = mg.tensor(normal("float64", 2, 1, 18, 17), requires_grad=True)
+    with mg.using("numpy"):
+        twin = mg.tensor(x.numpy(), requires_grad=True)
+        twin.data[:, :, 15:, 14:] += 9.0  # the largest are among the last of 16 x 17 cells
+    x.data[:, :, 15:, 14:] += 9.0
+    found = [F.max_pool2d(x, (16, 17), 1), mg.grad(F.max_pool2d(x, (16, 17), 1).sum(), x)]
+    with mg.using("numpy"):
+        expected = [F.max_pool2d(twin, (16, 17), 1), mg.grad(F.max_pool2d(twin, (16, 17), 1).sum(), twin)]
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(a.numpy(), b.numpy())
+
+
+# ---- what has no kernel -----------------------------------------------------------------------------------
+ELSEWHERE: dict[str, Callable[[Any], Any]] = {
+    "conv2d": lambda x: F.conv2d(x, mg.ones(3, 2, 3, 3, dtype=x.dtype) / 8),
+    "conv2d with strides": lambda x: F.conv2d(x, mg.ones(3, 2, 3, 3, dtype=x.dtype) / 8, stride=2, padding=1),
+    "max_pool2d": lambda x: F.max_pool2d(x, 2),
+    "sum": lambda x: x.sum((0, 2)),
+    "mean": lambda x: x.mean(1),
+    "a product summed": lambda x: (x * mg.ones(2, 1, 1, dtype=x.dtype)).sum(),
+    "matmul": lambda x: x @ x,
+    "cross_entropy": lambda x: F.cross_entropy(x.reshape(3, -1), mg.tensor([0, 5, 2])),
+    "BatchNorm2d": lambda x: nn.BatchNorm2d(2).train()(x),
+    "fused": lambda x: mg.fused.fuse(nn.Sequential(nn.BatchNorm2d(2), nn.ReLU(), nn.MaxPool2d(2)))(x),
+}
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_half_precision_runs_as_composed_ops(name: str) -> None:
+    values = RNG.integers(-8, 8, (3, 2, 4, 4)).astype("float16") / 4
+
+    def results() -> list[np.ndarray]:
+        x = mg.tensor(values, requires_grad=True)
+        y = ELSEWHERE[name](x)
+        return [y.numpy(), mg.grad((y * y).sum(), x).numpy()]
+
+    found = results()
+    with mg.using("numpy"):
+        expected = results()
+    for a, b in zip(found, expected, strict=True):
+        assert a.dtype == np.float16
+        np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("captured", [False, True])
+def test_dropouts_masks_are_the_hosts_where_nothing_is_captured(captured: bool) -> None:
+    masks = []
+    for name in ("emulated", "numpy"):
+        with mg.using(name):
+            mg.random.seed(3)
+            drop: Any = lambda x: F.dropout(x, 0.4)
+            drop = mg.capture(drop, warmup=2) if captured else drop
+            masks.append([drop(mg.ones(5, 40)).numpy() for _ in range(2)])
+    np.testing.assert_array_equal(*masks)
+
+
 # ---- fused rows ----------------------------------------------------------------------------------------
 CONV = ((1, 1), (1, 1), (1, 1), 1)
 POOL = Windows((2, 2), (2, 2), (0, 0), (1, 1), (4, 3))
@@ -846,10 +903,11 @@ def test_without_kernels_cublas_is_refused_and_the_reason_said(monkeypatch: pyte
     assert fast.replays == 0 and "cuBLAS API during stream capture" in fast.reason
 
 
-def test_every_replay_draws_another_mask_with_its_probability() -> None:
+@pytest.mark.parametrize("rows", [1, 64], ids=["one block", "many blocks"])
+def test_every_replay_draws_another_mask_with_its_probability(rows: int) -> None:
     mg.random.seed(1)
     fast = mg.capture(lambda x: F.dropout(x, 0.3), warmup=1)
-    x = mg.ones(64, 200)
+    x = mg.ones(rows, 200)
     masks = [fast(x).numpy().copy() for _ in range(4)][1:]
     assert fast.replays == 3
     for mask in masks:
