@@ -97,6 +97,12 @@ def compiled(code: str) -> ctypes.CDLL:
     return ctypes.CDLL(str(library))
 
 
+@functools.cache
+def array_of(kind: Any, length: int) -> Any:
+    """The type of C arrays, made once: ctypes would make it, and the cycles in it, again and again."""
+    return kind * length
+
+
 class Function:
     """A kernel: `function(grid, threads, arguments)`."""
 
@@ -116,8 +122,8 @@ class Function:
         values = [self.value(kind, arg) for kind, arg in zip(self.types, args, strict=True)]
 
         def go(backwards: bool = order == "backwards") -> None:
-            addresses = (ctypes.c_void_p * len(values))(*[ctypes.addressof(value) for value in values])
-            sizes = (ctypes.c_uint * 3)(*grid), (ctypes.c_uint * 3)(*block)
+            addresses = array_of(ctypes.c_void_p, len(values))(*[ctypes.addressof(value) for value in values])
+            sizes = array_of(ctypes.c_uint, 3)(*grid), array_of(ctypes.c_uint, 3)(*block)
             launched.append(self.name)
             if self.run(*sizes, int(backwards), addresses):
                 raise RuntimeError(f"{self.name}: a barrier that only some threads of a block reach")
@@ -142,5 +148,5 @@ class Function:
             size = getattr(compiled(self.code), f"size_of_{kind}")()
             if arg.nbytes != size:
                 raise TypeError(f"{self.name}: a {kind} of {size} bytes is given {arg.nbytes}")
-            return ctypes.create_string_buffer(arg.tobytes(), arg.nbytes)
+            return array_of(ctypes.c_char, arg.nbytes).from_buffer_copy(arg.tobytes())
         raise TypeError(f"{self.name}: a {kind} is given {type(arg).__name__} {arg!r:.40}")
