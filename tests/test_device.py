@@ -120,6 +120,9 @@ CONVOLUTIONS: dict[str, tuple[Any, ...]] = {  # n, c, h, w, o, kernel, stride, p
     "depthwise": (2, 5, 6, 5, 5, (3, 3), (1, 2), (2, 0), (2, 1), 5),
     "two tiles of channels": (1, 18, 5, 5, 70, (1, 1), (1, 1), (0, 0), (1, 1), 1),
     "many cells": (5, 1, 20, 21, 2, (5, 5), (1, 1), (2, 2), (1, 1), 1),
+    "more channels than fit at a time": (1, 70, 6, 7, 34, (3, 3), (1, 1), (1, 1), (1, 1), 1),
+    "a kernel of many cells": (1, 2, 24, 24, 2, (9, 9), (1, 1), (4, 4), (1, 1), 1),
+    "more rows than fit at a time": (1, 16, 12, 60, 8, (3, 3), (1, 1), (1, 1), (1, 1), 1),
 }
 
 
@@ -447,6 +450,25 @@ def test_half_precision_runs_as_composed_ops(name: str) -> None:
     for a, b in zip(found, expected, strict=True):
         assert a.dtype == np.float16
         np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("size", [(1, 7000), (7000, 1)], ids=["wide", "tall"])
+def test_an_image_too_large_for_shared_memory_is_convolved_by_composed_ops_where_no_part_fits(size: Any) -> None:
+    values, kernel = normal("float64", 1, 2, *size), normal("float64", 3, 2, 1, 3) if size[0] == 1 else None
+    kernel = normal("float64", 3, 2, 3, 1) if kernel is None else kernel
+
+    def results() -> list[np.ndarray]:
+        x, w = (mg.tensor(a, requires_grad=True) for a in (values, kernel))
+        y = F.conv2d(x, w, padding="same")
+        return [t.numpy() for t in (y, *mg.grad((y * y).sum(), (x, w)))]
+
+    emulator.launched.clear()
+    found = results()
+    assert ("conv" in emulator.launched) == ("conv_weight" in emulator.launched) == (size[1] == 1)
+    with mg.using("numpy"):
+        expected = results()
+    for a, b in zip(found, expected, strict=True):
+        assert_close(a, b)
 
 
 @pytest.mark.parametrize("captured", [False, True])

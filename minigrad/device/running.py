@@ -12,13 +12,13 @@ Buffers = tuple[Array | None, Array | None, Array | None]
 
 def written(norm: BatchNorm) -> Buffers:
     """Running mean and variance and the count of batches, which a kernel is to write; None where nothing is kept."""
-    buffers = (norm.running_mean, norm.running_var, norm.num_batches_tracked)
-    if recording.replaying or not norm.training or any(buffer is None for buffer in buffers):
+    count, mean, var = norm.num_batches_tracked, norm.running_mean, norm.running_var
+    if recording.replaying or not norm.training or count is None or mean is None or var is None:
         return None, None, None
-    for buffer in buffers:
-        buffer.unlock()  # type: ignore[union-attr]
-        buffer.bump()  # type: ignore[union-attr]
-    return tuple(buffer.data for buffer in buffers)  # type: ignore[union-attr, return-value]
+    for buffer in (count, mean, var):
+        buffer.unlock()
+        buffer.bump()
+    return mean.data, var.data, count.data
 
 
 def momentum(norm: BatchNorm) -> float:
