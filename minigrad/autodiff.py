@@ -55,10 +55,10 @@ def reverse(
         row = node.primitive
         if targets is None:
             if row is None:
-                _accumulate(node, g)
+                _accumulate(node, g, _owned(g))
                 continue
             if node.label is not None:
-                _accumulate(node, g)
+                _accumulate(node, g, _owned(g))
         elif node in wanted:
             found[node] = g
         if row is None:
@@ -94,7 +94,8 @@ def reverse(
                     c = _summed_back(rule, g, [values[place] for place in places], source, summing)
                 elif blocks:
                     last = not any(s is not None and (needed is None or s in needed) for s in node.inputs[i + 1 :])
-                    c = _in_blocks(rule, g, [values[place] for place in places], source, cotangents, last)
+                    spare = last and _owned(g)
+                    c = _in_blocks(rule, g, [values[place] for place in places], source, cotangents, spare)
                 elif not places:
                     c = rule(g)
                 elif len(places) == 1 and places[0] != NUMBER:
@@ -112,7 +113,7 @@ def reverse(
             held = cotangents.get(source)
             if held is None:
                 cotangents[source] = c
-            elif c.size >= IN_PLACE and _owned(held):
+            elif c.size >= IN_PLACE and _owned(held, 1):
                 held += c
             else:
                 cotangents[source] = held + c
@@ -126,13 +127,13 @@ def reverse(
 
 
 def _in_blocks(
-    rule: Function, g: Array, others: list[Any], source: Node, cotangents: dict[Node, Any], last: bool
+    rule: Function, g: Array, others: list[Any], source: Node, cotangents: dict[Node, Any], spare: bool
 ) -> Any:  # fmt: skip
     """A pullback of an elementwise row in blocks and by several threads.
 
     What broadcasting added is summed within the blocks; a cotangent that the pass owns is added to
-    there, too, and then None is returned. A rule that only passes `g` on does just that. Where this is
-    the last that is asked of a `g` that the pass owns, the result takes its place in memory.
+    there, too, and then None is returned. A rule that only passes `g` on does just that. spare: this is
+    the last that is asked of a `g` that the pass owns, and the result takes its place in memory.
     """
     if not others and rule(part := g[:0]) is part:
         rule = _same
@@ -140,12 +141,11 @@ def _in_blocks(
             return g
     if g.shape == source.shape:
         held = cotangents.get(source)
-        if held is not None and parallel.large(held) and _owned(held) and held.dtype == g.dtype:
+        if held is not None and parallel.large(held) and _owned(held, 1) and held.dtype == g.dtype:
             del held
             parallel.elementwise(rule, (g, *others), g.shape, onto=cotangents[source])
             return None
-        spare = g if last and _owned(g) else None
-        return parallel.elementwise(rule, (g, *others), g.shape, into=spare)
+        return parallel.elementwise(rule, (g, *others), g.shape, into=g if spare else None)
     stretched = _stretched(source.shape, g.shape)
     if all(_constant_along(operand, stretched, g.ndim) for operand in others):
         # a pullback is linear in g: the sum goes before what does not change along it
@@ -189,38 +189,46 @@ PRODUCTS = {plan[0] for plan in ops.multiply.primitive.pullbacks}
 """The pullbacks that are g times the other factor: BLAS adds up such products as it makes them."""
 
 
+# An array that nothing else can see may be written to. Who sees it is counted, and since what `getrefcount` says
+# besides is the interpreter's affair (CPython 3.14 lends a function its arguments), that is measured: with one variable
+# of the caller, and with one variable beside an attribute.
 def _references(array: Any) -> int:
     return getrefcount(array)
 
 
-def _measured() -> int:
-    array = xp.empty(0)
-    return _references(array)
+class _View:
+    base: Any = None
 
 
-ALONE = _measured()
-"""What `getrefcount` says of a parameter whose value one variable of the caller holds, and nothing else."""
+def _measured() -> tuple[int, int]:
+    array, view = _View(), _View()
+    view.base = _View()
+    base = view.base
+    return _references(array), getrefcount(base)
 
 
-def _owned(array: Any) -> bool:
-    """Whether a dict of cotangents and one variable of the caller alone hold this array and its memory.
+ALONE, BASE = _measured()
+
+
+def _owned(array: Any, beside: int = 0) -> bool:
+    """Whether one variable of the caller, and `beside` other places that it knows of, alone hold this array.
 
     Then nothing else can see it, and it may be written to. So may a view of the whole of an array that
     nothing but the view holds (a result with its axes in another order).
     """
-    if getrefcount(array) > ALONE + 1 or array.__class__ is not xp.ndarray:
+    if getrefcount(array) > ALONE + beside or array.__class__ is not xp.ndarray:
         return False
     base = array.base
     return base is None or (
-        base.__class__ is xp.ndarray and base.base is None and base.size == array.size and getrefcount(base) <= ALONE
+        base.__class__ is xp.ndarray and base.base is None and base.size == array.size and getrefcount(base) <= BASE
     )
 
 
-def _accumulate(node: Node, g: Array) -> None:
-    """Adds a complete cotangent to the node's `grad`, in memory that is the node's own."""
+def _accumulate(node: Node, g: Array, owned: bool) -> None:
+    """Adds a complete cotangent to the node's `grad`, in memory that is the node's own; owned: `g` is the pass's."""
     if node.grad is not None:
         g = node.grad + g
-    elif not _owned(g):
+    elif not owned:
         g = g.copy()
     node.grad = g if g.__class__ is xp.ndarray else xp.asarray(g)
 
@@ -355,7 +363,7 @@ def _pull(
             g = xp.zeros(target.shape, target.dtype)
         elif isinstance(g, Tensor):
             g = g if g.node is not None else xp.array(g.data)
-        elif not _owned(g):
+        elif not _owned(g, 1):
             g = xp.array(g)
         gradients.append(g if isinstance(g, Tensor) else Tensor(g))
     return tuple(gradients)

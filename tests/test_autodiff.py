@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import sys
 import threading
 import tracemalloc
 import weakref
@@ -427,16 +428,24 @@ def test_a_pullback_that_hands_out_a_kept_array_is_not_written_to() -> None:
 
 
 def test_what_owning_an_array_means() -> None:
+    """Exactly: one holder that is not known of is noticed, whatever the interpreter counts besides."""
     array = np.zeros(3)
+    assert autodiff._owned(array)
     cotangents = {0: array}
+    assert autodiff._owned(array, 1) and not autodiff._owned(array)
     del array
     held = cotangents.get(0)
-    assert autodiff._owned(held)
+    assert autodiff._owned(held, 1) and not autodiff._owned(held)
     another = held
-    assert not autodiff._owned(held)
+    assert not autodiff._owned(held, 1)
     del another
     view = held[:1]
-    assert not autodiff._owned(held) and not autodiff._owned(view)
+    assert not autodiff._owned(held, 1) and not autodiff._owned(view)
+    del held, view, cotangents
+    whole = np.zeros((2, 3)).T
+    assert autodiff._owned(whole)
+    base = whole.base
+    assert not autodiff._owned(whole) and base.shape == (2, 3)
 
 
 # ---- memory ----------------------------------------------------------------------------------------
@@ -455,7 +464,10 @@ def test_a_tape_of_200_000_ops() -> None:
 
 
 def test_a_tape_of_a_million_ops_is_freed_without_recursion() -> None:
-    """In a thread with a small stack, which any recursion over the tape would overflow."""
+    """In a thread with a small stack, which any recursion over the tape would overflow.
+
+    (CPython 3.13 frees some thousand objects within each other before it puts one aside, whatever the stack.)
+    """
     done: list[bool] = []
 
     def work() -> None:
@@ -465,7 +477,7 @@ def test_a_tape_of_a_million_ops_is_freed_without_recursion() -> None:
         del x, y
         done.append(leaf() is None)
 
-    before = threading.stack_size(1 << 18)
+    before = threading.stack_size(1 << (20 if sys.version_info[:2] == (3, 13) else 18))
     try:
         thread = threading.Thread(target=work)
         thread.start()
