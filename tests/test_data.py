@@ -586,6 +586,19 @@ def test_digits_look_like_mnist() -> None:
     assert np.array_equal(first.test_images, again.test_images)
 
 
+def test_digits_are_scaled_bilinearly_between_the_centres_of_their_pixels() -> None:
+    """As scipy zooms them: pixels are areas, and the outermost reach to the edge."""
+    ndimage = pytest.importorskip("scipy.ndimage")
+    small = importlib.import_module("sklearn.datasets").load_digits().images
+    zoomed = ndimage.zoom(small, (1, 2.5, 2.5), order=1, mode="nearest", grid_mode=True) * (255 / 16)
+    whole = data.digits()
+    found = np.concatenate([whole.train_images, whole.test_images])[:, 0, 4:-4, 4:-4]
+    assert np.abs(np.sort(zoomed.sum((1, 2))) - np.sort(found.sum((1, 2)))).max() < 100  # of 400 pixels, each rounded
+    place = {label: np.flatnonzero((np.abs(zoomed - found[label]) <= 0.51).all((1, 2))) for label in (0, 700, 1796)}
+    assert all(len(where) == 1 for where in place.values())
+    assert len({int(where[0]) for where in place.values()}) == 3
+
+
 def sample(n: int = 40, seed: int = 0) -> Dataset:
     generator = np.random.default_rng(seed)
     images = generator.integers(0, 256, (n + 8, 1, 28, 28), dtype=np.uint8)
