@@ -166,6 +166,7 @@ def test_images_too_wide_for_a_tile_and_kernels_too_large_are_left_to_ordinary_o
 
 PRODUCTS = [
     ((5, 7), (7, 3)), ((33, 200), (200, 35)), ((4, 2, 3), (3, 5)), ((2, 1, 3, 4), (3, 4, 2)), ((1, 900), (900, 1)),
+    ((7,), (7, 3)), ((5, 7), (7,)), ((7,), (7,)), ((2, 5, 7), (7,)), ((7,), (2, 7, 3)),
 ]  # fmt: skip
 
 
@@ -175,11 +176,11 @@ PRODUCTS = [
 def test_matrix_products_of_any_strides(shapes: Any, turned: str, dtype: str) -> None:
     a, b = (normal(dtype, *shape) for shape in shapes)
     on_device = [
-        there(np.ascontiguousarray(m.swapaxes(-1, -2))).swapaxes(-1, -2) if name in turned else there(m)
+        there(np.ascontiguousarray(m.swapaxes(-1, -2))).swapaxes(-1, -2) if name in turned and m.ndim > 1 else there(m)
         for name, m in (("a", a), ("b", b))
     ]
     (y,) = in_both_orders(lambda: [products.product(*on_device)])
-    assert_close(y, a @ b, scale=4)
+    assert_close(y, np.asarray(a @ b), scale=4)
 
 
 EQUATIONS: dict[str, tuple[tuple[int, ...], ...]] = {

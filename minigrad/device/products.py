@@ -27,14 +27,18 @@ def splits_of(blocks: int, length: int) -> int:
 
 @offer("matmul")
 def matmul(a: Array, b: Array) -> Array | None:
-    """(..., m, k) and (..., k, n) to (..., m, n), where a graph is captured; batches broadcast."""
+    """(..., m, k) and (..., k, n) to (..., m, n), where a graph is captured; batches broadcast, 1-D is a vector."""
     return product(a, b) if capturing() else None
 
 
 def product(a: Array, b: Array) -> Array | None:
     """`matmul`, captured or not."""
-    if not (usable(a, b) and a.ndim > 1 and b.ndim > 1):
+    if not (usable(a, b) and a.ndim and b.ndim):
         return None
+    if a.ndim == 1 or b.ndim == 1:  # a row, a column
+        y = product(a if a.ndim > 1 else a[None], b if b.ndim > 1 else b[:, None])
+        y = y if y is None or b.ndim > 1 else y[..., 0]
+        return y if y is None or a.ndim > 1 else y[..., 0, :] if b.ndim > 1 else y[..., 0]
     if a.ndim > 2 or b.ndim > 2:
         batch = xp.broadcast_shapes(a.shape[:-2], b.shape[:-2])
         a, b = (dense(xp.broadcast_to(x, (*batch, *x.shape[-2:]))) for x in (a, b))
