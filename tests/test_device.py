@@ -819,6 +819,44 @@ def test_a_first_step_that_differs_from_the_others_is_not_what_is_replayed() -> 
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11)
 
 
+FROM_THE_HOST = "a copy from the host's memory would not be made again by a graph"
+"""Why an index that is a list or NumPy's array keeps a step from being captured."""
+
+INDEXED = ("getitem", "pick", "place", "placed", "scatter", "scatter_add", "take", "take_along_axis")
+"""The ops whose samples have such an index."""
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_every_op_and_its_gradient_in_a_graph(part: int) -> None:
+    for sample in SAMPLES[part::4]:
+        mg.random.seed(7)
+        given = [mg.Parameter(a) if a.dtype.kind == "f" else mg.tensor(a) for a in sample.arrays]
+        leaves = [x for x in given if x.requires_grad]
+        cotangents: list[Any] = []
+
+        def step(sample: Any = sample, given: Any = given, leaves: Any = leaves, cotangents: Any = cotangents) -> Any:
+            y = sample.call(*given)
+            outs = [out for out in (y if isinstance(y, (tuple, list)) else [y]) if isinstance(out, mg.Tensor)]
+            cotangents += [mg.random.normal(out.shape, dtype=out.dtype) for out in outs if not cotangents]
+            found = [out.detach() for out in outs]
+            for out, g in zip(outs, cotangents, strict=True):
+                if out.requires_grad:
+                    found += mg.grad(out, leaves, g, retain_graph=True)
+            return [t for t in found if t is not None]
+
+        expected = [t.numpy().copy() for t in step()]
+        fast = mg.capture(step, warmup=1)
+        for _ in range(2):
+            found = fast()
+        if fast.reason is not None:
+            indexed = sample.name in INDEXED and FROM_THE_HOST in fast.reason
+            empty = min(a.size for a in sample.arrays) == 0 and "cuBLAS" in fast.reason
+            assert indexed or empty, f"{sample}: {fast.reason}"
+        for a, b in zip(expected, found, strict=True):
+            largest = np.abs(a[np.isfinite(a)]).max(initial=1.0)
+            np.testing.assert_allclose(b.numpy(), a, rtol=0, atol=1e-12 * largest, err_msg=str(sample))
+
+
 def test_a_graph_has_fewer_launches_of_a_fused_step() -> None:
     kernels_of = {}
     for fuse in (False, True):
