@@ -822,7 +822,7 @@ def test_a_first_step_that_differs_from_the_others_is_not_what_is_replayed() -> 
 FROM_THE_HOST = "a copy from the host's memory would not be made again by a graph"
 """Why an index that is a list or NumPy's array keeps a step from being captured."""
 
-INDEXED = ("getitem", "pick", "place", "placed", "scatter", "scatter_add", "take", "take_along_axis")
+INDEXED = ("getitem", "pick", "place", "scatter", "scatter_add", "take", "take_along_axis")
 """The ops whose samples have such an index."""
 
 
