@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from minigrad.backend import numpy as host
 from minigrad.check.slips_of_paths import SlipsOfPaths
+from minigrad.check.slips_of_shapes import SlipsOfShapes
 from minigrad.check.slips_of_values import SlipsOfValues
 from minigrad.check.suspicion import Explanation
 from minigrad.check.sweep import Sweep
 
 
-class Explainer(SlipsOfPaths, SlipsOfValues):
+class Explainer(SlipsOfPaths, SlipsOfValues, SlipsOfShapes):
     """Looks for the mistake behind each wrong gradient of one recorded run."""
 
     def explain(self, k: int) -> list[Explanation]:
@@ -25,8 +26,8 @@ class Explainer(SlipsOfPaths, SlipsOfValues):
         found: list[Explanation] = []
         for search in (
             self.whole, self.upstream, self.sites, self.constants, self.factors, self.local, self.mistaken,
-            self.overwritten, self.passed_over, self.replaced, self.exchanged, self.everywhere, self.replays,
-            self.pairs, self.combinations,
+            self.sums, self.products, self.overwritten, self.passed_over, self.replaced, self.exchanged,
+            self.everywhere, self.replays, self.pairs, self.combinations,
         ):  # fmt: skip
             if found and search in (self.everywhere, self.replays, self.pairs, self.combinations):
                 break

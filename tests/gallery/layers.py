@@ -86,6 +86,39 @@ mlp.mistake(
 )
 
 
+def square_forward(x, W, V):
+    h = np.tanh(x @ W)
+    return h @ V
+
+
+square = Exhibit(
+    "layers of one width", square_forward,
+    lambda rng: (rng.normal(size=(4, 4)), rng.normal(size=(4, 4)), rng.normal(size=(4, 4))),
+    """
+    def backward(g, x, W, V):
+        h = np.tanh(x @ W)
+        dh = g @ V.T
+        da = dh * (1 - h * h)
+        return da @ W.T, x.T @ da, h.T @ g
+    """,
+)  # fmt: skip
+square.mistake(
+    "the cotangent transposed", ("g @ V.T", "g.T @ V.T"), of="x", kind="product",
+    words="dx and dW use `g.T @ V.T` where `g @ V.T` is meant; g is the cotangent of `output`",
+)  # fmt: skip
+square.mistake(
+    "another order", ("x.T @ da", "da @ x"), of="W", kind="product",
+    words="dW uses `g @ x` where `x.T @ g` is meant; g is the cotangent of the matmul",
+)  # fmt: skip
+square.mistake(
+    "order and cotangent", ("da @ W.T", "W @ da.T"), of="x", kind="permuted", words="dx is autodiff's transposed"
+)
+square.mistake(
+    "the first factor second", ("g @ V.T", "V.T @ g"), of="x", kind="product",
+    words="use `V.T @ g` where `g @ V.T` is meant",
+)  # fmt: skip
+
+
 def attention_forward(q, k, v):
     d = q.shape[-1]
     scores = q @ k.T / np.sqrt(d)
@@ -120,6 +153,13 @@ attention.mistake(
     of="q",
     kind="missing path",
     words="dq and dk equal autodiff with the path through `total` cut",
+)
+attention.mistake(
+    "softmax as if diagonal",
+    ("(dp * p).sum(axis=-1, keepdims=True)", "dp * p"),
+    of="k",
+    kind="not summed",
+    words="in dq and dk the path through `total` is not summed",
 )
 attention.mistake(
     "softmax's derivative",
@@ -324,4 +364,4 @@ embedding.mistake(
     words=r"`output`",
 )
 
-EXHIBITS = [mlp, attention, convolution, avg_pool, max_pool, embedding]
+EXHIBITS = [mlp, square, attention, convolution, avg_pool, max_pool, embedding]

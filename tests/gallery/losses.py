@@ -67,6 +67,68 @@ cross_entropy.mistake(
 )
 
 
+def softmax_forward(x):
+    e = np.exp(x - x.max(axis=-1, keepdims=True))
+    total = e.sum(axis=-1, keepdims=True)
+    return e / total
+
+
+softmax = Exhibit(
+    "softmax", softmax_forward, lambda rng: (rng.normal(size=(4, 5)),),
+    """
+    def backward(g, x):
+        e = np.exp(x - x.max(axis=-1, keepdims=True))
+        p = e / e.sum(axis=-1, keepdims=True)
+        return p * g - p * np.sum(p * g, axis=-1, keepdims=True)
+    """,
+)  # fmt: skip
+softmax.mistake(
+    "the diagonal of the Jacobian",
+    ("np.sum(p * g, axis=-1, keepdims=True)", "p * g"),
+    of="x",
+    kind="not summed",
+    words="path through `total` is not summed: .* as if the Jacobian were diagonal",
+)
+softmax.mistake(
+    "summed over the batch",
+    ("np.sum(p * g, axis=-1, keepdims=True)", "np.sum(p * g, axis=0, keepdims=True)"),
+    of="x",
+    kind="unexplained",
+    words="none of the mistakes",
+)
+softmax.mistake(
+    "without its sum",
+    (" - p * np.sum(p * g, axis=-1, keepdims=True)", ""),
+    of="x",
+    kind="missing path",
+    words="path through `total` cut",
+)
+
+
+def log_softmax_forward(x):
+    shifted = x - x.max(axis=1, keepdims=True)
+    total = np.exp(shifted).sum(axis=1)
+    return shifted - np.log(total)[:, None]
+
+
+log_softmax = Exhibit(
+    "log softmax", log_softmax_forward, lambda rng: (rng.normal(size=(4, 5)),),
+    """
+    def backward(g, x):
+        e = np.exp(x - x.max(axis=1, keepdims=True))
+        p = e / e.sum(axis=1, keepdims=True)
+        return g - p * g.sum(axis=1, keepdims=True)
+    """,
+)  # fmt: skip
+log_softmax.mistake(
+    "the cotangent not summed",
+    ("g.sum(axis=1, keepdims=True)", "g"),
+    of="x",
+    kind="not summed",
+    words="path through `total` is not summed",
+)
+
+
 def sigmoid_loss(scores, targets):
     p = 1 / (1 + np.exp(-scores))
     losses = -(targets * np.log(p) + (1 - targets) * np.log(1 - p))
@@ -189,4 +251,4 @@ weight_norm.mistake(
     words="`length`|`w`",
 )
 
-EXHIBITS = [cross_entropy, binary, cosine, weight_norm]
+EXHIBITS = [cross_entropy, softmax, log_softmax, binary, cosine, weight_norm]

@@ -427,5 +427,48 @@ rmsnorm.mistake(
     kind="derivative left out|mistaken value|factor",
     words="`r`|`x`",
 )
+rmsnorm.mistake(
+    "each element's own term of the mean",
+    ("np.mean(d * x, axis=-1, keepdims=True)", "d * x / x.shape[-1]"),
+    of="x",
+    kind="not summed",
+    words="path through `ms` is not summed: each element has its own term alone",
+)
 
-EXHIBITS = [batchnorm, staged, layernorm, groupnorm, rmsnorm]
+
+def centring_forward(x, weight):
+    mu = x.mean(axis=0)
+    return (x - mu) * weight
+
+
+centring = Exhibit(
+    "centring", centring_forward, lambda rng: (rng.normal(size=(4, 5)), rng.normal(size=5)),
+    """
+    def backward(g, x, weight):
+        d = g * weight
+        return d - d.mean(axis=0), (g * (x - x.mean(axis=0))).sum(axis=0)
+    """,
+)  # fmt: skip
+centring.mistake(
+    "mean over the features",
+    ("d - d.mean(axis=0)", "d - d.mean(axis=1, keepdims=True)"),
+    of="x",
+    kind="wrong axes",
+    words=r"path through `mu` is summed over axes \[1\], not over those that it takes together",
+)
+centring.mistake(
+    "mean over everything",
+    ("d - d.mean(axis=0)", "d - d.mean()"),
+    of="x",
+    kind="wrong axes",
+    words=r"path through `mu` is summed over axes \[0, 1\]",
+)
+centring.mistake(
+    "each sample's own part",
+    ("d - d.mean(axis=0)", "d - d / len(d)"),
+    of="x",
+    kind="not summed|factor",
+    words="`mu` is not summed|lacks",
+)
+
+EXHIBITS = [batchnorm, staged, layernorm, groupnorm, rmsnorm, centring]

@@ -1,0 +1,152 @@
+"""Mistakes in how arrays meet that no shape gives away: sums left out or over other axes, matrices in another order."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+
+from minigrad.backend import numpy as host
+from minigrad.check.suspicion import LOCAL, PLAIN, Explanation, Suspicion
+from minigrad.check.sweep import Array
+from minigrad.paths import pull
+from minigrad.primitive import NUMBER
+from minigrad.tape import Node
+
+MOVED = frozenset(("alias", "reshape", "take"))
+"""Rows between a sum and what it is broadcast to, such as `s[:, None]`."""
+
+
+DIAGONAL = "as if the Jacobian were diagonal"
+
+
+class SlipsOfShapes(Suspicion):
+    """Searches for mistakes in reductions and in products of matrices."""
+
+    def sums(self) -> Iterator[Explanation]:
+        """A path through a sum that is not summed, as if a Jacobian were diagonal, or over the wrong axes."""
+        for node in self.run.order:
+            row = node.primitive
+            if row is None or row.kind != "elementwise" or node not in self.sweep.cotangents:
+                continue
+            for i, source in enumerate(node.inputs):
+                if source is None or (node, i) not in self.sweep.edges or source.shape == node.shape:
+                    continue
+                own = self._unsummed(node, i, self.sweep.cotangents[node])
+                found = None if own is None else self._down_to_a_sum(source, own, self.sweep.edges[node, i])
+                if found is not None and found[2].shape == found[3].shape:
+                    yield from self._otherwise_summed(node, *found)
+
+    def _otherwise_summed(
+        self, node: Node, reduction: Node, elements: Node, own: Array, spread: Array
+    ) -> Iterator[Explanation]:
+        assert reduction.primitive is not None
+        mean = reduction.primitive.name == "mean"
+        at, together = self.run.describe(reduction), math.prod(elements.shape) / math.prod(reduction.shape)
+        for many in range(own.ndim + 1):
+            for axes in itertools.combinations(range(own.ndim), many):
+                summed = own.sum(axes, keepdims=True)
+                if mean and axes:
+                    summed *= together / math.prod(own.shape[axis] for axis in axes)
+                if not self.confirmed(elements, summed - spread):
+                    continue
+                kind, how = "wrong axes", f"is summed over axes {list(axes)}, not over those that it takes together"
+                if not axes:
+                    kind, how = "not summed", f"is not summed: each element has its own term alone, {DIAGONAL}"
+                yield Explanation(
+                    ("summed", reduction, node, axes), PLAIN + 0.3 + self.believed(reduction), kind,
+                    f"in {{d}} the path through {at} {how}{self.run.where(reduction)}", self.names_of(reduction), None,
+                    self._where(reduction),
+                )  # fmt: skip
+
+    def _unsummed(self, node: Node, i: int, g: Array, shape: tuple[int, ...] | None = None) -> Array | None:
+        """What an edge of an elementwise row contributes before what broadcasting added is summed.
+
+        shape: of the row's values where they were broadcast, where it is not the row's own.
+        """
+        assert node.primitive is not None
+        rule, places = node.primitive.pullbacks[0 if node.primitive.variadic else i]  # type: ignore[misc]
+        if NUMBER in places:
+            return None
+        values = [node.residuals[place] for place in places]
+        if shape is not None:
+            values = [v.reshape(shape) if getattr(v, "shape", None) == node.shape else v for v in values]
+        c: Array = rule(g, *values)
+        return c
+
+    def _down_to_a_sum(self, node: Node, own: Array, summed: Array) -> tuple[Node, Node, Array, Array] | None:
+        """From a value that was broadcast down to the reduction that it comes from, through what changes no size.
+
+        own, summed: the cotangent of the value, element by element of what it was broadcast to, and as it should be.
+        Returns the reduction, what it takes together, and what the two have become there. None where there is none.
+        """
+        shape = node.shape
+        while node.primitive is not None:
+            row = node.primitive
+            edges = [i for i, s in enumerate(node.inputs) if s is not None and s in self.sweep.needed]
+            below = {node.inputs[i] for i in edges}
+            if len(below) != 1:
+                return None
+            (source,) = below
+            assert source is not None
+            passed = sum(c for _, _, c in pull(node, summed, False, self.sweep.needed))
+            if row.name in ("sum", "mean"):
+                many = math.prod(source.shape) / math.prod(node.shape) if row.name == "mean" else 1.0
+                return node, source, own / many, passed
+            if row.kind == "elementwise" and source.shape == node.shape:
+                parts = [self._unsummed(node, i, own, shape) for i in edges]
+                if any(part is None for part in parts):
+                    return None
+                own = sum(parts)
+            elif row.name not in MOVED or math.prod(source.shape) != math.prod(node.shape):
+                return None
+            node, summed = source, passed
+        return None
+
+    def products(self) -> Iterator[Explanation]:
+        """A product of matrices in another order, or of the transposed cotangent."""
+        for node in self.run.order:
+            if node.primitive is None or node.primitive.name != "matmul" or node not in self.sweep.cotangents:
+                continue
+            g = self.sweep.cotangents[node]
+            for i, source in enumerate(node.inputs):
+                if source is None or (node, i) not in self.sweep.edges:
+                    continue
+                right, other = self.sweep.edges[node, i], host.asarray(self.run.arguments[node][1 - i])
+                if min(g.ndim, other.ndim, right.ndim) < 2:
+                    continue
+                name, legend = self._factor(node, 1 - i)
+                meant = f"g @ {name}.T" if i == 0 else f"{name}.T @ g"
+                for text, c in _ways(g, other, name, first=i == 0):
+                    if c.shape == right.shape and self.confirmed(source, c - right):
+                        at = f"{self.run.describe(node)}{self.run.where(node)}{legend}"
+                        message = "{d} {uses} " + f"`{text}` where `{meant}` is meant; g is the cotangent of {at}"
+                        yield Explanation(
+                            ("product", node, i, text), LOCAL + 0.3, "product", message, self.names_of(source), None,
+                            self._where(node),
+                        )  # fmt: skip
+
+    def _factor(self, node: Node, i: int) -> tuple[str, str]:
+        """A factor of a product as a name, and what the name stands for where the forward has none."""
+        source = node.inputs[i]
+        words = None if source is None else self.run.describe(source)
+        if words is None:
+            words = next((text for text, value, _ in self.values if value is self.run.arguments[node][i]), "a constant")
+        if words[:1] == "`" and words.strip("`").isidentifier():
+            return words.strip("`"), ""
+        return "m", f", and m is {words}"
+
+
+def _ways(g: Array, other: Array, name: str, first: bool) -> Iterator[tuple[str, Array]]:
+    """Products of g and another matrix in words and numbers, but for the right one and its unturned factor's.
+
+    first: whether g comes first in the right one. (A factor that is not transposed is a value mistaken for another.)
+    """
+    for swapped, turned, flipped in itertools.product((False, True), repeat=3):
+        if not (swapped or turned):
+            continue
+        one = ("g.T", g.swapaxes(-1, -2)) if turned else ("g", g)
+        two = (name, other) if flipped else (f"{name}.T", other.swapaxes(-1, -2))
+        (left, a), (right, b) = (one, two) if first != swapped else (two, one)
+        if a.shape[-1] == b.shape[-2]:
+            yield f"{left} @ {right}", a @ b
