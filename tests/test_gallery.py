@@ -61,6 +61,7 @@ def varied(exhibit, rng):
     shapes = {
         "batchnorm": ((n, d), (d,), (d,)),
         "batchnorm, staged": ((n, d), (d,), (d,)),
+        "batchnorm, in one line": ((n, d), (d,), (d,)),
         "layernorm": ((2, n, d), (d,), (d,)),
         "groupnorm": ((n, 2 * d, 2, 3), (1, 2 * d, 1, 1), (1, 2 * d, 1, 1)),
         "rmsnorm": ((n, d), (d,)),

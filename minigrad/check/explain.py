@@ -26,7 +26,7 @@ class Explainer(SlipsOfPaths, SlipsOfValues, SlipsOfShapes):
         found: list[Explanation] = []
         for search in (
             self.whole, self.upstream, self.sites, self.constants, self.factors, self.local, self.mistaken,
-            self.sums, self.products, self.overwritten, self.passed_over, self.replaced, self.exchanged,
+            self.sums, self.products, self.added_up, self.overwritten, self.passed_over, self.replaced, self.exchanged,
             self.everywhere, self.replays, self.pairs, self.combinations,
         ):  # fmt: skip
             if found and search in (self.everywhere, self.replays, self.pairs, self.combinations):

@@ -7,8 +7,10 @@ import math
 from collections.abc import Iterator
 
 from minigrad.backend import numpy as host
-from minigrad.check.suspicion import LOCAL, PLAIN, Explanation, Suspicion
+from minigrad.check.rearranged import fitted
+from minigrad.check.suspicion import INVOLVED, LOCAL, PLAIN, Explanation, Suspicion
 from minigrad.check.sweep import Array
+from minigrad.ops import sum_to
 from minigrad.paths import pull
 from minigrad.primitive import NUMBER
 from minigrad.tape import Node
@@ -58,6 +60,27 @@ class SlipsOfShapes(Suspicion):
                     f"in {{d}} the path through {at} {how}{self.run.where(reduction)}", self.names_of(reduction), None,
                     self._where(reduction),
                 )  # fmt: skip
+
+    def added_up(self) -> Iterator[Explanation]:
+        """The gradient of something that is broadcast as the upstream gradient times a value, summed: times another."""
+        shape = self.run.leaves[self.k].shape
+        if len(self.sweep.seeds) > 1:
+            return
+        (g,) = self.sweep.seeds.values()
+        if self.a.size >= g.size or not broadcasts(shape, g.shape):
+            return
+        sums: dict[str, Array] = {}
+        for text, value, _ in self.values:
+            factor = fitted(value, g.shape) if value.dtype.kind == "f" else None
+            if factor is not None:
+                sums.setdefault(text, sum_to(g * factor, shape))
+        meant = [text for text, c in sums.items() if (host.abs(c - self.a) <= 3 * self.tol).all()]
+        for text, c in sums.items():
+            if self.fits(c):
+                name = self.run.leaf_name(self.k)
+                instead = f", where {meant[0]} is meant" if meant else f", which is not what `{name}` multiplies"
+                message = "{d} {is} the sum of the upstream gradient times " + text + instead
+                yield Explanation(("added", text), INVOLVED, "mistaken value", message, (text.strip("`"),))
 
     def _unsummed(self, node: Node, i: int, g: Array, shape: tuple[int, ...] | None = None) -> Array | None:
         """What an edge of an elementwise row contributes before what broadcasting added is summed.
@@ -150,3 +173,9 @@ def _ways(g: Array, other: Array, name: str, first: bool) -> Iterator[tuple[str,
         (left, a), (right, b) = (one, two) if first != swapped else (two, one)
         if a.shape[-1] == b.shape[-2]:
             yield f"{left} @ {right}", a @ b
+
+
+def broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
+    """Whether an array of a shape broadcasts to another shape."""
+    aligned = zip(reversed(shape), reversed(to), strict=False)
+    return len(shape) <= len(to) and all(n in (1, m) for n, m in aligned)

@@ -436,6 +436,44 @@ rmsnorm.mistake(
 )
 
 
+def one_line_forward(x, gamma, beta):
+    return gamma * (x - x.mean(axis=0)) / np.sqrt(x.var(axis=0) + 1e-5) + beta
+
+
+one_line = Exhibit(
+    "batchnorm, in one line", one_line_forward, columns,
+    """
+    def backward(g, x, gamma, beta):
+        inverse = 1 / np.sqrt(x.var(axis=0) + 1e-5)
+        xhat = (x - x.mean(axis=0)) * inverse
+        d = g * gamma
+        dx = inverse * (d - d.mean(axis=0) - xhat * (d * xhat).mean(axis=0))
+        return dx, (g * xhat).sum(axis=0), g.sum(axis=0)
+    """,
+)  # fmt: skip
+one_line.mistake(
+    "gamma's factor not normalised",
+    ("(g * xhat).sum(axis=0)", "(g * x).sum(axis=0)"),
+    of="gamma",
+    kind="mistaken value",
+    words="dgamma is the sum of the upstream gradient times `x`, which is not what `gamma` multiplies",
+)
+one_line.mistake(
+    "gamma's factor not divided",
+    ("(g * xhat).sum(axis=0)", "(g * (x - x.mean(axis=0))).sum(axis=0)"),
+    of="gamma",
+    kind="factor",
+    words="dgamma has a factor the sqrt",
+)
+one_line.mistake(
+    "variance instead of deviation",
+    ("dx = inverse * (d", "dx = inverse**2 * (d"),
+    of="x",
+    kind="factor",
+    words="dx lacks a factor the sqrt",
+)
+
+
 def centring_forward(x, weight):
     mu = x.mean(axis=0)
     return (x - mu) * weight
@@ -471,4 +509,4 @@ centring.mistake(
     words="`mu` is not summed|lacks",
 )
 
-EXHIBITS = [batchnorm, staged, layernorm, groupnorm, rmsnorm, centring]
+EXHIBITS = [batchnorm, staged, layernorm, groupnorm, rmsnorm, one_line, centring]
