@@ -70,6 +70,9 @@ def varied(exhibit, rng):
         "cosine similarity": ((n, d), (n, d)),
         "weight normalisation": ((n, d), (n, 1)),
         "centring": ((n, d), (d,)),
+        "unit vectors": ((n, d),),
+        "bilinear form": ((n, d), (d, d), (n, d)),
+        "logistic loss, in one line": ((n,),),
         "softmax": ((n, d),),
         "log softmax": ((n, d),),
         "layers of one width": ((d, d), (d, d), (d, d)),
@@ -95,6 +98,7 @@ def varied(exhibit, rng):
     extra = {
         "softmax cross entropy": (rng.integers(0, d, n),),
         "sigmoid cross entropy": (rng.integers(0, 2, n),),
+        "logistic loss, in one line": (rng.integers(0, 2, n),),
         "groupnorm": (2,),
         "embedding": (rng.integers(0, n, (3, 2)),),
     }.get(exhibit.name, ())

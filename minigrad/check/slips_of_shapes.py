@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from minigrad.backend import numpy as host
 from minigrad.check.rearranged import fitted
-from minigrad.check.suspicion import INVOLVED, LOCAL, PLAIN, Explanation, Suspicion
+from minigrad.check.suspicion import INVOLVED, LOCAL, PLAIN, STATISTICS, Explanation, Suspicion
 from minigrad.check.sweep import Array
 from minigrad.ops import sum_to
 from minigrad.paths import pull
@@ -36,18 +36,18 @@ class SlipsOfShapes(Suspicion):
                     continue
                 own = self._unsummed(node, i, self.sweep.cotangents[node])
                 found = None if own is None else self._down_to_a_sum(source, own, self.sweep.edges[node, i])
-                if found is not None and found[2].shape == found[3].shape:
+                if found is not None:
                     yield from self._otherwise_summed(node, *found)
 
     def _otherwise_summed(
-        self, node: Node, reduction: Node, elements: Node, own: Array, spread: Array
+        self, node: Node, reduction: Node, elements: Node, own: Array, each: Array, spread: Array
     ) -> Iterator[Explanation]:
         assert reduction.primitive is not None
         mean = reduction.primitive.name == "mean"
         at, together = self.run.describe(reduction), math.prod(elements.shape) / math.prod(reduction.shape)
         for many in range(own.ndim + 1):
             for axes in itertools.combinations(range(own.ndim), many):
-                summed = own.sum(axes, keepdims=True)
+                summed = own.sum(axes, keepdims=True) * each
                 if mean and axes:
                     summed *= together / math.prod(own.shape[axis] for axis in axes)
                 if not self.confirmed(elements, summed - spread):
@@ -97,11 +97,12 @@ class SlipsOfShapes(Suspicion):
         c: Array = rule(g, *values)
         return c
 
-    def _down_to_a_sum(self, node: Node, own: Array, summed: Array) -> tuple[Node, Node, Array, Array] | None:
+    def _down_to_a_sum(self, node: Node, own: Array, summed: Array) -> tuple[Node, Node, Array, Array, Array] | None:
         """From a value that was broadcast down to the reduction that it comes from, through what changes no size.
 
         own, summed: the cotangent of the value, element by element of what it was broadcast to, and as it should be.
-        Returns the reduction, what it takes together, and what the two have become there. None where there is none.
+        Returns the reduction, what it takes together, what `own` has become there, the reduction's derivative by each
+        element (1 for a sum), and what `summed` has become. None where there is no reduction.
         """
         shape = node.shape
         while node.primitive is not None:
@@ -113,9 +114,11 @@ class SlipsOfShapes(Suspicion):
             (source,) = below
             assert source is not None
             passed = sum(c for _, _, c in pull(node, summed, False, self.sweep.needed))
-            if row.name in ("sum", "mean"):
-                many = math.prod(source.shape) / math.prod(node.shape) if row.name == "mean" else 1.0
-                return node, source, own / many, passed
+            if row.name in STATISTICS:
+                if own.shape != source.shape:
+                    return None
+                each = sum(c for _, _, c in pull(node, host.ones_like(summed), False, self.sweep.needed))
+                return node, source, own, each, passed
             if row.kind == "elementwise" and source.shape == node.shape:
                 parts = [self._unsummed(node, i, own, shape) for i in edges]
                 if any(part is None for part in parts):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from minigrad.backend import numpy as host
@@ -109,15 +109,18 @@ class SlipsOfValues(Suspicion):
             if row is None or row.joint is not None or node not in self.sweep.cotangents or not row.lifts:
                 continue
             g = self.sweep.cotangents[node]
-            for place, held in enumerate(node.residuals):
+            for place, number, held in _slots(node.residuals):
                 if not isinstance(held, host.ndarray) or held.dtype.kind != "f":
                     continue
-                meant = self._meant(node, row.lifts[place])
+                meant = self._meant(node, row.lifts[place] if number is None else number)
                 for text, other, source in self._candidates(held, g):
                     if source is not None and meant == self.run.describe(source):
                         continue
                     values = list(node.residuals)
-                    values[place] = other
+                    if number is None:
+                        values[place] = other
+                    else:
+                        values[place] = [*values[place][:number], other, *values[place][number + 1 :]]
                     try:
                         wrong = {i: c for i, _, c in pull(node, g, False, self.sweep.needed, values)}
                     except (ValueError, TypeError, IndexError):
@@ -140,7 +143,7 @@ class SlipsOfValues(Suspicion):
                             )
                             names = tuple(w.strip("`") for w in (text, meant))
                             yield Explanation(
-                                ("mistaken", node, place, text),
+                                ("mistaken", node, place, number, text),
                                 rank,
                                 "mistaken value",
                                 message,
@@ -501,3 +504,12 @@ class SlipsOfValues(Suspicion):
                         (kind, node), INVOLVED - 0.5, kind, words, self.names_of(node), factor, self._where(node)
                     )
                     return
+
+
+def _slots(residuals: Sequence[Any]) -> Iterator[tuple[int, int | None, Any]]:
+    """The values that a node kept, each with its place, and its number where that holds all of a row's arguments."""
+    for place, held in enumerate(residuals):
+        if isinstance(held, (list, tuple)):
+            yield from ((place, number, one) for number, one in enumerate(held))
+        else:
+            yield place, None, held

@@ -198,6 +198,8 @@ class Suspicion:
                     if text.startswith("`"):
                         powers += [(f"(1 - {text})", 1 - v), (f"(1 - {text}²)", 1 - v * v), (f"(1 + {text})", 1 + v)]
                         powers += [(f"{text}(1 - {text})", v * (1 - v)), (f"{text}³", v**3)]
+                    elif ((v > 0) & (v < 1)).all():  # a probability
+                        powers += [(f"(1 - p), with p {text},", 1 - v), (f"p(1 - p), with p {text},", v * (1 - v))]
                         if (v > 0).all():
                             powers.append((f"sqrt({text})", host.sqrt(v)))
                     for words, value in powers:

@@ -251,4 +251,82 @@ weight_norm.mistake(
     words="`length`|`w`",
 )
 
-EXHIBITS = [cross_entropy, softmax, log_softmax, binary, cosine, weight_norm]
+
+def unit_forward(x):
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+unit = Exhibit(
+    "unit vectors", unit_forward, lambda rng: (rng.normal(size=(4, 3)),),
+    """
+    def backward(g, x):
+        n = np.linalg.norm(x, axis=1, keepdims=True)
+        u = x / n
+        return (g - u * (g * u).sum(axis=1, keepdims=True)) / n
+    """,
+)  # fmt: skip
+unit.mistake(
+    "each component's own term",
+    ("(g * u).sum(axis=1, keepdims=True)", "(g * u)"),
+    of="x",
+    kind="not summed",
+    words="path through the norm in .* is not summed",
+)
+unit.mistake(
+    "x for u",
+    ("- u * (g", "- x * (g"),
+    of="x",
+    kind="mistaken value",
+    words="dx uses `x` where `output` is meant",
+)
+
+
+def bilinear_forward(x, A, y):
+    return np.einsum("bi,ij,bj->b", x, A, y)
+
+
+bilinear = Exhibit(
+    "bilinear form", bilinear_forward,
+    lambda rng: (rng.normal(size=(5, 3)), rng.normal(size=(3, 3)), rng.normal(size=(5, 3))),
+    """
+    def backward(g, x, A, y):
+        g = g[:, None]
+        return g * (y @ A.T), (g * x).T @ y, g * (x @ A)
+    """,
+)  # fmt: skip
+bilinear.mistake(
+    "A not transposed", ("y @ A.T", "y @ A"), of="x", kind="mistaken value", words="dx uses `A` transposed where `A`"
+)
+bilinear.mistake(
+    "A transposed", ("x @ A)", "x @ A.T)"), of="y", kind="mistaken value", words="dy uses `A` transposed where `A`"
+)
+
+
+def logistic_forward(z, target):
+    return -np.mean(target * np.log(1 / (1 + np.exp(-z))) + (1 - target) * np.log(1 - 1 / (1 + np.exp(-z))))
+
+
+logistic = Exhibit(
+    "logistic loss, in one line", logistic_forward, lambda rng: (rng.normal(size=7), rng.integers(0, 2, 7)),
+    """
+    def backward(g, z, target):
+        p = 1 / (1 + np.exp(-z))
+        return g * (p - target) / len(z)
+    """,
+)  # fmt: skip
+logistic.mistake(
+    "the sigmoid's derivative once more",
+    ("(p - target)", "(p - target) * p * (1 - p)"),
+    of="z",
+    kind="factor",
+    words=r"dz has a factor p\(1 - p\), with p the divide in",
+)
+logistic.mistake(
+    "the sigmoid's derivative left out",
+    ("(p - target)", "((1 - target) / (1 - p) - target / p)"),
+    of="z",
+    kind="factor",
+    words=r"dz lacks a factor p\(1 - p\)",
+)
+
+EXHIBITS = [cross_entropy, softmax, log_softmax, binary, cosine, weight_norm, unit, bilinear, logistic]
