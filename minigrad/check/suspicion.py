@@ -198,10 +198,10 @@ class Suspicion:
                     if text.startswith("`"):
                         powers += [(f"(1 - {text})", 1 - v), (f"(1 - {text}²)", 1 - v * v), (f"(1 + {text})", 1 + v)]
                         powers += [(f"{text}(1 - {text})", v * (1 - v)), (f"{text}³", v**3)]
-                    elif ((v > 0) & (v < 1)).all():  # a probability
-                        powers += [(f"(1 - p), with p {text},", 1 - v), (f"p(1 - p), with p {text},", v * (1 - v))]
                         if (v > 0).all():
                             powers.append((f"sqrt({text})", host.sqrt(v)))
+                    elif ((v > 0) & (v < 1)).all():  # a probability
+                        powers += [(f"(1 - p), with p {text},", 1 - v), (f"p(1 - p), with p {text},", v * (1 - v))]
                     for words, value in powers:
                         if host.isfinite(value).all() and host.ptp(value) + abs(float(value.flat[0]) - 1) > 1e-12:
                             self._forms.append((Factor(words, value), value))
