@@ -513,6 +513,16 @@ def test_a_parameter_of_elsewhere_does_not_hide_the_names_of_what_comes_after_it
     assert "lacks a factor `t`" in text
 
 
+def test_functions_of_a_named_value_are_factors():
+    def f(x, w):
+        return x * w
+
+    w = np.abs(GAMMA) + 0.3
+    for words, factor in {"sqrt(`w`)": np.sqrt(w), "`w`²": w * w, "(1 + `w`)": 1 + w, "`w`³": w**3}.items():
+        report = mg.check_hand_gradient(f, (X, w), lambda g, x, w, factor=factor: (g * w * factor, (g * x).sum(0)))
+        assert f"dx has a factor {words} too many" in str(only(report))
+
+
 def test_the_square_of_a_single_number_left_out_is_named():
     def f(x, w):
         scale = np.sum(w * w)
