@@ -27,9 +27,9 @@ class Explainer(SlipsOfPaths, SlipsOfValues, SlipsOfShapes):
         for search in (
             self.whole, self.upstream, self.sites, self.constants, self.factors, self.local, self.mistaken,
             self.sums, self.products, self.added_up, self.overwritten, self.passed_over, self.replaced, self.exchanged,
-            self.everywhere, self.replays, self.pairs, self.combinations,
+            self.everywhere, self.nothing_summed, self.replays, self.pairs, self.combinations,
         ):  # fmt: skip
-            if found and search in (self.everywhere, self.replays, self.pairs, self.combinations):
+            if found and search in (self.everywhere, self.nothing_summed, self.replays, self.pairs, self.combinations):
                 break
             with host.errstate(all="ignore"):
                 found += search()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 from minigrad.backend import numpy as host
 from minigrad.check.rearranged import fitted
@@ -20,6 +21,20 @@ MOVED = frozenset(("alias", "reshape", "take"))
 
 
 DIAGONAL = "as if the Jacobian were diagonal"
+
+
+class _Term(NamedTuple):
+    """A contribution to a cotangent: each element's own part, and as it should be.
+
+    own has the axes of what the value was broadcast to, if it was; shape is the value's where that happened.
+    """
+
+    own: Array
+    right: Array
+    shape: tuple[int, ...]
+
+    def plus(self, other: _Term) -> _Term:
+        return _Term(self.own + other.own, self.right + other.right, self.shape)
 
 
 class SlipsOfShapes(Suspicion):
@@ -128,6 +143,50 @@ class SlipsOfShapes(Suspicion):
                 return None
             node, summed = source, passed
         return None
+
+    def nothing_summed(self) -> Iterator[Explanation]:
+        """The same at every sum: what a BatchNorm's backward pass becomes without them.
+
+        Contributions are kept apart by the broadcasts that they passed: who derives by hand leaves out those that
+        cancel in their sum, as the variance's do on their way through the mean, and does not get them back by mistake.
+        """
+        leaf, broadcasts = self.run.leaves[self.k].node, 0
+        held: dict[Node, dict[Any, _Term]] = {n: {(): _Term(g, g, n.shape)} for n, g in self.sweep.seeds.items()}
+        for node in reversed(self.run.order):
+            if node is leaf or node not in held:
+                continue
+            for passed, term in held.pop(node).items():
+                for i, source, right in pull(node, term.right, False, self.sweep.needed):
+                    below = self._own_part(node, i, source, term, right)
+                    if below is None:
+                        return
+                    apart = below.own.shape != source.shape and term.own.shape == node.shape
+                    if apart and float(host.abs(right).max(initial=0.0)) <= 1e-9 * float(host.abs(below.own).sum()):
+                        continue
+                    broadcasts += apart
+                    label = (*passed, node) if apart else passed
+                    there = held.setdefault(source, {})
+                    there[label] = below if label not in there else there[label].plus(below)
+        total = sum(term.own for term in held.get(leaf, {}).values())  # type: ignore[arg-type]
+        if broadcasts > 1 and getattr(total, "shape", None) == self.a.shape and self.fits(total):
+            message = "in {d} none of the paths through a reduction is summed: each element has its own terms alone, "
+            yield Explanation(("nothing summed",), LOCAL, "not summed", message + DIAGONAL)
+
+    def _own_part(self, node: Node, i: int, source: Node, term: _Term, right: Array) -> _Term | None:
+        """What an edge makes of a term that is never summed; None where it cannot be told."""
+        row, lifted = node.primitive, term.own.shape != node.shape
+        assert row is not None
+        if row.kind == "elementwise":
+            own = self._unsummed(node, i, term.own, term.shape if lifted else None)
+            return None if own is None else _Term(own, right, term.shape if lifted else source.shape)
+        if not lifted:
+            own = next(c for j, _, c in pull(node, term.own, False, self.sweep.needed) if j == i)
+            return _Term(own, right, source.shape)
+        if row.name in STATISTICS:
+            each = sum(c for j, _, c in pull(node, host.ones_like(term.right), False, self.sweep.needed) if j == i)
+            return _Term(term.own * each, right, source.shape) if term.own.shape == source.shape else None
+        moved = row.name in MOVED and math.prod(source.shape) == math.prod(node.shape)
+        return _Term(term.own, right, term.shape) if moved else None
 
     def products(self) -> Iterator[Explanation]:
         """A product of matrices in another order, or of the transposed cotangent."""

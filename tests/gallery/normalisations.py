@@ -50,6 +50,14 @@ batchnorm.mistake(
     words="dx equals autodiff with the path through `mu` cut",
 )
 batchnorm.mistake(
+    "nothing summed",
+    ("np.sum(dxhat, axis=0) / m", "dxhat / m"),
+    ("np.sum(dxhat * xhat, axis=0) / m", "dxhat * xhat / m"),
+    of="x",
+    kind="not summed",
+    words="dx none of the paths through a reduction is summed: each element has its own terms alone",
+)
+batchnorm.mistake(
     "statistics as constants",
     (VAR_TERM, ""),
     (MEAN_TERM, ""),
