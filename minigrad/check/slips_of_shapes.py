@@ -109,7 +109,10 @@ class SlipsOfShapes(Suspicion):
         values = [node.residuals[place] for place in places]
         if shape is not None:
             values = [v.reshape(shape) if getattr(v, "shape", None) == node.shape else v for v in values]
-        c: Array = rule(g, *values)
+        try:
+            c: Array = rule(g, *values)
+        except ValueError:  # axes that do not meet where a value was rearranged on its way
+            return None
         return c
 
     def _down_to_a_sum(self, node: Node, own: Array, summed: Array) -> tuple[Node, Node, Array, Array, Array] | None:
