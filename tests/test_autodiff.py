@@ -554,13 +554,15 @@ def test_training_steps_do_not_grow() -> None:
     try:
         for _ in range(6000):  # CPython keeps up to 2,000 freed tuples of a length
             step()
-        before = tracemalloc.get_traced_memory()[0]
-        for _ in range(1000):
-            step()
-        grown = tracemalloc.get_traced_memory()[0] - before
+        grown = []
+        for _ in range(3):  # what grows in every step grows each time; pools of the interpreter's fill up once
+            before = tracemalloc.get_traced_memory()[0]
+            for _ in range(1000):
+                step()
+            grown.append(tracemalloc.get_traced_memory()[0] - before)
     finally:
         tracemalloc.stop()
-    assert grown < 1000 * 16  # less than the smallest object in every step
+    assert min(grown) < 1000 * 16  # less than the smallest object in every step
 
 
 @pytest.mark.usefixtures("without_collector")
