@@ -203,10 +203,10 @@ def same_result(one, other):
 
 
 def test_ctrl_c_saves_and_the_command_that_it_prints_goes_on(run, folder, tmp_path):
-    run(*LONGER, out=tmp_path / "whole")
-    process = start(folder, tmp_path / "stopped", *LONGER, "--save-every", "1000")
-    process.stdout.readline()
-    time.sleep(0.2)
+    many = [*FEW, "--epochs", "20", "--save-every", "1000"]
+    run(*many, out=tmp_path / "whole")
+    process = start(folder, tmp_path / "stopped", *many)
+    assert any(line.startswith("epoch ") for line in iter(process.stdout.readline, ""))  # the first of twenty is done
     process.send_signal(signal.SIGINT)
     printed, complaints = process.communicate()
     assert process.returncode == 130, complaints
