@@ -12,14 +12,18 @@ from minigrad.backend import numpy as host
 Array = Any
 
 
+def broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
+    """Whether an array of a shape broadcasts to another shape."""
+    try:
+        return bool(host.broadcast_shapes(shape, to) == to)
+    except ValueError:
+        return False
+
+
 def fitted(value: Array, shape: tuple[int, ...]) -> Array | None:
     """A value in a form that broadcasts to a shape without changing it, or None."""
-    if value.ndim <= len(shape):
-        try:
-            if host.broadcast_shapes(value.shape, shape) == shape:
-                return value
-        except ValueError:
-            pass
+    if broadcasts(value.shape, shape):
+        return value
     squeezed = value.squeeze()
     if squeezed.shape == tuple(n for n in shape if n != 1):
         return squeezed.reshape(shape)

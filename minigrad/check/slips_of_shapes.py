@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from minigrad.backend import numpy as host
-from minigrad.check.rearranged import fitted
+from minigrad.check.rearranged import broadcasts, fitted
 from minigrad.check.suspicion import INVOLVED, LOCAL, PLAIN, STATISTICS, Explanation, Suspicion
 from minigrad.check.sweep import Array
 from minigrad.ops import sum_to
@@ -120,32 +121,29 @@ class SlipsOfShapes(Suspicion):
 
         own, summed: the cotangent of the value, element by element of what it was broadcast to, and as it should be.
         Returns the reduction, what it takes together, what `own` has become there, the reduction's derivative by each
-        element (1 for a sum), and what `summed` has become. None where there is no reduction.
+        element, and what `summed` has become. None where there is no reduction.
         """
-        shape = node.shape
-        while node.primitive is not None:
-            row = node.primitive
-            edges = [i for i, s in enumerate(node.inputs) if s is not None and s in self.sweep.needed]
-            below = {node.inputs[i] for i in edges}
-            if len(below) != 1:
+        term: _Term | None = _Term(own, summed, node.shape)
+        while term is not None and node.primitive is not None:
+            edges = list(pull(node, term.right, False, self.sweep.needed))
+            if len({source for _, source, _ in edges}) != 1:
                 return None
-            (source,) = below
-            assert source is not None
-            passed = sum(c for _, _, c in pull(node, summed, False, self.sweep.needed))
+            source, row = edges[0][1], node.primitive
             if row.name in STATISTICS:
-                if own.shape != source.shape:
-                    return None
-                each = sum(c for _, _, c in pull(node, host.ones_like(summed), False, self.sweep.needed))
-                return node, source, own, each, passed
-            if row.kind == "elementwise" and source.shape == node.shape:
-                parts = [self._unsummed(node, i, own, shape) for i in edges]
-                if any(part is None for part in parts):
-                    return None
-                own = sum(parts)
-            elif row.name not in MOVED or math.prod(source.shape) != math.prod(node.shape):
+                fits = term.own.shape == source.shape
+                return (node, source, term.own, self._by_each(node), edges[0][2]) if fits else None
+            if row.kind == "elementwise" and source.shape != node.shape:
                 return None
-            node, summed = source, passed
+            parts = [self._own_part(node, i, source, term, right) for i, _, right in edges]
+            known = [part for part in parts if part is not None]
+            term = functools.reduce(_Term.plus, known) if len(known) == len(parts) else None
+            node = source
         return None
+
+    def _by_each(self, reduction: Node) -> Array:
+        """The derivative of a reduction by each element that it takes together: 1 for a sum."""
+        ((_, _, each),) = pull(reduction, host.ones(reduction.shape), False, self.sweep.needed)
+        return each
 
     def nothing_summed(self) -> Iterator[Explanation]:
         """The same at every sum: what a BatchNorm's backward pass becomes without them.
@@ -186,8 +184,8 @@ class SlipsOfShapes(Suspicion):
             own = next(c for j, _, c in pull(node, term.own, False, self.sweep.needed) if j == i)
             return _Term(own, right, source.shape)
         if row.name in STATISTICS:
-            each = sum(c for j, _, c in pull(node, host.ones_like(term.right), False, self.sweep.needed) if j == i)
-            return _Term(term.own * each, right, source.shape) if term.own.shape == source.shape else None
+            fits = term.own.shape == source.shape
+            return _Term(term.own * self._by_each(node), right, source.shape) if fits else None
         moved = row.name in MOVED and math.prod(source.shape) == math.prod(node.shape)
         return _Term(term.own, right, term.shape) if moved else None
 
@@ -238,9 +236,3 @@ def _ways(g: Array, other: Array, name: str, first: bool) -> Iterator[tuple[str,
         (left, a), (right, b) = (one, two) if first != swapped else (two, one)
         if a.shape[-1] == b.shape[-2]:
             yield f"{left} @ {right}", a @ b
-
-
-def broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
-    """Whether an array of a shape broadcasts to another shape."""
-    aligned = zip(reversed(shape), reversed(to), strict=False)
-    return len(shape) <= len(to) and all(n in (1, m) for n, m in aligned)

@@ -37,8 +37,7 @@ def product(a: Array, b: Array) -> Array | None:
         return None
     if a.ndim == 1 or b.ndim == 1:  # a row, a column
         y = product(a if a.ndim > 1 else a[None], b if b.ndim > 1 else b[:, None])
-        y = y if y is None or b.ndim > 1 else y[..., 0]
-        return y if y is None or a.ndim > 1 else y[..., 0, :] if b.ndim > 1 else y[..., 0]
+        return None if y is None else y.squeeze(tuple(axis for axis, x in ((-2, a), (-1, b)) if x.ndim == 1))
     if a.ndim > 2 or b.ndim > 2:
         batch = xp.broadcast_shapes(a.shape[:-2], b.shape[:-2])
         a, b = (dense(xp.broadcast_to(x, (*batch, *x.shape[-2:]))) for x in (a, b))
