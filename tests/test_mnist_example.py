@@ -205,14 +205,14 @@ def same_result(one, other):
 def test_ctrl_c_saves_and_the_command_that_it_prints_goes_on(run, folder, tmp_path):
     many = [*FEW, "--epochs", "20", "--save-every", "1000"]
     run(*many, out=tmp_path / "whole")
-    process = start(folder, tmp_path / "stopped", *many)
+    process = start(folder, tmp_path / "stopped", *many, "--no-capture")
     assert any(line.startswith("epoch ") for line in iter(process.stdout.readline, ""))  # the first of twenty is done
     process.send_signal(signal.SIGINT)
     printed, complaints = process.communicate()
     assert process.returncode == 130, complaints
     again = shlex.split(printed.splitlines()[-1])
     assert again[:3] == ["python", "-m", "examples.mnist"]
-    assert again[3:] == ["--resume", "--out", str(tmp_path / "stopped"), "--data", str(folder)]
+    assert again[3:] == ["--resume", "--out", str(tmp_path / "stopped"), "--data", str(folder), "--no-capture"]
     status, lines, _ = run(*again[3:])
     assert status == 0 and lines[-1].startswith("test accuracy")
     same_result(tmp_path / "stopped", tmp_path / "whole")

@@ -233,8 +233,6 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if flags.backend:
             mg.use(flags.backend)
-        if flags.capture is None:
-            flags.capture = mg.current() != "numpy"
         arguments = settle(flags)
         for folder in (flags.out, flags.checkpoint.parent):
             folder.mkdir(parents=True, exist_ok=True)
@@ -273,7 +271,7 @@ def finish(
         except OSError as error:  # a full disk must not end the training
             print(f"\nexamples.mnist: not saved, training goes on: {error}", file=sys.stderr)
 
-    take = training.Stepper(run, flags.capture)
+    take = training.Stepper(run, mg.current() != "numpy" if flags.capture is None else flags.capture)
     again = ["python", "-m", "examples.mnist", "--resume"]
     for name, usual in (
         ("out", Path("runs/mnist")),
@@ -283,6 +281,8 @@ def finish(
     ):
         if getattr(flags, name) != usual:
             again += [flag(name), str(getattr(flags, name))]
+    if flags.capture is not None:
+        again.append("--capture" if flags.capture else "--no-capture")
     try:
         with interruptible() as stop:
             done = training.train(run, tests, display, save, stop, take)
