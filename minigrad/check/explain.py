@@ -10,6 +10,7 @@ does, nothing is claimed.
 from __future__ import annotations
 
 from minigrad.backend import numpy as host
+from minigrad.check.slips_of_formulas import SlipsOfFormulas
 from minigrad.check.slips_of_paths import SlipsOfPaths
 from minigrad.check.slips_of_shapes import SlipsOfShapes
 from minigrad.check.slips_of_values import SlipsOfValues
@@ -17,7 +18,7 @@ from minigrad.check.suspicion import Explanation
 from minigrad.check.sweep import Sweep
 
 
-class Explainer(SlipsOfPaths, SlipsOfValues, SlipsOfShapes):
+class Explainer(SlipsOfPaths, SlipsOfValues, SlipsOfShapes, SlipsOfFormulas):
     """Looks for the mistake behind each wrong gradient of one recorded run."""
 
     def explain(self, k: int) -> list[Explanation]:
@@ -27,9 +28,11 @@ class Explainer(SlipsOfPaths, SlipsOfValues, SlipsOfShapes):
         for search in (
             self.whole, self.upstream, self.sites, self.constants, self.factors, self.local, self.mistaken,
             self.sums, self.products, self.added_up, self.overwritten, self.passed_over, self.replaced, self.exchanged,
-            self.everywhere, self.nothing_summed, self.replays, self.pairs, self.combinations,
+            self.everywhere, self.nothing_summed, self.replays, self.formulas, self.pairs, self.combinations,
         ):  # fmt: skip
-            if found and search in (self.everywhere, self.nothing_summed, self.replays, self.pairs, self.combinations):
+            if found and search in (
+                self.everywhere, self.nothing_summed, self.replays, self.formulas, self.pairs, self.combinations,
+            ):
                 break
             with host.errstate(all="ignore"):
                 found += search()

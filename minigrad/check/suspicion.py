@@ -264,7 +264,7 @@ class Suspicion:
         """For every site what passes through it, as the random directions see it."""
         if self.k not in self._weighed:
             seen = [(site, self.sweep.seen(self.k, *self.sweep.landing(site))) for site in self._sites()]
-            self._weighed[self.k] = [(site, p) for site, p in seen if host.abs(p).max() > 0]
+            self._weighed[self.k] = [(site, p) for site, p in seen if float(p @ p) > 0]
         return self._weighed[self.k]
 
     def path_words(self, site: Node | Edge) -> str:

@@ -1,0 +1,360 @@
+"""Mistakes in a closed formula, such as BatchNorm's dx in one line, which no single step of a tape has.
+
+Who simplifies a backward pass by hand writes each path through a statistic as one term, a factor times a sum:
+`-xhat / std * mean(gamma * g * xhat, axis=0)`. A slip in such a term is found by reading the term off the numbers: what
+is left of the hand-derived gradient when autodiff's other paths are taken away, divided by a sum of products over some
+axes, has to be a product of powers of known values. Its exponents come of one linear regression of logarithms.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from minigrad.backend import numpy as host
+from minigrad.check.rearranged import fitted
+from minigrad.check.suspicion import INVOLVED, PLAIN, STATISTICS, Explanation, Suspicion
+from minigrad.check.sweep import Array
+from minigrad.tape import Node
+
+VALUES, ELEMENTS, LARGEST, MOST = 10, 400, 50_000, 60
+"""How many values a formula may be made of, how many elements are read, of how large a gradient, and how many formulas
+are tried on all of it."""
+
+Axes = tuple[int, ...]
+Powers = tuple[int, ...]
+
+
+class Formula(NamedTuple):
+    """number * outside * sum(inside, axes), with products of powers of the values of an alphabet."""
+
+    number: float
+    outside: Powers
+    axes: Axes
+    inside: Powers
+
+
+class Alphabet:
+    """Values of one shape, of which no one is a product of the others' powers.
+
+    entries: (words, value, whether a row kept it), the likeliest first.
+    names:   what stands in formulas.  legend: what those stand for that the forward has no name for.
+    """
+
+    def __init__(self, shape: tuple[int, ...], entries: Sequence[tuple[str, Array, bool]]) -> None:
+        self.shape, self.size, self.kept = shape, math.prod(shape), 0
+        self.names: list[str] = []
+        self.legend: dict[str, str] = {}
+        self.values: list[Array] = []
+        self.some = host.random.default_rng(3).permutation(self.size)[:ELEMENTS]
+        columns = [host.ones(len(self.some))]
+        for text, value, kept in entries:
+            wide = host.broadcast_to(value, shape)
+            if len(self.names) == VALUES or not (host.isfinite(wide) & (wide != 0)).all():
+                continue
+            column = host.log(host.abs(wide.reshape(-1)[self.some]))
+            basis, _ = host.linalg.qr(host.stack(columns, 1))
+            rest = column - basis @ (basis.T @ column)
+            if float(host.abs(rest).max()) <= 1e-7 * (1 + float(host.abs(column).max())):
+                continue
+            columns.append(column)
+            self.values.append(wide)
+            plain = text.strip("`")
+            name = plain if plain.isidentifier() else f"v{len(self.legend) + 1}"
+            if name != plain:
+                self.legend[name] = text
+            self.names.append(name)
+            self.kept += kept
+        self.solve = host.linalg.pinv(host.stack(columns, 1))
+        self.few = len(self.some) < 2 * len(columns) + 2
+
+    @functools.cached_property
+    def insides(self) -> list[Powers]:
+        """Products that may stand in a sum: of up to three values, the first of which (the upstream gradient) up to twice."""
+        n, found = len(self.names), []
+        for first in (1, 0, 2):
+            for many in (0, 1, 2):
+                for chosen in itertools.combinations(range(1, n), many):
+                    for powers in itertools.product((1, -1, 2) if many == 1 else (1, -1), repeat=many):
+                        if many or first:
+                            found.append(tuple(
+                                first if i == 0 else dict(zip(chosen, powers, strict=True)).get(i, 0) for i in range(n)
+                            ))  # fmt: skip
+        return found
+
+    @functools.cached_property
+    def sums(self) -> dict[Axes, Array]:
+        """Logarithms of the sums of every inside over every choice of axes, at the elements that are read."""
+        axes = [i for i, n in enumerate(self.shape) if n > 1]
+        chosen = [c for many in range(1, len(axes) + 1) for c in itertools.combinations(axes, many)]
+        sums: dict[Axes, list[Array]] = {c: [] for c in chosen}
+        for inside in self.insides:
+            product = self.product(inside)
+            for c in chosen:
+                total = host.broadcast_to(product.sum(c, keepdims=True), self.shape)
+                sums[c].append(host.log(host.abs(total.reshape(-1)[self.some])))
+        return {c: host.stack(rows) for c, rows in sums.items()}
+
+    def product(self, powers: Powers) -> Array:
+        """The product of the values' powers."""
+        total = host.ones(self.shape)
+        for value, power in zip(self.values, powers, strict=True):
+            if power:
+                total = total * value**power
+        return total
+
+    def value(self, formula: Formula) -> Array:
+        """What a formula comes to."""
+        factor = formula.number * self.product(formula.outside)
+        if not formula.axes:
+            return factor
+        return factor * self.product(formula.inside).sum(formula.axes, keepdims=True)
+
+    def read(self, target: Array) -> Iterator[Formula]:
+        """Formulas that may give an array, the shorter ones first; each is to be tried on all elements."""
+        flat = target.reshape(-1)[self.some]
+        if self.few or not flat.all():
+            return
+        logs, nothing = host.log(host.abs(flat)), (0,) * len(self.names)
+        found = []
+        for axes, inside, rows in [((), [nothing], host.zeros((1, len(flat)))), *(
+            (axes, self.insides, rows) for axes, rows in self.sums.items()
+        )]:  # fmt: skip
+            solved = (logs - rows) @ self.solve.T
+            near = host.abs(solved[:, 1:] - host.rint(solved[:, 1:])).max(1, initial=0.0) < 0.02
+            for row in host.flatnonzero(near):
+                outside = tuple(int(p) for p in host.rint(solved[row, 1:]))
+                if sum(map(abs, outside)) <= 8:
+                    found.append(Formula(1.0, outside, axes, inside[row]))
+        found.sort(key=self.length)
+        numbered = []
+        for formula in found[:MOST]:
+            some = host.broadcast_to(self.value(formula), self.shape).reshape(-1)[self.some]
+            numbered.append(formula._replace(number=float(host.median(flat / some))))
+        yield from sorted((f for f in numbered if math.isfinite(f.number) and f.number), key=self.length)
+
+    def length(self, formula: Formula) -> int:
+        """How much there is to read in a formula; a number that is neither a count nor a small one counts as much."""
+        powers = sum(
+            abs(p) * (1 if i < self.kept else 3) for f in (formula.outside, formula.inside) for i, p in enumerate(f)
+        )
+        return powers + (0 if _fraction(formula.number) else 6)
+
+    def constant_along(self, axes: Axes) -> list[int]:
+        """The values that do not change along axes, which may stand before a sum over them or in it."""
+        return [
+            i for i, v in enumerate(self.values) if (v == host.take(v, [0], axes[0])).all() and all(
+                (v == host.take(v, [0], axis)).all() for axis in axes[1:]
+            )
+        ]  # fmt: skip
+
+    def forms(self, formula: Formula) -> Iterator[Formula]:
+        """The same formula with constant factors before its sum or in it."""
+        loose = self.constant_along(formula.axes) if formula.axes else []
+        powers = {i: formula.outside[i] + formula.inside[i] for i in loose}
+        loose = [i for i in loose if powers[i]]
+        for many in range(len(loose) + 1):
+            for within in itertools.combinations(loose, many):
+                outside, inside = list(formula.outside), list(formula.inside)
+                for i in loose:
+                    outside[i], inside[i] = (0, powers[i]) if i in within else (powers[i], 0)
+                yield formula._replace(outside=tuple(outside), inside=tuple(inside))
+
+    def words(self, formula: Formula) -> str:
+        """A formula as NumPy would have it."""
+        number, parts = formula.number, []
+        if formula.axes:
+            count = math.prod(self.shape[axis] for axis in formula.axes)
+            mean = not _plain(number) and _plain(number * count)
+            number *= count if mean else 1
+            axis = formula.axes[0] if len(formula.axes) == 1 else formula.axes
+            parts = [f"{'mean' if mean else 'sum'}({self.factors(formula.inside)}, axis={axis})"]
+        sign = "-" if number < 0 else ""
+        head = self.factors(formula.outside, "" if parts else "1")
+        number = abs(number)
+        shown = [] if abs(number - 1) < 1e-7 else [_fraction(number) or f"{number:.6g}"]
+        if head.startswith("1 / ") and shown:
+            head = shown.pop() + head[1:]
+        return sign + " * ".join([*shown, *([head] if head else []), *parts])
+
+    def factors(self, powers: Powers, nothing: str = "1") -> str:
+        """A product of powers: `gamma * g / std²`."""
+        marks = {1: "", 2: "²", 3: "³"}
+        def of(sign: int) -> list[str]:
+            chosen = [(n, abs(p)) for n, p in zip(self.names, powers, strict=True) if p * sign > 0]
+            return [n + marks.get(p, f"^{p}") for n, p in chosen]
+
+        above, below = " * ".join(of(1)), of(-1)
+        if not below:
+            return above or nothing
+        return f"{above or '1'} / {below[0] if len(below) == 1 else '(' + ' * '.join(below) + ')'}"
+
+
+def _fraction(number: float) -> str | None:
+    """A number as n or 1/n, for a whole n."""
+    for value, text in ((abs(number), "{}"), (1 / abs(number), "1/{}")):
+        if 0.5 < value < 1e7 and abs(value - round(value)) < 1e-7 * value:
+            return text.format(round(value))
+    return None
+
+
+def _plain(number: float) -> bool:
+    """Whether a number is a small whole one, or a half."""
+    return any(abs(abs(number) - n) < 1e-6 * n for n in (0.5, 1, 2, 3, 4))
+
+
+class SlipsOfFormulas(Suspicion):
+    """Searches for mistakes in terms that were simplified by hand."""
+
+    def formulas(self) -> Iterator[Explanation]:
+        """A term through a statistic that is another formula, the same slip in several, a factor of two powers."""
+        shape = self._shape_of_formulas()
+        if not 4 <= math.prod(shape) <= LARGEST:
+            return
+        alphabet = Alphabet(shape, list(self._letters(shape)))
+        whole = self._factor_of(alphabet, self.a, host.zeros_like(self.a), "{d}", "{has}", "{lacks}")
+        if whole is not None:
+            yield whole
+            return
+        terms = {
+            n: self.sweep.at_leaf(self.sweep.effect(n), self.k) for n in self.run.order
+            if n.primitive is not None and n.primitive.name in STATISTICS and n in self.sweep.cotangents
+        }  # fmt: skip
+        scale = 1e-9 * float(host.abs(self.a).max())
+        terms = {n: c for n, c in terms.items() if n in self.directions_below and host.abs(c).max() > scale}
+        right: dict[Node, Formula] = {}
+        for node, c in terms.items():
+            formula = next((f for f in alphabet.read(c.reshape(shape)) if self._is(alphabet, f, c)), None)
+            if formula is None:
+                continue
+            right[node] = formula
+            rest = self.a - c
+            for other in alphabet.read((self.h - rest).reshape(shape)):
+                if self.fits(rest + alphabet.value(other).reshape(rest.shape)):
+                    yield self._another(alphabet, node, other, formula)
+                    break
+        if len(terms) > 1:
+            through = " and ".join(self.run.describe(n) for n in terms)
+            total = sum(terms.values())
+            both = self._factor_of(
+                alphabet, total, self.a - total, "in {d} the terms through " + through, "have", "lack"
+            )  # type: ignore[arg-type]
+            if both is not None:
+                yield both
+        if len(right) == len(terms) > 1:
+            yield from self._over_other_axes(alphabet, terms, right)
+
+    @functools.cached_property
+    def directions_below(self) -> set[Node]:
+        """The nodes that lie above this leaf."""
+        return set(self.sweep.directions(self.k)[1])
+
+    def _shape_of_formulas(self) -> tuple[int, ...]:
+        """The leaf's shape, or what the forward reshapes it to at once."""
+        node = self.run.leaves[self.k].node
+        edges = self.consumers.get(node, ())  # type: ignore[arg-type]
+        while len(edges) == 1 and edges[0][0].primitive is not None and edges[0][0].primitive.name == "reshape":
+            node = edges[0][0]
+            edges = self.consumers.get(node, ())
+        return node.shape  # type: ignore[union-attr]
+
+    def _letters(self, shape: tuple[int, ...]) -> Iterator[tuple[str, Array, bool]]:
+        """The values of a shape: the upstream gradient, then what rows kept (derivatives are made of it), named ones first."""
+        size = math.prod(shape)
+        for g in self.sweep.seeds.values():
+            if g.size == size:
+                yield "g", g.reshape(shape), True
+        kept = {id(value) for node in self.run.order for value in node.residuals}
+
+        def order(entry: tuple[str, Array, Node | None]) -> tuple[bool, bool]:
+            return id(entry[1]) not in kept, entry[0][:1] != "`"
+
+        for text, value, _ in sorted(self.values, key=order):
+            if value.dtype.kind == "f" and value.size > 1 and text != "the upstream gradient":
+                letter = fitted(value, shape) if value.size < size or value.shape == shape else None
+                if letter is not None:
+                    yield text, letter, id(value) in kept
+
+    def _is(self, alphabet: Alphabet, formula: Formula, c: Array) -> bool:
+        gap = host.abs(alphabet.value(formula).reshape(c.shape) - c)
+        return bool((gap <= 1e-9 * host.abs(c).max()).all())
+
+    def _factor_of(
+        self, alphabet: Alphabet, part: Array, rest: Array, subject: str, has: str, lacks: str
+    ) -> Explanation | None:
+        """A part of the gradient times a product of powers."""
+        with host.errstate(all="ignore"):
+            ratio = ((self.h - rest) / part).reshape(alphabet.shape)
+        if not host.isfinite(ratio).all():
+            return None
+        for formula in itertools.takewhile(lambda f: not f.axes, alphabet.read(ratio)):
+            factor = alphabet.value(formula).reshape(part.shape)
+            if any(formula.outside) and self.fits(rest + part * factor):
+                powers = formula.outside
+                lacking = all(p <= 0 for p in powers)
+                inverse = formula._replace(number=1 / formula.number, outside=tuple(-p for p in powers))
+                text = alphabet.words(inverse if lacking else formula)
+                message = f"{subject} {lacks} a factor {text}" if lacking else f"{subject} {has} a factor {text} too many"
+                return Explanation(
+                    ("powers", text, lacking), INVOLVED, "factor", message + self._legend(alphabet, text), factor=text
+                )
+        return None
+
+    def _another(self, alphabet: Alphabet, node: Node, hand: Formula, right: Formula) -> Explanation:
+        """The sentence for a term that is another formula than the right one."""
+        def distance(pair: tuple[Formula, Formula]) -> int:
+            one, other = pair
+            two = zip((*one.outside, *one.inside), (*other.outside, *other.inside), strict=True)
+            return sum(abs(a - b) for a, b in two)
+
+        pairs = itertools.product(alphabet.forms(hand), alphabet.forms(right))
+        hand, right = min(pairs, key=distance)
+        mine, meant = alphabet.words(hand), alphabet.words(right)
+        axes = distance((hand, right)) == 0 and hand.axes != right.axes
+        message = "in {d} " + f"the term through {self.run.describe(node)} is `{mine}` by hand, and `{meant}` is right"
+        if axes:
+            message += f": the sum is over {_axes(hand.axes)}, not over {_axes(right.axes)}"
+        message += self._legend(alphabet, mine + meant) + self.run.where(node)
+        return Explanation(
+            ("formula", node, mine), INVOLVED, "wrong axes" if axes else "wrong term", message, self.names_of(node), None,
+            {"by hand": mine, "right": meant, **self._where(node)},
+        )  # fmt: skip
+
+    def _over_other_axes(
+        self, alphabet: Alphabet, terms: dict[Node, Array], right: dict[Node, Formula]
+    ) -> Iterator[Explanation]:
+        """All the sums over the same wrong axes, with their counts or without."""
+        rest = self.a - sum(terms.values())
+        forms = [list(alphabet.forms(right[node])) for node in terms]
+        for axes in alphabet.sums:
+            for chosen in itertools.product(*forms):
+                if all(f.axes == axes for f in chosen):
+                    continue
+                for counted in (True, False):
+                    moved = [self._moved(alphabet, f, axes, counted) for f in chosen]
+                    predicted = sum(alphabet.value(f) for f in moved)
+                    if self.fits(rest + host.broadcast_to(predicted, alphabet.shape).reshape(rest.shape)):
+                        through = " and ".join(self.run.describe(n) for n in terms)
+                        mine = " and ".join(f"`{alphabet.words(f)}`" for f in moved)
+                        message = "in {d} the terms through " + f"{through} sum over {_axes(axes)}, not over "
+                        message += f"{_axes(chosen[0].axes)}: by hand they are {mine}{self._legend(alphabet, mine)}"
+                        names = tuple(name for n in terms for name in self.names_of(n))
+                        yield Explanation(("axes", axes), INVOLVED, "wrong axes", message, names)
+                        return
+
+    def _moved(self, alphabet: Alphabet, formula: Formula, axes: Axes, counted: bool) -> Formula:
+        """A formula with its sum over other axes; counted: divided by their number of elements, where it is a mean."""
+        before, now = (math.prod(alphabet.shape[axis] for axis in a) for a in (formula.axes, axes))
+        return formula._replace(axes=axes, number=formula.number * (before / now if counted else 1.0))
+
+    def _legend(self, alphabet: Alphabet, text: str) -> str:
+        """What the letters of a formula stand for that are not the user's own names."""
+        said = [f"{letter} is {words}" for letter, words in alphabet.legend.items() if letter in text]
+        return f", where {', '.join(said)}" if said else ""
+
+
+def _axes(axes: Axes) -> str:
+    return f"axis {axes[0]}" if len(axes) == 1 else f"axes {list(axes)}"
