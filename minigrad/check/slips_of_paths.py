@@ -7,18 +7,9 @@ import math
 from collections.abc import Callable, Iterator
 
 from minigrad.backend import numpy as host
+from minigrad.check.numbers import STATISTICS, Factor
 from minigrad.check.rearranged import fitted, rearrangements
-from minigrad.check.suspicion import (
-    COMPOUND,
-    INVOLVED,
-    LOCAL,
-    PLAIN,
-    SIMPLE,
-    STATISTICS,
-    Explanation,
-    Factor,
-    Suspicion,
-)  # fmt: skip
+from minigrad.check.suspicion import COMPOUND, INVOLVED, LOCAL, PLAIN, SIMPLE, Explanation, Suspicion
 from minigrad.check.sweep import DIRECTIONS, Array, Edge
 from minigrad.tape import Node
 

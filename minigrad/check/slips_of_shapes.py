@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from minigrad.backend import numpy as host
+from minigrad.check.numbers import STATISTICS
 from minigrad.check.rearranged import broadcasts, fitted
-from minigrad.check.suspicion import INVOLVED, LOCAL, PLAIN, STATISTICS, Explanation, Suspicion
+from minigrad.check.suspicion import INVOLVED, LOCAL, PLAIN, Explanation, Suspicion
 from minigrad.check.sweep import Array
 from minigrad.ops import sum_to
 from minigrad.paths import pull

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from minigrad.backend import numpy as host
+from minigrad.check.numbers import together, variances
 from minigrad.check.rearranged import fitted, rearrangements
 from minigrad.check.suspicion import INVOLVED, LOCAL, PLAIN, Explanation, Suspicion
 from minigrad.check.sweep import Array, Edge
@@ -439,6 +440,7 @@ class SlipsOfValues(Suspicion):
 
     def replays(self) -> Iterator[Explanation]:
         """A constant left out of the values that the backward pass used (eps), or m - 1 for m in them."""
+        spreads = self._spreads()
         for node in self.run.order:
             row = node.primitive
             if row is None or node not in self.sweep.cotangents:
@@ -460,19 +462,26 @@ class SlipsOfValues(Suspicion):
                     + f"{text} (eps) that is added in {self.run.describe(node)}{self.run.where(node)}"
                 )
                 yield from self._replayed(node, value, words, "eps left out", text)
-            elif row.name in ("mean", "divide") and (node in self.run.names or row.name == "mean"):
-                source = next((s for s in node.inputs if s is not None), None)
-                if source is None:
-                    continue
-                for m in self.counts:
-                    if row.name == "mean" and m != math.prod(source.shape) // max(1, math.prod(node.shape)):
-                        continue
-                    value = self.run.values[node] * (m / (m - 1))
-                    words = (
-                        "{d} {uses} "
-                        + f"{self.run.describe(node)} divided by m - 1 instead of m = {m}{self.run.where(node)}"
-                    )
-                    yield from self._replayed(node, value, words, "factor", "m/(m-1)")
+            elif node in spreads:
+                m = spreads[node]
+                value = self.run.values[node] * (m / (m - 1))
+                words = "{d} {uses} " + f"{self.run.describe(node)} divided by m - 1 instead of m = {m}"
+                yield from self._replayed(node, value, words + self.run.where(node), "factor", "m/(m-1)")
+
+    def _spreads(self) -> dict[Node, int]:
+        """The variances: means of squares, and sums of squares divided by their number, with that number."""
+        found = {}
+        for node in variances(self.run):
+            assert node.primitive is not None
+            m = together(node)
+            if node.primitive.name == "mean":
+                found[node] = m
+            else:
+                for user, i in self.consumers.get(node, ()):
+                    by = self.run.arguments[user][1 - i] if user.primitive.name == "divide" and i == 0 else None  # type: ignore[union-attr]
+                    if host.size(by) == 1 and by == m:
+                        found[user] = m
+        return {node: m for node, m in found.items() if m > 1}
 
     def _replayed(self, node: Node, value: Array, words: str, kind: str, factor: str) -> Iterator[Explanation]:
         """Backward passes in which some of the values below a changed one follow the change."""

@@ -15,14 +15,12 @@ from typing import Any
 
 from minigrad.backend import numpy as host
 from minigrad.check.forward import Forward
+from minigrad.check.numbers import STATISTICS, Factor, counts_of, known_numbers
 from minigrad.check.rearranged import fitted
 from minigrad.check.sweep import DIRECTIONS, Array, Edge, Sweep
 from minigrad.ops import sum_to
 from minigrad.paths import pull
 from minigrad.tape import Node
-
-STATISTICS = frozenset(("amax", "logsumexp", "mean", "norm", "sum"))
-"""Rows that take many values together: what a derivation is most likely to treat as constant."""
 
 MATRIX = 4096
 """Up to so many elements factors are tried as the rows of one matrix."""
@@ -49,26 +47,6 @@ class Explanation:
     evidence: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Factor:
-    """A named number or array by which a term may be off."""
-
-    text: str
-    value: Any
-    inverse: bool = False
-
-    def sentence(self, subject: str) -> str:
-        """What is wrong with a term that was multiplied by this factor."""
-        if self.inverse:
-            return f"{subject} lacks a factor {self.text}"
-        return f"{subject} has a factor {self.text} too many"
-
-    @property
-    def short(self) -> str:
-        """The factor alone: "m = 6 (...)", "1/`gamma`"."""
-        return f"1/{self.text}" if self.inverse else self.text
-
-
 class Suspicion:
     """The vocabulary and the tests, for one recorded run and the gradients that a hand derived for it.
 
@@ -88,33 +66,12 @@ class Suspicion:
                     self.consumers.setdefault(source, []).append((node, i))
         self.leaf_nodes = {x.node for x in self.run.leaves}
         self.seed_nodes = set(sweep.seeds)
-        self.counts = self._counts()
+        self.counts = counts_of(self.run)
         self.values = self._values()
         self.found: dict[int, list[Explanation]] = {}
         self._forms: list[tuple[Factor, Array]] | None = None
         self._weighed: dict[int, list[tuple[Node | Edge, Array]]] = {}
         self._fitting: dict[tuple[int, ...], tuple[list[tuple[Factor, Array]], Array | None]] = {}
-
-    def _counts(self) -> dict[int, str]:
-        """Numbers of elements that the run adds up or averages, and lengths of axes, with their words."""
-        counts: dict[int, str] = {}
-        for node in self.run.order:
-            if node.primitive is not None and node.primitive.name in STATISTICS and node.inputs[0] is not None:
-                size = math.prod(node.inputs[0].shape)
-                many = size // max(1, math.prod(node.shape))
-                if many > 1:
-                    counts.setdefault(many, f"m = {many} (the elements that {self.run.describe(node)} takes together)")
-        for k, x in enumerate(self.run.leaves):
-            for axis, n in enumerate(x.shape):
-                if n > 1:
-                    counts.setdefault(n, f"{n} ({self.run.leaf_name(k)}.shape[{axis}])")
-            if x.size > 1:
-                counts.setdefault(x.size, f"{x.size} ({self.run.leaf_name(k)}.size)")
-        for node in self.run.order:
-            for n in node.shape:
-                if n > 1:
-                    counts.setdefault(n, f"{n} (an axis of {self.run.describe(node)})")
-        return counts
 
     def _values(self) -> list[tuple[str, Array, Node | None]]:
         """Every array that a hand could have used, the named ones first."""
@@ -133,36 +90,8 @@ class Suspicion:
 
     @functools.cached_property
     def scalars(self) -> list[Factor]:
-        """Numbers by which terms are off: counts, 2, and constants of the forward."""
-        plain: list[Factor] = []
-        factors: list[Factor] = []
-        for n, words in sorted(self.counts.items()):
-            plain += [Factor(words, float(n)), Factor(words, 1 / n, True)]
-            if n > 1:
-                m = words.split(" (")[0]
-                m = m if "=" in m else f"m = {m}"
-                factors.append(Factor(f"m/(m-1) ({m})", n / (n - 1)))
-                factors.append(Factor(f"m/(m-1) ({m})", (n - 1) / n, True))
-                factors += [Factor(f"sqrt(m) ({m})", math.sqrt(n)), Factor(f"sqrt(m) ({m})", 1 / math.sqrt(n), True)]
-                factors += [Factor(f"m² ({m})", float(n * n)), Factor(f"m² ({m})", 1 / (n * n), True)]
-        two = [Factor("2", 2.0), Factor("2", 0.5, True)]
-        if 2 in self.counts:
-            two = [
-                Factor(f"2 (which is also {self.counts[2]})", 2.0),
-                Factor(f"2 (which is also {self.counts[2]})", 0.5, True),
-            ]
-        constants: list[Factor] = []
-        for node in self.run.order:
-            for value in (*self.run.arguments.get(node, ()), *node.params):
-                if isinstance(value, host.ndarray) and not value.ndim and value.dtype.kind in "fi":
-                    value = value.item()
-                if isinstance(value, (int, float)) and not isinstance(value, bool) and value not in (0, 1, -1, 2, 0.5):
-                    text = (
-                        f"{value:.6g} of "
-                        f"{self.run.describe(node)}{self.run.where(node) if node in self.run.names else ''}"
-                    )
-                    constants += [Factor(text, float(value)), Factor(text, 1 / value, True)]
-        return [*two, *plain, *constants, *factors, Factor("4", 4.0), Factor("4", 0.25, True), Factor("3", 3.0)]
+        """Numbers by which terms are off."""
+        return known_numbers(self.run, self.counts)
 
     def name_weight(self, w: float) -> Factor | None:
         """The first known number that a weight equals, up to sign."""
