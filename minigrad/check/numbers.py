@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,16 +86,17 @@ def known_numbers(run: Forward, counts: dict[int, str]) -> list[Factor]:
         found.extend((Factor(text, value), Factor(text, 1 / value, True)))
 
     add(f"2 (which is also {counts[2]})" if 2 in counts else "2", 2.0)
-    constants = {}
-    for node in run.order:
-        if node.primitive is not None and node.primitive.name in SCALING:
-            for value in _constants(run, node):
-                constants.setdefault(value, f"of {run.describe(node)}")
+    constants = _scales(run, counts)
     for value, of in constants.items():
         also = f" (which is also {counts[round(value)]})" if value == round(value) and round(value) in counts else ""
         add(f"{value:.6g} {of}{also}", value)
     for n, words in sorted(counts.items(), key=lambda item: (item[1][0] != "m", item[0])):
         add(words, float(n))
+    for k, x in enumerate(run.leaves):
+        for first, last in itertools.combinations(range(x.ndim + 1), 2):
+            n = math.prod(x.shape[first:last])
+            if last - first > 1 and n not in counts and n:
+                add(f"{n} ({run.leaf_name(k)}.shape[{first}] to [{last - 1}])", float(n))
     for m in dict.fromkeys(together(node) for node in variances(run)):
         if m > 1:
             add(f"m/(m-1) (m = {m})", m / (m - 1))
@@ -106,11 +107,32 @@ def known_numbers(run: Forward, counts: dict[int, str]) -> list[Factor]:
         add(f"m² ({name})", float(n * n))
     for value, of in constants.items():
         add(f"{value:.6g}² {of}", value**2)
-    for a, b in itertools.permutations(sorted(counts)[:8], 2):
-        if a > b:
-            add(f"{a}/{b} ({counts[a]} over {counts[b]})", a / b)
-            add(f"{a}*{b} ({counts[a]} times {counts[b]})", float(a * b))
     return [*found, Factor("4", 4.0), Factor("4", 0.25, True), Factor("3", 3.0), Factor("3", 1 / 3, True)]
+
+
+def ratio_of(w: float, ms: Iterable[int], counts: dict[int, str]) -> Factor | None:
+    """A weight as m over another count: a mean over m elements that was divided by the other."""
+    for m, other in itertools.product(ms, counts):
+        if m != other and abs(abs(w) * other - m) < 1e-6 * m:
+            return Factor(f"{m}/{other} (m = {m} elements, divided by {counts[other]})", m / other)
+    return None
+
+
+def _scales(run: Forward, counts: dict[int, str]) -> dict[float, str]:
+    """Constants by which the run multiplies and divides, with where; but for those that make a mean of a sum."""
+    scales: dict[float, str] = {}
+    for node in run.order:
+        if node.primitive is None or node.primitive.name not in SCALING:
+            continue
+        taken = {
+            together(source) for source in node.inputs
+            if source is not None and source.primitive is not None and source.primitive.name in STATISTICS
+        }  # fmt: skip
+        for value in _constants(run, node):
+            if value not in taken and not (0 < value < 1 and round(1 / value, 9) in counts):
+                where = run.where(node) if node in run.names else ""
+                scales.setdefault(value, f"of {run.describe(node)}{where}")
+    return scales
 
 
 def _constants(run: Forward, node: Node) -> list[float]:

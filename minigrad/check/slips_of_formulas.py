@@ -46,11 +46,12 @@ class Formula(NamedTuple):
 class Alphabet:
     """Values of one shape, of which no one is a product of the others' powers.
 
-    entries: (words, value, whether a row kept it), the likeliest first.
+    entries: (words, value, whether a row kept it), the likeliest first.  unit: an upstream gradient that is one number.
     names:   what stands in formulas.  legend: what those stand for that the forward has no name for.
     """
 
-    def __init__(self, shape: tuple[int, ...], entries: Sequence[tuple[str, Array, bool]]) -> None:
+    def __init__(self, shape: tuple[int, ...], entries: Sequence[tuple[str, Array, bool]], unit: float) -> None:
+        self.unit = unit
         self.shape, self.size, self.kept = shape, math.prod(shape), 0
         self.names: list[str] = []
         self.legend: dict[str, str] = {}
@@ -147,7 +148,11 @@ class Alphabet:
         powers = sum(
             abs(p) * (1 if i < self.kept else 3) for f in (formula.outside, formula.inside) for i, p in enumerate(f)
         )
-        return powers + (0 if _fraction(formula.number) else 6)
+        return powers + (0 if self.readable(formula) else 6)
+
+    def readable(self, formula: Formula) -> bool:
+        """Whether the number of a formula is a count, or one over a count."""
+        return _fraction(formula.number / self.unit) is not None
 
     def constant_along(self, axes: Axes) -> list[int]:
         """The values that do not change along axes, which may stand before a sum over them or in it."""
@@ -171,10 +176,10 @@ class Alphabet:
 
     def words(self, formula: Formula) -> str:
         """A formula as NumPy would have it."""
-        number, parts = formula.number, []
+        number, parts = formula.number / self.unit, []
         if formula.axes:
             count = math.prod(self.shape[axis] for axis in formula.axes)
-            mean = not _plain(number) and _plain(number * count)
+            mean = abs(abs(number * count) - 1) < 1e-6 or (not _plain(number) and _plain(number * count))
             number *= count if mean else 1
             axis = formula.axes[0] if len(formula.axes) == 1 else formula.axes
             parts = [f"{'mean' if mean else 'sum'}({self.factors(formula.inside)}, axis={axis})"]
@@ -184,7 +189,7 @@ class Alphabet:
         shown = [] if abs(number - 1) < 1e-7 else [_fraction(number) or f"{number:.6g}"]
         if head.startswith("1 / ") and shown:
             head = shown.pop() + head[1:]
-        return sign + " * ".join([*shown, *([head] if head else []), *parts])
+        return sign + " * ".join([*(["g"] if self.unit != 1 else []), *shown, *([head] if head else []), *parts])
 
     def factors(self, powers: Powers, nothing: str = "1") -> str:
         """A product of powers: `gamma * g / std²`."""
@@ -220,7 +225,9 @@ class SlipsOfFormulas(Suspicion):
         shape = self._shape_of_formulas()
         if not 4 <= math.prod(shape) <= LARGEST:
             return
-        alphabet = Alphabet(shape, list(self._letters(shape)))
+        seeds = list(self.sweep.seeds.values())
+        unit = float(seeds[0].reshape(-1)[0]) if len(seeds) == 1 and seeds[0].size == 1 else 1.0
+        alphabet = Alphabet(shape, list(self._letters(shape)), unit or 1.0)
         terms = self._terms()
         through = " and ".join(self.run.describe(node) for node in terms)
         total = sum(terms.values(), host.zeros_like(self.a))
@@ -293,7 +300,10 @@ class SlipsOfFormulas(Suspicion):
         if not host.isfinite(ratio).all():
             return
         for formula in (f for f in alphabet.read(ratio) if not f.axes and any(f.outside)):
-            if not self.fits(rest + part * alphabet.value(formula).reshape(part.shape)):
+            formula = formula._replace(number=formula.number * alphabet.unit)
+            if not alphabet.readable(formula) or not self.fits(
+                rest + part * alphabet.value(formula).reshape(part.shape) / alphabet.unit
+            ):
                 continue
             lacking = all(p <= 0 for p in formula.outside)
             inverse = formula._replace(number=1 / formula.number, outside=tuple(-p for p in formula.outside))
@@ -317,7 +327,8 @@ class SlipsOfFormulas(Suspicion):
         if right is None:
             return None
         for hand in alphabet.read((self.h - rest).reshape(alphabet.shape)):
-            if self.fits(rest + host.broadcast_to(alphabet.value(hand), alphabet.shape).reshape(rest.shape)):
+            predicted = rest + host.broadcast_to(alphabet.value(hand), alphabet.shape).reshape(rest.shape)
+            if alphabet.readable(hand) and self.fits(predicted):
                 yield self._told(alphabet, node, words, hand, right)
                 break
         return right

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterator
 
 from minigrad.backend import numpy as host
-from minigrad.check.numbers import STATISTICS, Factor
+from minigrad.check.numbers import STATISTICS, Factor, together
 from minigrad.check.rearranged import fitted, rearrangements
 from minigrad.check.suspicion import COMPOUND, INVOLVED, LOCAL, PLAIN, SIMPLE, Explanation, Suspicion
 from minigrad.check.sweep import DIRECTIONS, Array, Edge
@@ -28,7 +28,7 @@ class SlipsOfPaths(Suspicion):
         size = float((a * a).sum())
         w = float((a * h).sum()) / size if size else 0.0
         if self.fits(w * a) and abs(w + 1) > 1e-6:
-            named = self.name_weight(w)
+            named = self.name_weight(w, [n for n, words in self.counts.items() if words[0] == "m"])
             sign = " and the wrong sign" if w < 0 else ""
             if named is not None:
                 message = named.sentence(d).replace("lacks", "{lacks}").replace("has", "{has}") + sign
@@ -101,7 +101,8 @@ class SlipsOfPaths(Suspicion):
             message = "in {d} " + words + f" has the wrong sign{hint}"
             yield Explanation(("sign", site), rank, "wrong sign", message, names, "-1", self._where(site))
             return
-        named = self.name_weight(w)
+        means = [n for n, _ in self._segment(site) if n.primitive is not None and n.primitive.name in STATISTICS]
+        named = self.name_weight(w, map(together, means))
         if named is not None:
             sign = " and the wrong sign" if w < 0 else ""
             message = "in {d} " + named.sentence(words) + sign + hint
@@ -206,6 +207,8 @@ class SlipsOfPaths(Suspicion):
         weights = [(s, p) for s, p in weights if isinstance(s, Node) and s in self.run.names] or weights
         whole = self.u.reshape(DIRECTIONS, -1) @ self.a.reshape(-1)
         for (s1, p1), (s2, p2) in itertools.combinations(weights[:24], 2):
+            if self._within(s1, p1, s2) or self._within(s2, p2, s1):
+                continue
             both = host.stack([p1, p2], 1)
             w, *_ = host.linalg.lstsq(both, self.q, rcond=1e-9)
             if not (host.abs(both @ w - self.q) <= self.q_tol).all():
@@ -241,6 +244,14 @@ class SlipsOfPaths(Suspicion):
                     yield Explanation(
                         ("both", factor.short, site), rank, "combination", message, self.names_of(site), factor.short
                     )
+
+    def _within(self, site: Node | Edge, p: Array, other: Node | Edge) -> bool:
+        """Whether all that passes a site (p, as the random directions see it) passes another one too."""
+        node = self.sweep.landing(other)[0]
+        shared = self.sweep.effect(site).get(node)
+        if shared is None:
+            return False
+        return bool((host.abs(self.sweep.seen(self.k, node, shared) - p) <= 1e-9 * host.abs(p).max()).all())
 
     def combinations(self) -> Iterator[Explanation]:
         """The gradient as a weighted sum of all its paths, apart by the named intermediates."""

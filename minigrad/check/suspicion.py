@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from minigrad.backend import numpy as host
 from minigrad.check.forward import Forward
-from minigrad.check.numbers import STATISTICS, Factor, counts_of, known_numbers
+from minigrad.check.numbers import STATISTICS, Factor, counts_of, known_numbers, ratio_of
 from minigrad.check.rearranged import fitted
 from minigrad.check.sweep import DIRECTIONS, Array, Edge, Sweep
 from minigrad.ops import sum_to
@@ -93,12 +93,12 @@ class Suspicion:
         """Numbers by which terms are off."""
         return known_numbers(self.run, self.counts)
 
-    def name_weight(self, w: float) -> Factor | None:
-        """The first known number that a weight equals, up to sign."""
+    def name_weight(self, w: float, taken: Iterable[int] = ()) -> Factor | None:
+        """The first known number that a weight equals, up to sign; taken: numbers of elements of means on the way."""
         for factor in self.scalars:
             if abs(abs(w) - abs(factor.value)) <= 2e-6 * abs(factor.value):
                 return factor
-        return None
+        return ratio_of(w, taken, self.counts)
 
     def _known(self, w: float) -> str | None:
         """What a weight does to a path, where it is a known number."""
