@@ -10,7 +10,9 @@ does, nothing is claimed.
 from __future__ import annotations
 
 from minigrad.backend import numpy as host
+from minigrad.check.slips_of_constants import SlipsOfConstants
 from minigrad.check.slips_of_formulas import SlipsOfFormulas
+from minigrad.check.slips_of_loops import SlipsOfLoops
 from minigrad.check.slips_of_paths import SlipsOfPaths
 from minigrad.check.slips_of_shapes import SlipsOfShapes
 from minigrad.check.slips_of_values import SlipsOfValues
@@ -18,7 +20,7 @@ from minigrad.check.suspicion import Explanation
 from minigrad.check.sweep import Sweep
 
 
-class Explainer(SlipsOfPaths, SlipsOfValues, SlipsOfShapes, SlipsOfFormulas):
+class Explainer(SlipsOfPaths, SlipsOfValues, SlipsOfShapes, SlipsOfLoops, SlipsOfConstants, SlipsOfFormulas):
     """Looks for the mistake behind each wrong gradient of one recorded run."""
 
     def explain(self, k: int) -> list[Explanation]:

@@ -8,24 +8,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from minigrad.backend import numpy as host
-from minigrad.check.numbers import together, variances
 from minigrad.check.rearranged import fitted, rearrangements
-from minigrad.check.suspicion import INVOLVED, LOCAL, PLAIN, Explanation, Suspicion
-from minigrad.check.sweep import Array, Edge
+from minigrad.check.suspicion import LOCAL, PLAIN, Explanation, Suspicion
+from minigrad.check.sweep import Array
 from minigrad.ops import sum_to
 from minigrad.paths import pull
 from minigrad.tape import Node
 
-MOVES = frozenset(("alias", "broadcast_to", "flip", "pad", "reshape", "roll", "take", "transpose"))
-"""Rows that carry values along without computing."""
-
-
-LARGE = 50_000
-"""From so many elements on not every mixture of changed values is acted out."""
-
 
 class SlipsOfValues(Suspicion):
-    """Searches for mistakes in single steps, and for the same slip at every step of a loop."""
+    """Searches for mistakes in single steps."""
 
     def factors(self) -> Iterator[Explanation]:
         """Off by a named array: the whole gradient, or what passes one site."""
@@ -340,179 +332,6 @@ class SlipsOfValues(Suspicion):
                     words,
                     self._where(node),
                 )
-
-    def everywhere(self) -> Iterator[Explanation]:
-        """The same slip at every step of a loop: all nodes that one line made, or all uses of one value."""
-        groups: dict[tuple[int, str, int], list[Edge]] = {}
-        uses: dict[int, list[tuple[Node, int]]] = {}
-        for node in self.run.order:
-            if node not in self.sweep.cotangents or node.primitive is None or node.primitive.joint is not None:
-                continue
-            for i in range(len(node.inputs)):
-                if (node, i) in self.sweep.edges and node in self.run.lines:
-                    groups.setdefault((self.run.lines[node][0], node.primitive.name, i), []).append((node, i))
-            for place, value in enumerate(node.residuals):
-                if isinstance(value, host.ndarray) and value.dtype.kind == "f" and value.ndim > 1:
-                    uses.setdefault(id(value), []).append((node, place))
-        for (_, name, i), edges in list(groups.items())[:40]:
-            if len(edges) < 2:
-                continue
-            where, many = self.run.where(edges[0][0]), len(edges)
-            cut = self.sweep.down(self.sweep.seeds, edit={edge: (lambda g, c: c * 0) for edge in edges})
-            if self.fits(self.sweep.at_leaf(cut, self.k)):
-                source = self.run.describe(edges[-1][0].inputs[i])  # type: ignore[arg-type]
-                message = (
-                    "{d} {equals} autodiff with "
-                    + f"all {many} paths into {source.split(' #')[0].rstrip('`')}` through the {name.rstrip('_')} "
-                    f"cut{where}"
-                )
-                yield Explanation(
-                    ("all cut", where, i),
-                    LOCAL + 0.2,
-                    "missing path",
-                    message,
-                    self.names_of(edges[0]),
-                    "0",
-                    self._where(edges[0]),
-                )
-            if all(node.primitive is not None and node.primitive.kind == "elementwise" for node, _ in edges):
-                same = [edge for edge in edges if edge[0].shape == edge[0].inputs[i].shape]  # type: ignore[union-attr]
-                left = self.sweep.down(self.sweep.seeds, edit={edge: (lambda g, c: g) for edge in same})
-                if same and self.fits(self.sweep.at_leaf(left, self.k)):
-                    message = "{d} {lacks} " + f"the derivative of {name.rstrip('_')} at each of {many} steps{where}"
-                    yield Explanation(
-                        ("all left", where, i),
-                        LOCAL,
-                        "derivative left out",
-                        message,
-                        self.names_of(edges[0]),
-                        None,
-                        self._where(edges[0]),
-                    )
-        for places in list(uses.values())[:24]:
-            if len(places) < 2:
-                continue
-            held = places[0][0].residuals[places[0][1]]
-            text = next((words for words, value, _ in self.values if value is held), None)
-            for words, moved in rearrangements(held) if text else ():
-                if moved.shape != held.shape:
-                    continue
-                values = {node: list(node.residuals) for node, _ in places}
-                for node, place in places:
-                    values[node][place] = moved
-                try:
-                    found = self.sweep.down(self.sweep.seeds, residuals=values)
-                except (ValueError, TypeError):
-                    continue
-                if self.fits(self.sweep.at_leaf(found, self.k)):
-                    message = (
-                        "{d} {uses} " + f"{text} {words} where {text} itself is meant, at each of {len(places)} steps"
-                    )
-                    yield Explanation(
-                        ("all moved", text, words), LOCAL, "mistaken value", message, (str(text).strip("`"),)
-                    )
-
-        yield from self._rearranged_inputs()
-
-    def _rearranged_inputs(self) -> Iterator[Explanation]:
-        """An input used flipped or transposed throughout the backward pass, as a kernel in a convolution."""
-        for j, x in enumerate(self.run.leaves):
-            if x.ndim < 2 or x.size > 1e5:
-                continue
-            carriers: set[Node] = {x.node}  # type: ignore[arg-type]
-            for node in self.run.order:
-                if node.primitive is not None and node.primitive.name in MOVES and not carriers.isdisjoint(node.inputs):
-                    carriers.add(node)
-            users = [n for n in self.run.order if n.primitive is not None and not carriers.isdisjoint(n.inputs)]
-            for words, moved in rearrangements(x.data):
-                if moved.shape != x.shape or host.array_equal(moved, x.data):
-                    continue
-                changed = {n: v for n, (v, _) in self.sweep.replayed({x.node: moved}, carriers).items()}  # type: ignore[dict-item]
-                mixed = {n: self._mixed(n, changed) for n in users if n.primitive.joint is None}  # type: ignore[union-attr]
-                try:
-                    found = self.sweep.down(self.sweep.seeds, residuals=mixed)
-                except (ValueError, TypeError):
-                    continue
-                if self.fits(self.sweep.at_leaf(found, self.k)):
-                    name = self.run.leaf_name(j)
-                    message = "{d} {uses} " + f"`{name}` {words} where `{name}` itself is meant"
-                    yield Explanation(("input moved", j, words), LOCAL, "mistaken value", message, (name,))
-
-    def replays(self) -> Iterator[Explanation]:
-        """A constant left out of the values that the backward pass used (eps), or m - 1 for m in them."""
-        spreads = self._spreads()
-        for node in self.run.order:
-            row = node.primitive
-            if row is None or node not in self.sweep.cotangents:
-                continue
-            if row.name == "add":
-                constant = next((a for a in self.run.arguments[node] if not getattr(a, "ndim", 0)), None)
-                source = next((s for s in node.inputs if s is not None), None)
-                if (
-                    constant is None
-                    or source is None
-                    or sum(s is not None for s in node.inputs) != 1
-                    or not float(constant)
-                ):
-                    continue
-                value = host.broadcast_to(self.run.values[source], node.shape)
-                text = f"{float(constant):.6g}"
-                words = (
-                    "{d} {leaves} out "
-                    + f"{text} (eps) that is added in {self.run.describe(node)}{self.run.where(node)}"
-                )
-                yield from self._replayed(node, value, words, "eps left out", text)
-            elif node in spreads:
-                m = spreads[node]
-                value = self.run.values[node] * (m / (m - 1))
-                words = "{d} {uses} " + f"{self.run.describe(node)} divided by m - 1 instead of m = {m}"
-                yield from self._replayed(node, value, words + self.run.where(node), "factor", "m/(m-1)")
-
-    def _spreads(self) -> dict[Node, int]:
-        """The variances: means of squares, and sums of squares divided by their number, with that number."""
-        found = {}
-        for node in variances(self.run):
-            assert node.primitive is not None
-            m = together(node)
-            if node.primitive.name == "mean":
-                found[node] = m
-            else:
-                for user, i in self.consumers.get(node, ()):
-                    by = self.run.arguments[user][1 - i] if user.primitive.name == "divide" and i == 0 else None  # type: ignore[union-attr]
-                    if host.size(by) == 1 and by == m:
-                        found[user] = m
-        return {node: m for node, m in found.items() if m > 1}
-
-    def _replayed(self, node: Node, value: Array, words: str, kind: str, factor: str) -> Iterator[Explanation]:
-        """Backward passes in which some of the values below a changed one follow the change."""
-        fresh = self.sweep.replayed({node: value})
-        if any(not host.isfinite(v).all() for v, _ in fresh.values()):
-            return
-        for n, (v, _) in fresh.items():
-            if n is node or v.shape != self.run.values[n].shape:
-                continue
-            ratio = fitted(self.run.values[n] / v, self.a.shape)
-            for power in (1, -1, 2, -2, 3):
-                if ratio is not None and self.fits(self.a * ratio**power):
-                    yield Explanation(
-                        (kind, node), INVOLVED - 0.5, kind, words, self.names_of(node), factor, self._where(node)
-                    )
-                    return
-        chosen = [n for n in fresh if n is not node and n in self.sweep.cotangents][:7]
-        large = max(self.run.values[n].size for n in chosen) > LARGE if chosen else False
-        for many in (len(chosen), 1) if large else range(len(chosen), 0, -1):
-            for subset in itertools.combinations(chosen, many):
-                mixed: dict[Node, Any] = {}
-                for n in self.run.order:
-                    if n.primitive is None or n.primitive.joint is not None or n not in self.sweep.cotangents:
-                        continue
-                    mixed[n] = self._mixed(n, {s: fresh[s][0] for s in subset} | ({node: value}))
-                predicted = self.sweep.at_leaf(self.sweep.down(self.sweep.seeds, residuals=mixed), self.k)
-                if self.fits(predicted):
-                    yield Explanation(
-                        (kind, node), INVOLVED - 0.5, kind, words, self.names_of(node), factor, self._where(node)
-                    )
-                    return
 
 
 def _slots(residuals: Sequence[Any]) -> Iterator[tuple[int, int | None, Any]]:
