@@ -27,17 +27,18 @@ class Explainer(SlipsOfPaths, SlipsOfValues, SlipsOfShapes, SlipsOfLoops, SlipsO
         """Every mistake known here that reproduces the k-th gradient, the simplest first."""
         self._prepare(k)
         found: list[Explanation] = []
-        for search in (
-            self.whole, self.upstream, self.sites, self.constants, self.factors, self.local, self.mistaken,
-            self.sums, self.products, self.added_up, self.overwritten, self.passed_over, self.replaced, self.exchanged,
-            self.everywhere, self.nothing_summed, self.replays, self.formulas, self.pairs, self.combinations,
-        ):  # fmt: skip
-            if found and search in (
-                self.everywhere, self.nothing_summed, self.replays, self.formulas, self.pairs, self.combinations,
-            ):
-                break
-            with host.errstate(all="ignore"):
+        with host.errstate(all="ignore"):
+            for search in (
+                self.whole, self.upstream, self.sites, self.constants, self.factors, self.local, self.mistaken,
+                self.sums, self.products, self.turned, self.added_up, self.overwritten, self.passed_over, self.replaced,
+                self.exchanged,
+            ):  # fmt: skip
                 found += search()
+            for search in (
+                self.everywhere, self.nothing_summed, self.replays, self.formulas, self.pairs, self.combinations,
+            ):  # fmt: skip
+                if not found:  # these take longer, and what they find is less plain
+                    found += search()
         if not found and (pruned := self.without_zeros()) is not None:
             return pruned.explain(k)
         return sorted(found, key=lambda e: e.rank)

@@ -43,9 +43,9 @@ def counts_of(run: Forward) -> dict[int, str]:
     """Numbers of elements that the run adds up or averages, and lengths of axes, with their words."""
     counts: dict[int, str] = {}
     for node in run.order:
-        if node.primitive is not None and node.primitive.name in STATISTICS and node.inputs[0] is not None:
-            if (many := together(node)) > 1:
-                counts.setdefault(many, f"m = {many} (the elements that {run.describe(node)} takes together)")
+        statistic = node.primitive is not None and node.primitive.name in STATISTICS and node.inputs[0] is not None
+        if statistic and (many := together(node)) > 1:
+            counts.setdefault(many, f"m = {many} (the elements that {run.describe(node)} takes together)")
     for k, x in enumerate(run.leaves):
         for axis, n in enumerate(x.shape):
             if n > 1:

@@ -80,7 +80,7 @@ class Alphabet:
 
     @functools.cached_property
     def insides(self) -> list[Powers]:
-        """Products that may stand in a sum: of up to three values, the first of which (the upstream gradient) up to twice."""
+        """Products that may stand in a sum: of up to three values, the upstream gradient squared too."""
         n, found = len(self.names), []
         for first in (1, 0, 2):
             for many in (0, 1, 2):
@@ -268,7 +268,7 @@ class SlipsOfFormulas(Suspicion):
         return node.shape  # type: ignore[union-attr]
 
     def _letters(self, shape: tuple[int, ...]) -> Iterator[tuple[str, Array, bool]]:
-        """The values of a shape: the upstream gradient, then what rows kept (derivatives are made of it), named ones first."""
+        """The values of a shape: the upstream gradient, then what rows kept, named ones first."""
         size = math.prod(shape)
         for g in self.sweep.seeds.values():
             if g.size == size:

@@ -68,6 +68,16 @@ class SlipsOfPaths(Suspicion):
             if self.fits(predicted):
                 yield Explanation(("upstream", name), SIMPLE, f"upstream {name}", words[name])
 
+        for node, g in self.sweep.seeds.items():
+            for axis in range(g.ndim if g.size > 1 else 0):
+                for place, which in ((-1, "last"), (0, "first")):
+                    alone = host.zeros_like(g)
+                    host.swapaxes(alone, 0, axis)[place] = host.swapaxes(g, 0, axis)[place]
+                    seeds = {**self.sweep.seeds, node: alone}
+                    if g.shape[axis] > 1 and self.fits(self.sweep.at_leaf(self.sweep.down(seeds), self.k)):
+                        message = "{d} {uses} " + f"only the {which} of the {g.shape[axis]} parts of the upstream "
+                        message += f"gradient along axis {axis}"
+                        yield Explanation(("part", axis, place), LOCAL + 0.5, "upstream ignored", message)
         if len(self.sweep.seeds) > 1:
             for node in self.sweep.seeds:
                 left = {other: g for other, g in self.sweep.seeds.items() if other is not node}
@@ -176,8 +186,14 @@ class SlipsOfPaths(Suspicion):
                     yield Explanation(("constants", chosen), rank, "missing path", message, names, "0")
 
     def overwritten(self) -> Iterator[Explanation]:
-        """Contributions that were assigned where they should have been added up."""
+        """Contributions that were assigned, or multiplied, where they should have been added up."""
         for source, edges in self.consumers.items():
+            if len(edges) == 2:
+                one, other = (self.sweep.edges[edge] for edge in edges)
+                if self.confirmed(source, one * other - one - other):
+                    message = f"the two contributions to {self.run.describe(source)} are multiplied in {{d}}, and "
+                    message += "should be added up"
+                    yield Explanation(("times", source), LOCAL, "overwritten", message, self.names_of(source))
             if len(edges) > 2:
                 for edge in edges:
                     if self.confirmed(source, self.sweep.edges[edge] - self.sweep.cotangents[source]):

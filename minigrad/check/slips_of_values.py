@@ -15,6 +15,8 @@ from minigrad.ops import sum_to
 from minigrad.paths import pull
 from minigrad.tape import Node
 
+TURNED = " transposed"
+
 
 class SlipsOfValues(Suspicion):
     """Searches for mistakes in single steps."""
@@ -103,11 +105,11 @@ class SlipsOfValues(Suspicion):
                 continue
             g = self.sweep.cotangents[node]
             for place, number, held in _slots(node.residuals):
-                if not isinstance(held, host.ndarray) or held.dtype.kind != "f":
+                if not isinstance(held, host.ndarray) or held.dtype.kind not in "fb":
                     continue
                 meant = self._meant(node, row.lifts[place] if number is None else number)
                 for text, other, source in self._candidates(held, g):
-                    if source is not None and meant == self.run.describe(source):
+                    if source is not None and text == meant:
                         continue
                     values = list(node.residuals)
                     if number is None:
@@ -124,13 +126,15 @@ class SlipsOfValues(Suspicion):
                         assert target is not None
                         if c.shape == right.shape and self.confirmed(target, c - right):
                             at = self.run.describe(node)
+                            turned = text.endswith(TURNED) and meant.endswith(TURNED)
+                            used, needed = (w.removesuffix(TURNED) if turned else w for w in (text, meant))
                             message = (
                                 "{d} {uses} "
-                                + f"{text} where {meant} is meant, in the derivative of {at}{self.run.where(node)}"
+                                + f"{used} where {needed} is meant, in the derivative of {at}{self.run.where(node)}"
                             )
                             rank = (
                                 LOCAL
-                                + 0.1
+                                + (0.1 if text.endswith(meant) else 0.3)
                                 + (0.0 if "`" in text[:1] or "of `" in text else 0.4)
                                 + (0.0 if meant[:1] == "`" else 0.3)
                             )
@@ -146,11 +150,15 @@ class SlipsOfValues(Suspicion):
                             )
 
     def _meant(self, node: Node, origin: int | None) -> str:
+        """What the backward pass needs there, in words."""
         if origin == -1:
             return self.run.describe(node)
         if origin is not None and origin >= 0:
             source = node.inputs[origin]
             if source is not None:
+                below = source.inputs[0] if source not in self.run.names and source.inputs else None
+                if below in self.run.names and source.primitive is not None and source.primitive.name == "transpose":
+                    return self.run.describe(below) + TURNED  # type: ignore[arg-type]
                 return self.run.describe(source)
             for text, value, _ in self.values:
                 if value is self.run.arguments[node][origin]:
@@ -159,11 +167,17 @@ class SlipsOfValues(Suspicion):
 
     def _candidates(self, held: Array, upstream: Array | None = None) -> Iterator[tuple[str, Array, Node | None]]:
         """What could have been used in place of a value: others of its shape, and itself rearranged."""
+        if held.dtype.kind == "b":
+            yield "the condition inverted", ~held, None
+            return
         for text, value, source in self.values:
             if value.dtype.kind == "f" and value is not held:
                 shaped = fitted(value, held.shape)
                 if shaped is not None:
                     yield text, host.broadcast_to(shaped, held.shape), source
+                turned = value.swapaxes(-1, -2) if value.ndim == held.ndim > 1 and text[:1] == "`" else None
+                if turned is not None and turned.shape == held.shape:
+                    yield text + TURNED, turned, source
         itself = next((text for text, value, _ in self.values if value is held), "a value")
         for words, moved in rearrangements(held):
             if moved.shape == held.shape:
@@ -171,6 +185,8 @@ class SlipsOfValues(Suspicion):
         yield f"minus {itself}", -held, None
         if upstream is not None and upstream.shape == held.shape:
             yield "the cotangent that arrives", upstream, None
+        if ((held == 0) | (held == held.max(initial=0.0))).all():
+            yield f"{itself} with its zeros where it has none", held.max(initial=0.0) - held, None
         if (held > 0).all():
             yield f"the square of {itself}", held * held, None
             yield f"the root of {itself}", host.sqrt(held), None
@@ -208,15 +224,16 @@ class SlipsOfValues(Suspicion):
                 at = f"{self.run.describe(node)}{self.run.where(node)}"
                 function = len(row.arguments) == 1 or row.name in ("maximum", "minimum")
                 if row.kind == "elementwise" and function and g.shape == c.shape:
-                    for factor, value in self.likely(source, c, instead=g):
-                        if self.confirmed(source, g * value - c):
-                            message = (
-                                "{d} {uses} " + f"{factor.short} for the derivative of {row.name.rstrip('_')} at {at}"
-                            )
-                            yield Explanation(
-                                ("replaced", node, factor.short), LOCAL + 0.35, "wrong derivative", message,
-                                self.names_of(node), factor.short, self._where(node),
-                            )  # fmt: skip
+                    if ((c == 0) | (c == g)).all() and self.confirmed(source, g - 2 * c):
+                        message = "{d} {uses} " + f"the condition of {row.name.rstrip('_')} inverted, at {at}"
+                        yield Explanation(
+                            ("inverted", node, i), LOCAL, "wrong derivative", message, self.names_of(node), None,
+                            self._where(node),
+                        )  # fmt: skip
+                    low, through = self._chain(node, i)
+                    for end, words in ((source, f"the derivative of {row.name.rstrip('_')} at {at}"), (low, through)):
+                        if end is not None and end.shape == g.shape:
+                            yield from self._replaced(node, end, g, words)
                 elif row.name == "amax":
                     axis, keepdims = node.params
                     wide = g if keepdims or axis is None else host.expand_dims(g, axis)
@@ -239,6 +256,30 @@ class SlipsOfValues(Suspicion):
                                 None,
                                 self._where(node),
                             )
+
+    def _replaced(self, node: Node, end: Node, g: Array, words: str) -> Iterator[Explanation]:
+        c = self.sweep.cotangents[end]
+        for factor, value in self.likely(end, c, instead=g):
+            if self.confirmed(end, g * value - c):
+                message = "{d} {uses} " + f"{factor.short} for {words}"
+                yield Explanation(
+                    ("replaced", node, factor.short), LOCAL + 0.35, "wrong derivative", message, self.names_of(node),
+                    factor.short, self._where(node),
+                )  # fmt: skip
+
+    def _chain(self, node: Node, i: int) -> tuple[Node | None, str]:
+        """The lower end of the chain without forks that ends here, such as a sigmoid written out, and words for it."""
+        below = node.inputs[i]
+        steps = 0
+        while below is not None and below.primitive is not None and below.primitive.kind == "elementwise":
+            inputs = {s for s in below.inputs if s is not None and s in self.sweep.needed}
+            if len(self.consumers.get(below, ())) != 1 or len(inputs) != 1:
+                break
+            (below,) = inputs
+            steps += 1
+        if not steps or below is None or len(self.consumers.get(below, ())) != 1:
+            return None, ""
+        return below, f"the derivative of {self.run.describe(node)} by {self.run.describe(below)}{self.run.where(node)}"
 
     def exchanged(self) -> Iterator[Explanation]:
         """The two factors of a product exchanged, parts written into one another's place, a factor applied too late."""

@@ -234,7 +234,8 @@ class Suspicion:
     def likely(self, node: Node, c: Array, instead: Array | None = None) -> list[tuple[Factor, Array]]:
         """The factors that pass the test of the first direction: `c`, the contribution to a node, times the factor.
 
-        instead: is multiplied by the factor in place of `c`, which stays what the right pass contributes.
+        instead: is multiplied by the factor in place of `c`, which stays what the right pass contributes; then a half,
+        twice and minus the factor are tried too.
         """
         tangents = self.sweep.directions(self.k)[1].get(node)
         if tangents is None or not c.size:
@@ -243,17 +244,20 @@ class Suspicion:
         weights = (c if instead is None else instead) * tangents[0]
         goal = self.q[0] + float((c * tangents[0]).sum())
         if rows is not None:
-            passed = host.abs(rows @ weights.reshape(-1) - goal) <= self.q_tol
-            return [fit[i] for i in host.flatnonzero(passed)]
-        sums: dict[tuple[int, ...], Array] = {}
-        passing = []
-        for factor, value in fit:
-            lead = (1,) * (weights.ndim - value.ndim) + value.shape
-            if lead not in sums:
-                sums[lead] = sum_to(weights, lead)
-            if abs(float((sums[lead] * value.reshape(lead)).sum()) - goal) <= self.q_tol:
-                passing.append((factor, value))
-        return passing
+            sums = rows @ weights.reshape(-1)
+        else:
+            partial: dict[tuple[int, ...], Array] = {}
+            sums = host.zeros(len(fit))
+            for number, (_, value) in enumerate(fit):
+                lead = (1,) * (weights.ndim - value.ndim) + value.shape
+                if lead not in partial:
+                    partial[lead] = sum_to(weights, lead)
+                sums[number] = float((partial[lead] * value.reshape(lead)).sum())
+        scales = (1.0,) if instead is None else (1.0, -1.0, 0.5, -0.5, 2.0, -2.0)
+        return [
+            (_scaled(fit[i][0], scale), fit[i][1] * scale)
+            for scale in scales for i in host.flatnonzero(host.abs(scale * sums - goal) <= self.q_tol)
+        ]  # fmt: skip
 
     def _mixed(self, node: Node, changed: Mapping[Node, Array]) -> list[Any]:
         """A node's residuals with the changed values of its inputs and output in them."""
@@ -311,3 +315,12 @@ class Suspicion:
                     place[labels] = place[labels] + part if labels in place else part
             held[node] = {}
         return held.get(x, {})  # type: ignore[arg-type]
+
+
+def _scaled(factor: Factor, scale: float) -> Factor:
+    """A factor times a number: `0.5/std`."""
+    if scale == 1:
+        return factor
+    if factor.inverse:
+        return Factor(f"{scale:g}/{factor.text}", factor.value * scale)
+    return Factor(f"minus {factor.text}" if scale == -1 else f"{scale:g} {factor.text}", factor.value * scale)
