@@ -118,6 +118,14 @@ def ratio_of(w: float, ms: Iterable[int], counts: dict[int, str]) -> Factor | No
     return None
 
 
+def fraction(number: float) -> str | None:
+    """A number as n or 1/n, for a whole n."""
+    for value, text in ((abs(number), "{}"), (1 / abs(number), "1/{}")):
+        if 0.5 < value < 1e7 and abs(value - round(value)) < 1e-7 * value:
+            return text.format(round(value))
+    return None
+
+
 def _scales(run: Forward, counts: dict[int, str]) -> dict[float, str]:
     """Constants by which the run multiplies and divides, with where; but for those that make a mean of a sum."""
     scales: dict[float, str] = {}

@@ -12,6 +12,9 @@ from minigrad.check.suspicion import INVOLVED, Explanation, Suspicion
 from minigrad.check.sweep import Array
 from minigrad.tape import Node
 
+REDUCTIONS = {"amax": "max", "mean": "mean", "sum": "sum"}
+"""Rows that may have been taken over other axes, and the methods of arrays that do what they do."""
+
 LARGE = 50_000
 """From so many elements on not every mixture of changed values is acted out."""
 
@@ -27,6 +30,8 @@ class SlipsOfConstants(Suspicion):
                 continue
             if node.primitive.name == "add":
                 yield from self._eps(node)
+            elif node.primitive.name in REDUCTIONS and node not in spreads:
+                yield from self._other_axes(node)
             elif node in spreads:
                 m = spreads[node]
                 value = self.run.values[node] * (m / (m - 1))
@@ -59,6 +64,23 @@ class SlipsOfConstants(Suspicion):
         if other is not None:
             words = "{d} {uses} " + f"{other:.4g} where {text} (eps) is added in {at}"
             yield self._otherwise(node, words, "another eps", f"{other:.4g}")
+
+    def _other_axes(self, node: Node) -> Iterator[Explanation]:
+        """Values that were computed anew with a statistic over other axes."""
+        assert node.primitive is not None and node.inputs[0] is not None
+        elements = self.run.values[node.inputs[0]]
+        long = [axis for axis in range(elements.ndim) if elements.shape[axis] > 1]
+        for many in range(1, len(long) + 1):
+            for axes in itertools.combinations(long, many):
+                value = getattr(elements, REDUCTIONS[node.primitive.name])(axes, keepdims=True)
+                try:
+                    changed = self._replayed({node: value})
+                except (ValueError, TypeError, IndexError):  # the shapes do not meet further on
+                    continue
+                if changed and not self._replayed({}):
+                    at = self.run.describe(node)
+                    words = "{d} {uses} values for which " + f"{at} was taken over axes {list(axes)}"
+                    yield self._otherwise(node, words, "wrong axes", "")
 
     def _solved(self, node: Node, value: Array, eps: float) -> float | None:
         """The constant with which the backward pass reproduces the hand-derived gradient, found by secants."""

@@ -15,7 +15,7 @@ from collections.abc import Generator, Iterator, Sequence
 from typing import NamedTuple
 
 from minigrad.backend import numpy as host
-from minigrad.check.numbers import STATISTICS
+from minigrad.check.numbers import STATISTICS, fraction
 from minigrad.check.rearranged import fitted
 from minigrad.check.suspicion import INVOLVED, Explanation, Suspicion
 from minigrad.check.sweep import Array
@@ -76,7 +76,7 @@ class Alphabet:
             self.names.append(name)
             self.kept += kept
         self.solve = host.linalg.pinv(host.stack(columns, 1))
-        self.few = len(self.some) < 2 * len(columns) + 2
+        self.few = len(self.some) < len(columns) + 2
 
     @functools.cached_property
     def insides(self) -> list[Powers]:
@@ -152,7 +152,7 @@ class Alphabet:
 
     def readable(self, formula: Formula) -> bool:
         """Whether the number of a formula is a count, or one over a count."""
-        return _fraction(formula.number / self.unit) is not None
+        return fraction(formula.number / self.unit) is not None
 
     def constant_along(self, axes: Axes) -> list[int]:
         """The values that do not change along axes, which may stand before a sum over them or in it."""
@@ -186,7 +186,7 @@ class Alphabet:
         sign = "-" if number < 0 else ""
         head = self.factors(formula.outside, "" if parts else "1")
         number = abs(number)
-        shown = [] if abs(number - 1) < 1e-7 else [_fraction(number) or f"{number:.6g}"]
+        shown = [] if abs(number - 1) < 1e-7 else [fraction(number) or f"{number:.6g}"]
         if head.startswith("1 / ") and shown:
             head = shown.pop() + head[1:]
         return sign + " * ".join([*(["g"] if self.unit != 1 else []), *shown, *([head] if head else []), *parts])
@@ -202,14 +202,6 @@ class Alphabet:
         if not below:
             return above or nothing
         return f"{above or '1'} / {below[0] if len(below) == 1 else '(' + ' * '.join(below) + ')'}"
-
-
-def _fraction(number: float) -> str | None:
-    """A number as n or 1/n, for a whole n."""
-    for value, text in ((abs(number), "{}"), (1 / abs(number), "1/{}")):
-        if 0.5 < value < 1e7 and abs(value - round(value)) < 1e-7 * value:
-            return text.format(round(value))
-    return None
 
 
 def _plain(number: float) -> bool:
@@ -275,8 +267,9 @@ class SlipsOfFormulas(Suspicion):
                 yield "g", g.reshape(shape), True
         kept = {id(value) for node in self.run.order for value in node.residuals}
 
-        def order(entry: tuple[str, Array, Node | None]) -> tuple[bool, bool]:
-            return id(entry[1]) not in kept, entry[0][:1] != "`"
+        def order(entry: tuple[str, Array, Node | None]) -> tuple[bool, bool, bool]:
+            text, value, node = entry
+            return id(value) not in kept, text[:1] != "`", node is None or node.primitive is None
 
         leaf = self.run.leaves[self.k].shape
         more: list[tuple[str, Array]] = []

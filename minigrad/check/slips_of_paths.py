@@ -44,6 +44,13 @@ class SlipsOfPaths(Suspicion):
                     ("swapped",), SIMPLE, "swapped", "{d} holds " + f"autodiff's "
                     f"d{self.run.leaf_name(j)}", (self.run.leaf_name(j),)
                 )  # fmt: skip
+        for node, g in self.sweep.cotangents.items():
+            if node.shape == a.shape and node not in self.leaf_nodes and node not in self.seed_nodes and self.fits(g):
+                message = "{d} {is} the cotangent of " + f"{self.run.describe(node)}{self.run.where(node)}"
+                yield Explanation(
+                    ("another", node), LOCAL + 0.45, "derivative left out", message, self.names_of(node), None,
+                    self._where(node),
+                )  # fmt: skip
         for words, moved in rearrangements(a):
             if moved.shape == a.shape and self.fits(moved):
                 yield Explanation(("moved", words), SIMPLE + 0.05, "permuted", "{d} {is} autodiff's " + words)

@@ -38,6 +38,15 @@ class SlipsOfValues(Suspicion):
                         message + " and has the wrong sign",
                         factor=factor.short,
                     )
+        named = [(text, v) for text, v, _ in self.values if text[:1] == "`" and v.dtype.kind == "f" and v.all()]
+        fit = [(text, v) for text, value in named if (v := fitted(value, self.a.shape)) is not None]
+        for (one, v1), (other, v2) in itertools.permutations(fit, 2):
+            if self.fits(self.a * (v1 / v2)):
+                message = "{d} {has} a factor " + f"{one}/{other} too many: is {other} used where {one} is meant?"
+                yield Explanation(
+                    ("ratio", one, other), LOCAL + 0.3, "mistaken value", message,
+                    (one.strip("`"), other.strip("`")), f"{one}/{other}",
+                )  # fmt: skip
         for site, _ in self._weights():
             source, c = self.sweep.landing(site)
             for factor, value in self.likely(source, c):
