@@ -231,18 +231,20 @@ class SlipsOfValues(Suspicion):
                     continue
                 c = self.sweep.edges[node, i]
                 at = f"{self.run.describe(node)}{self.run.where(node)}"
-                function = len(row.arguments) == 1 or row.name in ("maximum", "minimum")
-                if row.kind == "elementwise" and function and g.shape == c.shape:
-                    if ((c == 0) | (c == g)).all() and self.confirmed(source, g - 2 * c):
+                if row.kind == "elementwise" and g.shape == c.shape:
+                    function = len(row.arguments) == 1 or row.name in ("maximum", "minimum")
+                    if function and ((c == 0) | (c == g)).all() and self.confirmed(source, g - 2 * c):
                         message = "{d} {uses} " + f"the condition of {row.name.rstrip('_')} inverted, at {at}"
                         yield Explanation(
                             ("inverted", node, i), LOCAL, "wrong derivative", message, self.names_of(node), None,
                             self._where(node),
                         )  # fmt: skip
-                    low, through = self._chain(node, i)
-                    for end, words in ((source, f"the derivative of {row.name.rstrip('_')} at {at}"), (low, through)):
-                        if end is not None and end.shape == g.shape:
-                            yield from self._replaced(node, end, g, words)
+                    if function:
+                        yield from self._replaced(node, source, g, f"the derivative of {row.name.rstrip('_')} at {at}")
+                    low = self._chain(node)
+                    if low is not None and low.shape == g.shape:
+                        words = f"the derivative of {self.run.describe(node)} by {self.run.describe(low)}"
+                        yield from self._replaced(node, low, g, words + self.run.where(node))
                 elif row.name == "amax":
                     axis, keepdims = node.params
                     wide = g if keepdims or axis is None else host.expand_dims(g, axis)
@@ -276,19 +278,16 @@ class SlipsOfValues(Suspicion):
                     factor.short, self._where(node),
                 )  # fmt: skip
 
-    def _chain(self, node: Node, i: int) -> tuple[Node | None, str]:
-        """The lower end of the chain without forks that ends here, such as a sigmoid written out, and words for it."""
-        below = node.inputs[i]
-        steps = 0
-        while below is not None and below.primitive is not None and below.primitive.kind == "elementwise":
+    def _chain(self, node: Node) -> Node | None:
+        """The lower end of a chain of two or more elementwise steps without forks, such as a sigmoid written out."""
+        below, steps = node, 0
+        while below.primitive is not None and below.primitive.kind == "elementwise":
             inputs = {s for s in below.inputs if s is not None and s in self.sweep.needed}
-            if len(self.consumers.get(below, ())) != 1 or len(inputs) != 1:
+            if len(inputs) != 1 or len(self.consumers.get(next(iter(inputs)), ())) != 1:
                 break
             (below,) = inputs
             steps += 1
-        if not steps or below is None or len(self.consumers.get(below, ())) != 1:
-            return None, ""
-        return below, f"the derivative of {self.run.describe(node)} by {self.run.describe(below)}{self.run.where(node)}"
+        return below if steps > 1 else None
 
     def exchanged(self) -> Iterator[Explanation]:
         """The two factors of a product exchanged, parts written into one another's place, a factor applied too late."""
