@@ -1,8 +1,9 @@
 """Checking gradients: `gradcheck` against numbers, `check_hand_gradient` against autodiff.
 
-`forward` records a user's function with names and lines, `sweep` acts out backward passes with
-mistakes in them, `explain` looks for the mistake that was made, `mutants` measures what a check could
-have caught; `findings`, `steps` and `report` say it. `python -m minigrad.check` does it from the command line.
+`forward` records a user's function with names and lines, `calling` asks their backward, `sweep` acts
+out backward passes with mistakes in them, `explain` looks for the mistake that was made, `mutants`
+measures what a check could have caught; `findings`, `steps` and `report` say it. `python -m minigrad.check`
+does it from the command line.
 """
 
 from typing import Any

@@ -8,18 +8,16 @@ the mutation score (`mutants`) tells whether the check could have failed at all.
 
 from __future__ import annotations
 
-import copy
-import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from minigrad import backend
 from minigrad.backend import numpy as host
 from minigrad.backend import to_numpy
+from minigrad.check.calling import Answer, ask, without_upstream
 from minigrad.check.explain import Explainer
 from minigrad.check.findings import explained, not_on_tape, of_a_shape, of_a_zero, of_nan, structural_zero
-from minigrad.check.forward import CannotRun, Forward, arrays_of, complaint, name_of, record
+from minigrad.check.forward import CannotRun, Forward, name_of, record
 from minigrad.check.mutants import Score, mutation_score, score_sentence
 from minigrad.check.report import NOTE, VACUOUS, Finding, Report
 from minigrad.check.steps import walk
@@ -28,19 +26,9 @@ from minigrad.tape import Node
 from minigrad.tensor import Tensor
 
 Array = Any
-ULP = 2.0**-52
 
 RTOL = {"float64": 1e-9, "float32": 2e-4, "float16": 2e-2}
 """Relative tolerances, of the sum of the sizes of a gradient's path terms, by the dtype of the computation."""
-
-
-@dataclass
-class Answer:
-    """What a hand function returned: for each differentiable input an array or None, and named steps."""
-
-    gradients: list[Array | None]
-    steps: dict[str, Array] = field(default_factory=dict)
-    findings: list[Finding] = field(default_factory=list)
 
 
 def check_hand_gradient(
@@ -98,7 +86,7 @@ def _check(
     report.details["computed in"] = dtype + (f" (inputs: {', '.join(narrow)})" if narrow and not keep_dtype else "")
     seeds = _seeds(run, hand, cotangent, seed)
     sweep = Sweep(run, seeds)
-    answer = _ask(hand, run, [seeds[y.node] for y in run.outputs if y.node is not None], names)
+    answer = ask(hand, run, [seeds[y.node] for y in run.outputs if y.node is not None], names)
     report.findings += answer.findings
     report.findings += not_on_tape(run, sweep, values, outputs)
     answer.steps |= {name: host.asarray(to_numpy(_host(value))) for name, value in (steps or {}).items()}
@@ -175,7 +163,7 @@ def _seeds(run: Forward, hand: Any, cotangent: Any, seed: int) -> dict[Node, Arr
                 "pass cotangent=, the upstream gradient that they were computed with (or pass the backward function)"
             )
         return {y.node: host.ones(y.shape, y.dtype) for y in tensors}  # type: ignore[misc]
-    if cotangent is None and run.outputs[0].size == 1 and _without_upstream(hand, run):
+    if cotangent is None and run.outputs[0].size == 1 and without_upstream(hand, run):
         return {y.node: host.ones(y.shape, y.dtype) for y in tensors}  # type: ignore[misc]
     if cotangent is None:
         return {y.node: _odd(generator, y) for y in tensors}  # type: ignore[misc]
@@ -200,97 +188,6 @@ def _odd(generator: Any, y: Tensor) -> Array:
     return host.asarray(g + 0.1 * host.sign(g), dtype=y.dtype)
 
 
-def _parameters(hand: Any) -> tuple[int, float, list[str]]:
-    """How many positional arguments a function needs and takes, and their names."""
-    try:
-        parameters = list(inspect.signature(hand).parameters.values())
-    except (TypeError, ValueError):
-        return 0, float("inf"), []
-    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    needed = sum(p.default is p.empty for p in positional)
-    most = float("inf") if any(p.kind == p.VAR_POSITIONAL for p in parameters) else len(positional)
-    return needed, most, [p.name for p in positional]
-
-
-def _without_upstream(hand: Any, run: Forward) -> bool:
-    """Whether a loss's backward takes its inputs alone."""
-    needed, most, names = _parameters(hand)
-    return most == len(run.inputs) and needed <= most and names == run.input_names
-
-
-def _arguments(hand: Any, run: Forward, gs: list[Array]) -> tuple[Any, ...]:
-    """The arguments of `hand`: the cotangents, and then the cache or the inputs, whichever it takes."""
-    needed, most, names = _parameters(hand)
-    inputs = tuple(copy.deepcopy(run.inputs))
-    g = tuple(x.copy() for x in gs)
-    rest = copy.deepcopy(run.rest)
-    ways = [(*g, *rest)] if rest else []
-    by_name = names[len(g) :] == run.input_names
-    ways = [(*g, *inputs), *ways] if by_name else [*ways, (*g, *inputs)]
-    ways += [(*g, *(inputs[i] for i in run.differentiable)), g, inputs, rest]
-    if len(rest) > 1:
-        ways.insert(1, (*g, rest))
-    if run.outputs[0].size == 1 and _without_upstream(hand, run):
-        ways.insert(0, inputs)
-    for way in ways:
-        if needed <= len(way) <= most:
-            return way
-    return ways[0]
-
-
-def _ask(hand: Any, run: Forward, gs: list[Array], names: list[str]) -> Answer:
-    """Calls `hand` and sorts what it returns; what is wrong with the form of it becomes a finding."""
-    nothing: list[Array | None] = [None] * len(names)
-    if callable(hand):
-        try:
-            with host.errstate(all="ignore"):
-                result = hand(*_arguments(hand, run, gs))
-        except Exception as error:
-            return Answer(nothing, {}, [Finding("", "raised", complaint("the backward function", hand, error))])
-    else:
-        result = hand
-    result = arrays_of(result)
-    if result is None:
-        message = f"the backward function {name_of(hand)} returned None: is a return missing?"
-        return Answer(nothing, {}, [Finding("", "nothing returned", message)])
-    if isinstance(result, Mapping):
-        return _by_name(result, names)
-    parts = list(result) if isinstance(result, (tuple, list)) else [result]
-    if len(parts) == len(run.inputs) and len(parts) != len(names):
-        parts = [parts[i] for i in run.differentiable]
-    if len(parts) != len(names):
-        message = (
-            f"{len(parts)} gradients were returned, and {len(names)} are needed: {', '.join('d' + n for n in names)}"
-        )
-        return Answer(nothing, {}, [Finding("", "number of gradients", message)])
-    answer = Answer(nothing)
-    for k, part in enumerate(parts):
-        if part is None:
-            answer.findings.append(Finding(names[k], "nothing returned", f"d{names[k]} is None"))
-            continue
-        array = host.asarray(part)
-        if array.dtype.kind not in "fiu":
-            answer.findings.append(
-                Finding(names[k], "not numbers", f"d{names[k]} holds {array.dtype}, not real numbers")
-            )
-            continue
-        answer.gradients[k] = array if array.dtype.kind == "f" else array.astype(float)
-    return answer
-
-
-def _by_name(result: Mapping[str, Any], names: list[str]) -> Answer:
-    """Gradients and steps from a dict; both `x` and `dx` name the gradient of x."""
-    answer = Answer([None] * len(names))
-    for key, value in result.items():
-        array = host.asarray(value, dtype=float)
-        plain = key if key in names or not key.startswith("d") else key[1:]
-        if plain in names:
-            answer.gradients[names.index(plain)] = array
-        else:
-            answer.steps[key] = array
-    return answer
-
-
 def _noise(
     run: Forward, sweep: Sweep, hand: Any, answer: Answer, values: list[Any], outputs: int, keep_dtype: bool
 ) -> list[float]:
@@ -310,7 +207,7 @@ def _noise(
                 for y, z in zip(again.outputs, run.outputs, strict=True) if y.node is not None
             }  # fmt: skip
             other = Sweep(again, seeds)  # type: ignore[arg-type]
-            answered = _ask(hand, again, list(seeds.values()), [""] * len(noise)) if callable(hand) else answer
+            answered = ask(hand, again, list(seeds.values()), [""] * len(noise)) if callable(hand) else answer
         except (CannotRun, KeyError, ValueError):
             return noise
         for k, (a, h) in enumerate(zip(sweep.gradients, answer.gradients, strict=True)):
