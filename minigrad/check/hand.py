@@ -19,6 +19,7 @@ from minigrad.check.explain import Explainer
 from minigrad.check.findings import explained, not_on_tape, of_a_shape, of_a_zero, of_nan, structural_zero
 from minigrad.check.forward import CannotRun, Forward, name_of, record
 from minigrad.check.mutants import Score, mutation_score, score_sentence
+from minigrad.check.repeated import Repeated, require_the_same_twice
 from minigrad.check.report import NOTE, VACUOUS, Finding, Report
 from minigrad.check.steps import walk
 from minigrad.check.sweep import Sweep
@@ -64,7 +65,7 @@ def check_hand_gradient(
     `hand` does wrong is a finding.
     """
     with backend.using("numpy"):
-        return _check(f, inputs, hand, cotangent, outputs, steps, rtol, keep_dtype, seed, score, progress)
+        return _check(Repeated(f, hand), inputs, hand, cotangent, outputs, steps, rtol, keep_dtype, seed, score, progress)
 
 
 def _check(
@@ -80,6 +81,7 @@ def _check(
         if not narrow or keep_dtype or "different floating dtypes" not in str(error):
             raise
         run, values, keep_dtype = record(f, given, outputs), given, True
+    require_the_same_twice(run, outputs)
     names = [run.leaf_name(k) for k in range(len(run.leaves))]
     report = Report(f"hand-derived gradient of {name_of(f)}")
     dtype = str(run.leaves[0].dtype)
