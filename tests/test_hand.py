@@ -97,3 +97,203 @@ def leaving(x):
 def test_state_in_globals_is_arrays_too():
     assert mg.check_hand_gradient(leaving, (X,), lambda g: np.stack([a * b for a, b in zip(g, latest + LEFT["x"])]))
     assert type(latest) is type(LEFT["x"]) is np.ndarray
+
+
+# ---- how people call and answer ------------------------------------------------------------------------
+def linear(x, w):
+    return x @ w
+
+
+def linear_backward(g, x, w):
+    return g @ w.T, x.T @ g
+
+
+def cell(x, c):
+    """Two outputs, of which the first depends on the second: an LSTM in small."""
+    next_c = np.tanh(c) * x
+    next_h = np.sin(next_c)
+    return next_h, next_c, (x, c, next_c)
+
+
+def cell_backward(dnext_h, dnext_c, cache):
+    x, c, next_c = cache
+    d = dnext_c + dnext_h * np.cos(next_c)
+    return d * np.tanh(c), d * x * (1 - np.tanh(c) ** 2)
+
+
+def squared_error(x, y):
+    return ((x - y) ** 2).mean()
+
+
+TWO = X, X[::-1] * 1.3
+
+
+@pytest.mark.parametrize(
+    ("f", "hand"),
+    [
+        (cell, cell_backward), (cell, lambda up, across, kept: cell_backward(up, across, kept)),
+        (lambda x, c: cell(x, c)[:2], lambda g1, g2, x, c: cell_backward(g1, g2, cell(x, c)[2])),
+        (lambda x, c: cell(x, c)[:2], lambda g, next_c, *, x=TWO[0], c=TWO[1]: cell_backward(g, 0, (x, c, next_c))),
+    ],
+    ids=["named after the outputs", "named otherwise", "by arity", "one cotangent and a cache"],
+)  # fmt: skip
+def test_how_many_cotangents_a_backward_takes_is_read_off_its_signature_and_what_comes_out_right(f, hand):
+    assert mg.check_hand_gradient(f, TWO, hand), mg.check_hand_gradient(f, TWO, hand)
+
+
+def test_a_wrong_backward_of_two_outputs_is_named_or_told_how_it_was_called():
+    def hand(dnext_h, dnext_c, cache):
+        return cell_backward(dnext_h, dnext_c, cache)[0], cell_backward(dnext_h, 0, cache)[1]
+
+    assert "dc" in only(mg.check_hand_gradient(cell, TWO, hand)).message
+    report = mg.check_hand_gradient(cell, TWO, lambda up, across, kept: hand(up, across, kept))
+    assert "was called with the cotangents of 1 of the values" in report.findings[-1].message
+    assert "pass outputs=" in report.findings[-1].message
+
+
+@pytest.mark.parametrize(
+    ("f", "hand"),
+    [
+        (squared_error, lambda p, t: (2 * (p - t) / p.size, -2 * (p - t) / p.size)),
+        (lambda x, y: (squared_error(x, y), x - y), lambda cache: (2 * cache / X.size, -2 * cache / X.size)),
+        (squared_error, lambda g, x, y: (g * 2 * (x - y) / x.size, -g * 2 * (x - y) / x.size)),
+    ],
+    ids=["other names", "a cache alone", "with an upstream gradient"],
+)
+def test_a_backward_of_a_loss_that_takes_no_upstream_gradient_is_not_accused_of_ignoring_it(f, hand):
+    assert mg.check_hand_gradient(f, TWO, hand)
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "words"),
+    [
+        (lambda dx, dw: {}, "nothing returned", "empty dict"),
+        (lambda dx, dw: {"dx": dx}, "nothing returned", "dw was not returned"),
+        (lambda dx, dw: {"dx": dx, "w": None}, "nothing returned", "dw is None"),
+        (lambda dx, dw: {"dx": "a", "dw": dw}, "not numbers", "dx holds"),
+        (lambda dx, dw: {0: dx, 1: dw}, "unknown step", "no intermediate is called '0'"),
+        (lambda dx, dw: ([[1], [1, 2]], dw), "not numbers", "dx is a list and no array"),
+        (lambda dx, dw: exit(0), "raised", "raised SystemExit"),
+    ],
+)
+def test_an_answer_in_another_form_is_a_finding(answer, kind, words):
+    report = mg.check_hand_gradient(linear, (X, W), lambda g, x, w: answer(*linear_backward(g, x, w)))
+    assert any(finding.kind == kind and words in finding.message for finding in report.mistakes), str(report)
+
+
+def test_who_gives_steps_need_not_give_every_gradient():
+    def f(x, w):
+        z = x @ w
+        return np.tanh(z)
+
+    def hand(g, x, w):
+        dz = g * (1 - np.tanh(x @ w) ** 2)
+        return {"z": dz, "x": dz @ w.T}
+
+    report = mg.check_hand_gradient(f, (X, W), hand)
+    assert report
+    assert [finding.message for finding in report.findings] == ["dw was not returned"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"cotangent": "abc"}, "cotangent is a str"), ({"cotangent": np.full((4, 2), np.nan)}, "cotangent holds NaN"),
+        ({"outputs": 0}, "outputs=0"), ({"outputs": "a"}, "outputs='a'"), ({"rtol": -1}, "rtol=-1"),
+        ({"rtol": "a"}, "rtol='a'"), ({"seed": "a"}, "seed='a'"), ({"seed": -1}, "seed=-1"),
+        ({"steps": [1]}, "steps is a list"), ({"hand": None}, "hand is None"), ({"hand": "x"}, "hand is 'x'"),
+        ({"hand": 3}, "given as int.*pass cotangent="), ({"f": 3}, "f is 3"),
+        ({"inputs": (X * np.nan, W)}, "x holds NaN"),
+    ],
+)  # fmt: skip
+def test_arguments_without_sense_are_refused_by_name(options, words):
+    given = {"f": linear, "inputs": (X, W), "hand": linear_backward} | options
+    with pytest.raises(CannotRun, match=words):
+        mg.check_hand_gradient(**given)
+
+
+def test_a_cotangent_may_be_nested_lists():
+    assert mg.check_hand_gradient(linear, (X, W), linear_backward, cotangent=rng.normal(size=(4, 2)).tolist())
+
+
+# ---- where no derivative exists --------------------------------------------------------------------------
+def test_numbers_that_are_not_finite_in_both_are_a_note_and_the_others_are_compared(recwarn):
+    x = np.array([0.0, 1.0, 4.0])
+    report = mg.check_hand_gradient(np.sqrt, (x,), lambda g, x: g * 0.5 / np.sqrt(x))
+    assert report
+    assert "the first at [0]: no derivative exists there" in report.findings[0].message
+    assert only(mg.check_hand_gradient(np.sqrt, (x,), lambda g, x: g * 0.7 / np.sqrt(x))).kind == "unexplained"
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize(
+    ("f", "x", "hand"),
+    [
+        (np.sqrt, np.zeros(3), lambda g, x: g * 0.5 / np.sqrt(x)),
+        (np.log, np.array([0.0, 1.0]), lambda g, x: g / np.maximum(x, 1)),
+        (lambda x: x / np.linalg.norm(x), np.zeros(3), lambda g, x: g),
+    ],
+    ids=["nothing is left", "finite by hand", "0/0"],
+)
+def test_what_autodiff_does_not_know_proves_nothing(f, x, hand):
+    report = mg.check_hand_gradient(f, (x,), hand)
+    assert not report and not report.mistakes
+    assert report.findings[0].kind == "no derivative"
+
+
+# ---- a check that proves nothing ---------------------------------------------------------------------------
+def normalised(x):
+    return (x - x.mean(0)) / np.sqrt(x.var(0) + 1e-5)
+
+
+def normalised_backward(g, x):
+    xhat = normalised(x)
+    return (g - g.mean(0) - xhat * (g * xhat).mean(0)) / np.sqrt(x.var(0) + 1e-5)
+
+
+def without_variance(g, x):
+    return (g - g.mean(0)) / np.sqrt(x.var(0) + 1e-5)
+
+
+def test_a_tolerance_that_hides_mistakes_is_a_finding():
+    report = mg.check_hand_gradient(normalised, (X,), without_variance, rtol=10)
+    assert not report and not report.mistakes
+    assert "less than the tolerance" in report.findings[0].message
+    assert report.findings[0].evidence["caught"] == 0
+
+
+@pytest.mark.parametrize("hand", [normalised_backward, without_variance])
+@pytest.mark.parametrize("factor", [1, -0.25])
+def test_a_sum_at_the_end_of_the_forward_that_annihilates_the_gradient_is_a_finding(hand, factor):
+    report = mg.check_hand_gradient(
+        lambda x: factor * np.sum(normalised(x)), (X,), lambda g, x: hand(np.full(x.shape, factor * g), x)
+    )
+    assert not report and not report.mistakes
+    finding = next(finding for finding in report.findings if finding.kind == "vacuous")
+    assert "the sum in which the forward ends annihilates them" in finding.message
+
+
+def test_a_loss_whose_own_paths_cancel_is_none():
+    """The gradient of a variance through its mean is zero: who leaves it out is right."""
+    report = mg.check_hand_gradient(
+        lambda x: ((x - x.mean(0)) ** 2).mean(), (X,), lambda g, x: g * 2 * (x - x.mean(0)) / x.size
+    )
+    assert report and not report.findings
+
+
+@pytest.mark.parametrize("form", ["a function", "arrays"])
+def test_where_every_gradient_is_zero_nothing_is_proved(form):
+    def dead(x, w):
+        return np.maximum(x @ w, 0)
+
+    inputs, zeros = (np.abs(X), -np.abs(W)), (0 * X, 0 * W)
+    hand = zeros if form == "arrays" else lambda g, x, w: zeros
+    report = mg.check_hand_gradient(dead, inputs, hand, cotangent=np.ones((4, 2)) if form == "arrays" else None)
+    assert not report and not report.mistakes
+    assert "every gradient is zero" in report.findings[0].message
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_rounding_is_no_mistake_that_a_check_in_low_precision_would_have_to_see(dtype):
+    x = rng.normal(size=(8, 4)).astype(dtype)
+    assert mg.check_hand_gradient(normalised, (x,), normalised_backward, keep_dtype=True)
