@@ -297,3 +297,70 @@ def test_where_every_gradient_is_zero_nothing_is_proved(form):
 def test_rounding_is_no_mistake_that_a_check_in_low_precision_would_have_to_see(dtype):
     x = rng.normal(size=(8, 4)).astype(dtype)
     assert mg.check_hand_gradient(normalised, (x,), normalised_backward, keep_dtype=True)
+
+
+# ---- step by step ----------------------------------------------------------------------------------------
+def reusing(x, w1, w2):
+    h = x @ w1
+    h = np.maximum(h, 0)
+    h = h * 2
+    return h @ w2
+
+
+REUSED = X, W, W[:2, :2] + 1
+
+
+def reusing_backward(g, x, w1, w2):
+    z = x @ w1
+    last = g @ w2.T
+    first = 2 * last * (z > 0)
+    return {"x": first @ w1.T, "w1": x.T @ first, "w2": (2 * np.maximum(z, 0)).T @ g}, first, 2 * last, last
+
+
+@pytest.mark.parametrize("which", [1, 2, 3])
+def test_a_step_of_a_name_that_held_several_values_is_taken_for_the_one_that_fits(which):
+    def hand(*arguments):
+        answer = reusing_backward(*arguments)
+        return answer[0] | {"h": answer[which]}
+
+    assert mg.check_hand_gradient(reusing, REUSED, hand)
+
+
+def test_a_step_that_fits_none_of_the_values_of_its_name_says_so_and_names_no_cause():
+    def hand(*arguments):
+        answer = reusing_backward(*arguments)
+        return answer[0] | {"dh": 3 * answer[1]}
+
+    message = only(mg.check_hand_gradient(reusing, REUSED, hand)).message
+    assert message.startswith("the first wrong step is dh: several values have that name")
+    assert "`h #2` (line " in message and "`h #3` (line " in message
+
+
+def staged(x):
+    mean = x.mean(0)
+    centred = x - mean
+    square = centred**2
+    var = square.mean(0)
+    inverse = 1 / np.sqrt(var + 1e-5)
+    return centred * inverse
+
+
+def test_the_cause_of_a_wrong_step_lies_between_it_and_the_steps_that_were_right():
+    def hand(g, x):
+        centred = x - x.mean(0)
+        inverse = 1 / np.sqrt((centred**2).mean(0) + 1e-5)
+        dinverse = (g * centred).sum(0)
+        dvar = -0.5 * inverse**3 * dinverse
+        dsquare = np.ones_like(x) * dvar / len(x)
+        dcentred = g * inverse - 2 * centred * dsquare
+        return {
+            "inverse": dinverse,
+            "var": dvar,
+            "square": dsquare,
+            "centred": dcentred,
+            "x": dcentred - dcentred.mean(0),
+        }
+
+    report = mg.check_hand_gradient(staged, (X,), hand)
+    step = next(finding for finding in report.mistakes if finding.kind == "wrong step")
+    assert step.message.endswith("in dcentred the path through `square` has the wrong sign")

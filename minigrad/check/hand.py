@@ -214,9 +214,7 @@ def _score(report: Report, comparison: Comparison, asked: _Asked) -> None:
     """Puts the mutation score into the report, and a finding where it says that the check proves little."""
     run, sweep = comparison.run, comparison.sweep
     if not any(g.any() for g in sweep.gradients):
-        message = (
-            "every gradient is zero here, and no mistake could show: choose other inputs or another cotangent"
-        )
+        message = "every gradient is zero here, and no mistake could show: choose other inputs or another cotangent"
         report.findings.append(Finding("", "vacuous", message, severity=VACUOUS))
         return
     if not comparison.finite:
