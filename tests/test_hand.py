@@ -1,10 +1,15 @@
 """`check_hand_gradient` with people's own ways of writing: their state, their dice, how they call and answer."""
 
+import re
+import sys
+import zipfile
+
 import numpy as np
 import pytest
 
 import minigrad as mg
 from minigrad.check import CannotRun
+from minigrad.check.__main__ import main
 
 rng = np.random.default_rng(0)
 X, W = rng.normal(size=(4, 3)), rng.normal(size=(3, 2))
@@ -364,3 +369,90 @@ def test_the_cause_of_a_wrong_step_lies_between_it_and_the_steps_that_were_right
     report = mg.check_hand_gradient(staged, (X,), hand)
     step = next(finding for finding in report.mistakes if finding.kind == "wrong step")
     assert step.message.endswith("in dcentred the path through `square` has the wrong sign")
+
+
+# ---- the command line ------------------------------------------------------------------------------------
+MINE = """
+import sys
+import numpy as np
+def forward(x, w, scale=2.0): return np.tanh(x @ w) * scale
+def right(g, x, w):
+    d = 2 * g * (1 - np.tanh(x @ w) ** 2)
+    return d @ w.T, x.T @ d
+def nothing(g, x, w): pass
+def quits(*arguments): sys.exit(0)
+"""
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name in ("mine", "leaving"):
+        monkeypatch.delitem(sys.modules, f"checked_{name}", raising=False)
+    (tmp_path / "mine.py").write_text(MINE)
+    (tmp_path / "leaving.py").write_text(MINE + "sys.exit(0)\n")
+    return tmp_path
+
+
+def command(backward="mine.py:right", forward="mine.py:forward", inputs="inputs.npz", *options):
+    return main([backward, "--forward", forward, "--inputs", inputs, *options])
+
+
+@pytest.mark.parametrize(
+    ("arrays", "code", "words"),
+    [
+        ({"w": W, "x": X}, 0, "right"), ({"w": W, "scale": 2.0, "x": X}, 0, "right"), ({"a": X, "b": W}, 0, "right"),
+        ({"w": W, "X": X}, 2, "X is no argument of forward(x, w, scale=2.0)"), ({"x": X}, 2, "there is no w in it"),
+        ({"x": X, "w": W, "dout": X @ W}, 2, "dout is no argument"), ({}, 2, "no arrays in it"),
+        ({"x": X, "w": W, "cotangent": X @ W}, 0, "right"), ({"x": X * np.nan, "w": W}, 2, "the input x holds NaN"),
+        ({"x": np.array([{}], dtype=object), "w": W}, 2, "cannot be read as an .npz"),
+    ],
+)  # fmt: skip
+def test_the_command_takes_arrays_by_name_or_all_in_their_order(mine, capsys, arrays, code, words):
+    np.savez("inputs.npz", **arrays)
+    assert command() == code
+    assert words in "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize("damage", ["cut", "garbage", "a wrong bit", "one array", "text in a zip"])
+def test_a_broken_file_of_inputs_is_no_verdict(mine, capsys, damage):
+    np.savez("inputs.npz", x=X, w=W)
+    whole = (mine / "inputs.npz").read_bytes()
+    if damage == "one array":
+        np.save("one.npy", X)
+        whole = (mine / "one.npy").read_bytes()
+    elif damage == "text in a zip":
+        with zipfile.ZipFile("text.zip", "w") as archive:
+            archive.writestr("a.txt", "x")
+        whole = (mine / "text.zip").read_bytes()
+    at = len(whole) // 3
+    (mine / "inputs.npz").write_bytes(
+        {
+            "cut": whole[:at],
+            "garbage": b"PK\x03\x04 and",
+            "a wrong bit": whole[:at] + b"\xff\x00" + whole[at + 2 :],
+        }.get(damage, whole)
+    )
+    assert command() == 2
+    assert "could not run: inputs.npz" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "code", "words"),
+    [
+        (("leaving.py:right", "leaving.py:forward"), 2, "raised SystemExit at leaving.py"),
+        (("mine.py:right", "mine.py:quits"), 2, r"RuntimeError at mine.py.*SystemExit"),
+        (("mine.py:quits",), 1, "raised SystemExit at mine.py"),
+        (("mine.py:right", "mine.py:forward", "inputs.npz", "--seed", "-1"), 2, "seed=-1"),
+        (("mine.py:right", "mine.py:forward", "inputs.npz", "--outputs", "-1"), 2, "outputs=-1"),
+        (("mine.py:right", "mine.py:forward", "inputs.npz", "--plot", "no/a.png"), 2, "right.*could not plot"),
+        (("mine.py:right", "mine.py:forward", "inputs.npz", "--plot", "a.xyz"), 2, "right.*could not plot"),
+        (("mine.py:nothing", "mine.py:forward", "inputs.npz", "--plot", "a.png"), 1, "returned None"),
+    ],
+)
+def test_neither_an_exit_of_the_users_nor_a_picture_decides_the_verdict(mine, capsys, given, code, words):
+    pytest.importorskip("matplotlib")
+    np.savez("inputs.npz", x=X, w=W)
+    assert command(*given) == code
+    assert re.search(words, "".join(capsys.readouterr()), re.DOTALL)

@@ -50,6 +50,8 @@ class Repeated:
         try:
             result = self.f(*arguments)
             return result
+        except SystemExit as error:  # is to end neither the check nor the shell's command
+            raise RuntimeError(f"SystemExit({error.code})").with_traceback(error.__traceback__) from error
         finally:
             for holder, key, value in _held((*self.state, result)):
                 if holder is not None and self._left_behind(value):
