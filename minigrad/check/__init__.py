@@ -19,7 +19,7 @@ def assert_hand_gradient(f: Any, inputs: Any, hand: Any, **options: Any) -> Repo
     __tracebackhide__ = True
     report = check_hand_gradient(f, inputs, hand, **options)
     if not report:
-        raise AssertionError(f"\n{report}")
+        raise AssertionError(str(report))
     return report
 
 
@@ -28,7 +28,7 @@ def assert_gradient(f: Any, inputs: Any, order: int = 1, **options: Any) -> Repo
     __tracebackhide__ = True
     report = gradcheck(f, inputs, order, **options)
     if not report:
-        raise AssertionError(f"\n{report}")
+        raise AssertionError(str(report))
     return report
 
 

@@ -84,8 +84,8 @@ class _Asked:
 
     def require_sense(self, steps: Any) -> None:
         """Raises CannotRun for arguments of which no check can be made."""
-        if not callable(self.f.f):
-            raise CannotRun(f"f is {self.f.f!r:.60}: it must be the forward function")
+        if not callable(self.f.func):
+            raise CannotRun(f"f is {self.f.func!r:.60}: it must be the forward function")
         if self.hand is None or isinstance(self.hand, (str, bytes)):
             raise CannotRun(f"hand is {self.hand!r:.60}: it must be the backward function, or the gradients themselves")
         if steps is not None and not isinstance(steps, Mapping):
@@ -196,7 +196,7 @@ def _readings(asked: _Asked, run: Forward, values: list[Any]) -> list[Forward]:
         return [run]
     runs = [run]
     for value in run.rest:
-        if not floating(value):
+        if not floating(on_host(value)):
             break
         try:
             runs.append(record(asked.f, values, len(runs) + 1))

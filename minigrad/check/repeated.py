@@ -30,13 +30,13 @@ OTHERS = (sys.stdlib_module_names | {"numpy"}) - {"types"}
 
 
 class Repeated:
-    """f, with the same surroundings at every call. hand: the backward, which may share f's state."""
+    """func, with the same surroundings at every call. hand: the backward, which may share its state."""
 
-    def __init__(self, f: Callable[..., Any], hand: Any) -> None:
-        self.f = self.__wrapped__ = f
-        self.__name__ = name_of(f).removesuffix("()")
-        self.__code__ = getattr(f, "__code__", None)
-        self.state = (f, hand)
+    def __init__(self, func: Callable[..., Any], hand: Any) -> None:
+        self.func = self.__wrapped__ = func
+        self.__name__ = name_of(func).removesuffix("()")
+        self.__code__ = getattr(func, "__code__", None)
+        self.state = (func, hand)
         things = [thing for _, _, thing in _held(self.state)]
         self.theirs = {id(t): t for t in things if isinstance(t, Tensor)}
         kinds = (host.random.Generator, host.random.RandomState, random.Random)
@@ -48,7 +48,7 @@ class Repeated:
             restart()
         result = None
         try:
-            result = self.f(*arguments)
+            result = self.func(*arguments)
             return result
         except SystemExit as error:  # is to end neither the check nor the shell's command
             raise RuntimeError(f"SystemExit({error.code})").with_traceback(error.__traceback__) from error
