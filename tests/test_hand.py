@@ -222,6 +222,16 @@ def test_a_cotangent_may_be_nested_lists():
 
 
 # ---- where no derivative exists --------------------------------------------------------------------------
+def test_numbers_that_overflow_are_not_finite_and_no_zero():
+    report = mg.check_hand_gradient(lambda x: np.exp(1e3 * x), (X,), lambda g, x: g * 1e3 * np.exp(1e3 * x))
+    assert [finding.kind for finding in report.findings] == ["no derivative"]
+
+
+def test_long_doubles_are_compared_too():
+    x = X.astype(np.longdouble)
+    assert mg.check_hand_gradient(np.tanh, (x,), lambda g, x: g * (1 - np.tanh(x) ** 2), keep_dtype=True)
+
+
 def test_numbers_that_are_not_finite_in_both_are_a_note_and_the_others_are_compared(recwarn):
     x = np.array([0.0, 1.0, 4.0])
     report = mg.check_hand_gradient(np.sqrt, (x,), lambda g, x: g * 0.5 / np.sqrt(x))
@@ -265,6 +275,11 @@ def test_a_tolerance_that_hides_mistakes_is_a_finding():
     assert not report and not report.mistakes
     assert "less than the tolerance" in report.findings[0].message
     assert report.findings[0].evidence["caught"] == 0
+
+
+def test_a_backward_that_draws_random_numbers_is_not_let_off():
+    report = mg.check_hand_gradient(np.sin, (X,), lambda g, x: g * np.random.default_rng().normal(size=x.shape))
+    assert not report
 
 
 @pytest.mark.parametrize("hand", [normalised_backward, without_variance])

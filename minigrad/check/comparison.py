@@ -42,7 +42,7 @@ class Comparison:
         self.findings = list(self.answer.findings)
         dtype = str(run.leaves[0].dtype)
         self.single = dtype == "float64" and any(h is not None and h.dtype == host.float32 for h in self.hands)
-        self.rtol = rtol if rtol is not None else RTOL["float32" if self.single else dtype]
+        self.rtol = rtol if rtol is not None else RTOL.get("float32" if self.single else dtype, RTOL["float64"])
         self.explainer = Explainer(sweep, self.hands, [])
         sizes = [self.explainer.absolute(k) for k in range(len(self.names))]
         self.sizes = [host.where(host.isfinite(s), s, 0.0) for s in sizes]

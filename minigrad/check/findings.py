@@ -23,7 +23,7 @@ Array = Any
 def structural_zero(a: Array, sizes: Array) -> bool:
     """Whether a gradient is nothing but what rounding leaves of terms that cancel."""
     scale = float(host.sqrt((sizes**2).sum()))
-    return a.size > 0 and scale > 0 and float(host.sqrt((a * a).sum())) <= 1e-11 * scale
+    return a.size > 0 and 0 < scale < host.inf and float(host.sqrt((a * a).sum())) <= 1e-11 * scale
 
 
 def of_a_zero(name: str, a: Array, sizes: Array) -> Finding:

@@ -203,7 +203,8 @@ def score_sentence(score: Score, missed: list[Mutant]) -> str:
     annihilates = "(BatchNorm's pullback does this to sum(y) and sum(y**2), for example). "
     return {
         "inputs": f"{head}, because {' and '.join(score.dull)}.",
-        "tolerance": f"{head}: they change the gradient by less than the tolerance. Check in float64 or with less rtol",
+        "tolerance": f"{head}: they change the gradient by less than the tolerance, which is rtol and the measured "
+        "rounding. Check in float64, with less rtol, and a backward that draws no random numbers",
         "cotangent": f"{head}: your cotangent annihilates them {annihilates}"
         "Leave cotangent out to have a random one",
         "reduction": f"{head}: the sum in which the forward ends annihilates them {annihilates}"
