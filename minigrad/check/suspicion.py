@@ -271,10 +271,18 @@ class Suspicion:
         return values
 
     def absolute(self, k: int) -> Array:
-        """The sizes of the terms that the k-th gradient adds up: what its rounding is to be judged by."""
-        x = self.run.leaves[k].node
-        total = host.abs(self.sweep.gradients[k]) + sum(host.abs(c) for c in self.groups(k).values())
-        for node, i in self.consumers.get(x, ()):  # type: ignore[arg-type]
+        """The sizes of the terms that the k-th gradient adds up: what its rounding is to be judged by.
+
+        It is split by its paths, and by what its nearest ops add up: each shows cancellations that the other hides.
+        """
+        by_path = sum(host.abs(c) for c in self.groups(k).values())
+        return host.maximum(host.maximum(by_path, self._nearest(k)), host.abs(self.sweep.gradients[k]))
+
+    def _nearest(self, k: int) -> Array:
+        """The sizes of the terms that reach the k-th leaf from the ops that use it, sums taken apart."""
+        x = self.run.leaves[k]
+        total = host.zeros(x.shape, x.dtype)
+        for node, i in self.consumers.get(x.node, ()):  # type: ignore[arg-type]
             row = node.primitive
             assert row is not None
             if row.joint is not None:
@@ -283,7 +291,7 @@ class Suspicion:
             values = [node.residuals[place] if place >= 0 else i for place in places]
             sizes = [host.abs(v) if isinstance(v, host.ndarray) and v.dtype.kind == "f" else v for v in values]
             with host.errstate(all="ignore"):
-                term = sum_to(host.abs(rule(host.abs(self.sweep.cotangents[node]), *sizes)), total.shape)
+                term = sum_to(host.abs(rule(host.abs(self.sweep.cotangents[node]), *sizes)), x.shape)
             total = total + host.where(host.isfinite(term), term, 0)
         return total
 
