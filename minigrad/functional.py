@@ -197,8 +197,8 @@ def _pooling(
 ) -> Pairs:
     """The checked kernel, stride, padding and dilation, and how many windows there are along both axes.
 
-    floor((n + 2 p - d (k - 1) - 1) / s) + 1; ceil_mode rounds up, but drops a window that would start
-    beyond the input and its left padding.
+    floor((n + 2 p - d (k - 1) - 1) / s) + 1; ceil_mode rounds up, which also gives one window where an input
+    is less than a stride too small for it, but drops a window that would start beyond the input and its left padding.
     """
     _need(x, 4, op, "n, channels, height, width")
     k = pair(kernel_size, f"{op} kernel_size")
@@ -209,10 +209,11 @@ def _pooling(
     counts = []
     for i, n in enumerate(x.shape[2:]):
         span = n + 2 * p[i] - d[i] * (k[i] - 1) - 1
-        if span < 0:
-            raise ValueError(f"{op}: a window of {k} does not fit into an input of shape {list(x.shape)}")
         count = (-(-span // s[i]) if ceil_mode else span // s[i]) + 1
-        counts.append(count - 1 if (count - 1) * s[i] >= n + p[i] else count)
+        count -= (count - 1) * s[i] >= n + p[i]
+        if count < 1 or not n:
+            raise ValueError(f"{op}: a window of {k} does not fit into an input of shape {list(x.shape)}")
+        counts.append(count)
     return k, s, p, d, (counts[0], counts[1])
 
 

@@ -99,12 +99,15 @@ def test_conv1d(options, kernel):
         {"stride": (1, 3), "padding": (1, 0), "output_padding": (0, 2)},
         {"groups": 2, "dilation": 2},
         {"groups": 2, "stride": 2, "padding": 1, "dilation": (1, 2)},
+        {"output_padding": (0, 1), "dilation": (1, 2)},  # a convolution of the output has room for more windows
+        {"stride": (2, 1), "output_padding": (2, 1), "dilation": (3, 2)},
     ],
     ids=str,
 )
 @pytest.mark.parametrize("kernel", [(3, 3), (2, 4)])
-def test_conv_transpose2d(options, kernel):
-    x, w, b = floats((2, 4, 4, 3), (4, 6 // options.get("groups", 1), *kernel), (6,))
+@pytest.mark.parametrize("size", [(4, 3), (3, 1)])
+def test_conv_transpose2d(options, kernel, size):
+    x, w, b = floats((2, 4, *size), (4, 6 // options.get("groups", 1), *kernel), (6,))
     ours = lambda x, w, b: F.conv_transpose2d(x, w, b, **options)
     agrees_with_reference(ours, lambda x, w, b: ref.conv_transpose2d(x, w, b, **options), x, w, b)
     agrees_with_torch(ours, lambda x, w, b: torch_functional().conv_transpose2d(x, w, b, **options), x, w, b)
@@ -120,6 +123,9 @@ POOLS = [
     {"kernel_size": 2, "stride": 3, "padding": 1, "ceil_mode": True},
     {"kernel_size": (3, 2), "stride": 2, "padding": 1, "ceil_mode": True},
     {"kernel_size": 2, "stride": 1},
+    {"kernel_size": 2, "ceil_mode": True},  # the last windows end beyond the input
+    {"kernel_size": (1, 5), "stride": (1, 3), "ceil_mode": True},
+    {"kernel_size": (8, 9), "stride": 4, "ceil_mode": True},  # the only window does
 ]
 
 
@@ -341,6 +347,9 @@ TWICE = {
     "conv2d same": (lambda x, w: F.conv2d(x, w, padding="same"), [(1, 2, 4, 4), (2, 2, 2, 3)]),
     "conv1d": (lambda x, w: F.conv1d(x, w, stride=2, padding=1), [(2, 2, 5), (3, 2, 3)]),
     "conv_transpose2d": (lambda x, w: F.conv_transpose2d(x, w, None, 2, 1, 1), [(2, 2, 3, 3), (2, 3, 3, 3)]),
+    "conv_transpose2d with room for more windows": (
+        lambda x, w: F.conv_transpose2d(x, w, None, (2, 1), 0, (2, 1), 1, (3, 2)), [(1, 2, 2, 1), (2, 2, 2, 2)],
+    ),
     "max_pool2d": (lambda x: F.max_pool2d(x, 2, 1, 1), [(1, 2, 4, 4)]),
     "avg_pool2d": (lambda x: F.avg_pool2d(x, 3, 2, 1, True, False), [(1, 2, 5, 4)]),
     "adaptive_avg_pool2d": (lambda x: F.adaptive_avg_pool2d(x, (2, 3)), [(1, 2, 5, 4)]),
