@@ -278,7 +278,8 @@ class Versioned(Tensor):
     def update(self, value: Tensor | Array) -> None:
         """Overwrites the values; shape and dtype stay.
 
-        Raises ValueError where the shape differs, RuntimeError where the value has a history.
+        Raises ValueError where the shape differs, TypeError where the dtype is of another kind (such as floating
+        values for a count), RuntimeError where the value has a history.
         """
         if isinstance(value, Tensor):
             if value.node is not None:
@@ -292,6 +293,11 @@ class Versioned(Tensor):
                 f"update: {type(self).__name__} {self.label or ''} of shape {list(self.data.shape)} was given "
                 f"shape {list(value.shape)}"
             )
+        if not xp.can_cast(value.dtype, self.data.dtype, "same_kind"):
+            raise TypeError(
+                f"update: {value.dtype} values do not fit into the {self.data.dtype} {type(self).__name__} "
+                f"{self.label or ''}; use .astype first"
+            )
         if recording.replaying and isinstance(self, Buffer):
             return
         self.unlock()[...] = value
@@ -299,11 +305,19 @@ class Versioned(Tensor):
 
 
 class Parameter(Versioned):
-    """Something to learn: a Tensor born with a leaf node. `data` is a floating array or Tensor, copied."""
+    """Something to learn: a Tensor born with a leaf node. `data` is a floating array or Tensor, copied.
+
+    RuntimeError for the result of ops on the tape: its history would be lost.
+    """
 
     __slots__ = ()
 
     def __init__(self, data: Tensor | Array, requires_grad: bool = True) -> None:
+        if isinstance(data, Tensor) and not data.is_leaf:
+            raise RuntimeError(
+                f"Parameter: the value given is a result, {data.node!r}, and a Parameter begins without a history; "
+                "pass t.detach()"
+            )
         array = as_array(data, None, "Parameter").copy()
         super().__init__(array, differentiable(array))
         writes.expect(array)
