@@ -432,8 +432,10 @@ def reshape(x: Any, *shape: Any) -> Any:
 
 def flatten(x: Any, start_axis: int = 0) -> Any:
     """All axes from `start_axis` on as one."""
-    lead = x.shape[:start_axis]
-    return reshape_(x, (*lead, math.prod(x.shape[start_axis:])))
+    if not is_integer(start_axis):
+        raise TypeError(f"flatten: the axis is one number, not {start_axis!r}")
+    axes_of(start_axis, x.ndim, "flatten")
+    return reshape_(x, (*x.shape[:start_axis], math.prod(x.shape[start_axis:])))
 
 
 def transpose(x: Any, *axes: Any) -> Any:
