@@ -287,17 +287,13 @@ class Versioned(Tensor):
                     f"update: the new value of this {type(self).__name__} is on the tape; pass value.detach()"
                 )
             value = value.data
-        value = as_array(value, None, "update")
-        if value.shape != self.data.shape:
-            raise ValueError(
-                f"update: {type(self).__name__} {self.label or ''} of shape {list(self.data.shape)} was given "
-                f"shape {list(value.shape)}"
-            )
-        if not xp.can_cast(value.dtype, self.data.dtype, "same_kind"):
-            raise TypeError(
-                f"update: {value.dtype} values do not fit into the {self.data.dtype} {type(self).__name__} "
-                f"{self.label or ''}; use .astype first"
-            )
+        value, held = as_array(value, None, "update"), self.data
+        castable = value.dtype == held.dtype or xp.can_cast(value.dtype, held.dtype, "same_kind")
+        if value.shape != held.shape or not castable:
+            own = f"{type(self).__name__} {self.label or ''}".rstrip()
+            if castable:
+                raise ValueError(f"update: {own} of shape {list(held.shape)} was given shape {list(value.shape)}")
+            raise TypeError(f"update: {value.dtype} values do not fit into the {held.dtype} {own}; use .astype first")
         if recording.replaying and isinstance(self, Buffer):
             return
         self.unlock()[...] = value
