@@ -32,7 +32,8 @@ class SlipsOfPaths(Suspicion):
             sign = " and the wrong sign" if w < 0 else ""
             if named is not None:
                 message = named.sentence(d).replace("lacks", "{lacks}").replace("has", "{has}") + sign
-                yield Explanation(("whole", named.short, w < 0), SIMPLE + 0.1, "factor", message, factor=named.short)
+                rank = PLAIN + 0.2 if "²" in named.text else SIMPLE + 0.1
+                yield Explanation(("whole", named.short, w < 0), rank, "factor", message, factor=named.short)
             elif a.size >= 3:
                 message = (
                     "{d} {is} " + f"{w:.6g} times autodiff's, everywhere, a number that stands for nothing on the tape"
