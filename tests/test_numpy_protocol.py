@@ -208,3 +208,43 @@ def test_assignment_as_an_op_agrees_with_numpy(index):
     expected = A.copy()
     expected[index] = value
     assert np.array_equal(assigned(mg.tensor(A), index, mg.tensor(value)).numpy(), expected)
+
+
+DRAWS = {
+    "rand": lambda: np.random.rand(3, 2),
+    "normal": lambda: np.random.normal(size=(3, 2)),
+    "multivariate_normal": lambda: np.random.multivariate_normal([0.0, 1.0], np.eye(2), 3),
+    "RandomState": lambda: np.random.RandomState(0).dirichlet([1.0, 2.0], 3),
+    "Generator": lambda: np.random.default_rng(0).standard_normal((3, 2)),
+}
+
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_random_numbers_drawn_in_a_recorded_function_are_arrays(name):
+    """np.random is compiled: it makes its arrays with np.empty and writes to their memory."""
+    with writable(lambda file: file == __file__):
+        assert type(DRAWS[name]()) is np.ndarray
+
+
+def made_by_a_local_import(x):
+    import numpy
+    from numpy import zeros as blank
+
+    out, again = numpy.zeros(3), blank(3)
+    out[:], again[:] = x, 2 * x
+    return out + again
+
+
+def test_numpy_is_itself_for_all_but_the_users_code_and_again_afterwards():
+    x = mg.tensor(rand(3), requires_grad=True)
+    theirs = np
+    with writable(lambda file: file == __file__):
+        assert made_by_a_local_import(x).requires_grad
+        assert isinstance(np.zeros(3), mg.Tensor)
+        assert type(backend.numpy.zeros(3)) is theirs.ndarray
+        assert np is not theirs
+    assert np is theirs
+    with writable(lambda file: False, made_by_a_local_import):
+        assert np is not theirs
+    with pytest.raises(TypeError, match="on the tape"):
+        made_by_a_local_import(x)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import inspect
 import linecache
 import os
@@ -34,6 +35,7 @@ class CannotRun(ValueError):
     """The check could not be made; the message says why and what to do."""
 
 
+@functools.cache
 def is_theirs(file: str) -> bool:
     """Whether a source file is the user's: neither minigrad's, NumPy's nor Python's own."""
     return not file.startswith((OURS, NUMPYS, STANDARD, "<frozen", "<call of")) and "site-packages" not in file
@@ -126,7 +128,7 @@ def record(f: Callable[..., Any], inputs: Sequence[Any], outputs: int = 1) -> Fo
     leaves = {leaf.node for leaf in run.leaves}
     for k, leaf in enumerate(run.leaves):
         run.names[leaf.node] = run.leaf_name(k)  # type: ignore[index]
-    with enable_grad(), _watched(run), _named(run), _noticed(run), writable(is_theirs):
+    with enable_grad(), _watched(run), _named(run), _noticed(run), writable(is_theirs, f):
         try:
             result = f(*arguments)
         except Exception as error:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from minigrad import ops
-from minigrad.backend import numpy as host
 from minigrad.backend import xp
 from minigrad.numpy_protocol.dispatch import promoted
 from minigrad.numpy_protocol.functions import Function
+from minigrad.numpy_protocol.namespace import shown
 from minigrad.tensor import Tensor, raw_index
 
 
@@ -42,46 +41,27 @@ def _promoting(operator: Function) -> Function:
     return lambda a, b: operator(*promoted((a, b)))
 
 
-MAKERS = ("zeros", "ones", "empty", "full")
 OPERATORS = [f"__{r}{name}__" for name in ("add", "sub", "mul", "truediv", "pow", "matmul") for r in ("", "r")] + [
     f"__{name}__" for name in ("lt", "le", "gt", "ge", "eq", "ne")
 ]
 
 
 @contextlib.contextmanager
-def writable(is_theirs: Callable[[str], bool]) -> Iterator[None]:
+def writable(is_theirs: Callable[[str], bool], *functions: Any) -> Iterator[None]:
     """Inside this block assignments into Tensors are recorded, and np.zeros and its like make Tensors.
 
     Operators widen floating dtypes as NumPy's do (outside, minigrad refuses to mix them).
 
-    is_theirs: of a file's name, whether it is the studied code; NumPy's functions stay as they are for
-    all other code. Meant for one thread: NumPy's namespace is changed for the length of the block.
+    is_theirs: of a file's name, whether it is the studied code, and functions: of that code, in case no file
+    holds it. For all other code NumPy stays as it is. Meant for one thread.
     """
-    before = {name: getattr(host, name) for name in MAKERS}
     methods = {name: getattr(Tensor, name) for name in (*OPERATORS, "__setitem__")}
-
-    def made(original: Function) -> Function:
-        def make(*args: Any, **kwargs: Any) -> Any:
-            result = original(*args, **kwargs)
-            tracked = result.dtype.kind == "f" and "like" not in kwargs and is_theirs(_calling_file())
-            return Tensor(xp.asarray(result)) if tracked else result
-
-        return make
-
     try:
-        for name, original in before.items():
-            setattr(host, name, made(original))
         for name in OPERATORS:
             setattr(Tensor, name, _promoting(methods[name]))
         Tensor.__setitem__ = _assign  # type: ignore[method-assign]
-        yield
+        with shown(is_theirs, *functions):
+            yield
     finally:
         for name, original in methods.items():
             setattr(Tensor, name, original)
-        for name, original in before.items():
-            setattr(host, name, original)
-
-
-def _calling_file() -> str:
-    """The file of the code that called a replaced NumPy function."""
-    return sys._getframe(2).f_code.co_filename
