@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from minigrad import ops
 from minigrad.numpy_protocol.dispatch import array, array_function, array_ufunc
-from minigrad.numpy_protocol.functions import dot
+from minigrad.numpy_protocol.products import dot
 from minigrad.numpy_protocol.writing import assigned, writable
 from minigrad.tensor import Tensor
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from minigrad.backend import numpy as host
 from minigrad.backend import xp
-from minigrad.numpy_protocol.functions import Function
+from minigrad.numpy_protocol.promotion import Function
 from minigrad.tensor import Tensor
 
 MAKERS = ("zeros", "ones", "empty", "full")

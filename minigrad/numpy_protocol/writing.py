@@ -8,9 +8,8 @@ from typing import Any
 
 from minigrad import ops
 from minigrad.backend import xp
-from minigrad.numpy_protocol.dispatch import promoted
-from minigrad.numpy_protocol.functions import Function
 from minigrad.numpy_protocol.namespace import shown
+from minigrad.numpy_protocol.promotion import Function, promoted
 from minigrad.tensor import Tensor, raw_index
 
 
