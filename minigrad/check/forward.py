@@ -355,7 +355,7 @@ def _noticed(run: Forward) -> Iterator[None]:
     before = {name: getattr(Tensor, name) for name in names}
 
     def reader(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
-        def read(self: Tensor) -> Any:
+        def read(self: Tensor, *args: Any) -> Any:
             if self.node is not None and (line := _line_of(2)) is not None:
                 what = run.names.get(self.node)
                 called = {"item": "float() or .item()"}.get(name, f".{name}()")
@@ -364,7 +364,7 @@ def _noticed(run: Forward) -> Iterator[None]:
                     f"the tape "
                     "cannot see what becomes of it"
                 )
-            return original(self)
+            return original(self, *args)
 
         return read
 

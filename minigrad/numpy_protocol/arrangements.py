@@ -8,7 +8,16 @@ from typing import Any
 from minigrad import ops
 from minigrad.backend import is_array, xp
 from minigrad.backend import numpy as host
-from minigrad.numpy_protocol.promotion import Function, arrays, as_array, as_values, holds_tensor, widened
+from minigrad.numpy_protocol.promotion import (
+    Function,
+    arrays,
+    as_array,
+    as_values,
+    holds_tensor,
+    on_tape,
+    operands,
+    widened,
+)
 from minigrad.tensor import Tensor
 
 
@@ -22,6 +31,11 @@ def moves(function: str | Function, *sources: int) -> Function:
     run: Function = attrgetter(function)(host) if isinstance(function, str) else function
 
     def move(*args: Any, **kwargs: Any) -> Any:
+        others = [a for i, a in enumerate(args) if sources and i not in sources]
+        if on_tape((others, kwargs)):
+            raise TypeError(
+                f"on Tensors this form of the call is not known: give arrays by position, in {run.__name__}"
+            )
         pool: list[Any] = []
 
         def positions(value: Any) -> Any:
@@ -169,7 +183,7 @@ def where(condition: Any, *choices: Any) -> Any:
     condition = as_array(condition)
     if condition.dtype != bool:
         condition = ops.not_equal(condition, 0)
-    return ops.where(condition, *choices)
+    return ops.where(condition, *operands(choices))
 
 
 def select(condlist: Any, choicelist: Any, default: Any = 0) -> Any:
@@ -192,6 +206,8 @@ def clip(a: Any, a_min: Any = None, a_max: Any = None, *, min: Any = None, max: 
 def bincount(x: Any, weights: Any = None, minlength: int = 0) -> Any:
     """The sums of the weights with the same number."""
     places = as_values(x)
+    if weights is None:
+        return host.bincount(places, None, minlength)
     return ops.scatter(weights, (max(int(host.max(places)) + 1, minlength),), xp.asarray(places))
 
 

@@ -8,7 +8,7 @@ from minigrad import ops
 from minigrad.backend import numpy as host
 from minigrad.backend import xp
 from minigrad.numpy_protocol.arrangements import at, where, written
-from minigrad.numpy_protocol.promotion import Function, as_array, as_values, on_tape, promoted
+from minigrad.numpy_protocol.promotion import Function, as_array, as_values, on_tape, operands, promoted
 from minigrad.numpy_protocol.tables import ACCUMULATED, CONSTANT, FUNCTIONS, INSTEAD, REDUCED, UFUNCS
 from minigrad.tensor import Tensor
 
@@ -63,7 +63,7 @@ def array_ufunc(self: Tensor, ufunc: Any, method: str, *args: Any, **kwargs: Any
     if method == "__call__" and name in UFUNCS:
         mask = kwargs.pop("where", True)
         if mask is True:
-            return call(full, UFUNCS[name], args, kwargs)
+            return call(full, UFUNCS[name], operands(args), kwargs)
         return call(full, _masked(name, mask, kwargs.get("out")), args, kwargs)
     return otherwise(full, getattr(ufunc, method), args, kwargs)
 

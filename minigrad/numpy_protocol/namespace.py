@@ -15,13 +15,20 @@ from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
+from minigrad import ops
 from minigrad.backend import numpy as host
 from minigrad.backend import xp
-from minigrad.numpy_protocol.promotion import Function
+from minigrad.numpy_protocol.arrangements import joined_in_brackets
+from minigrad.numpy_protocol.dispatch import call, unknown
+from minigrad.numpy_protocol.promotion import Function, as_array, holds_tensor
+from minigrad.numpy_protocol.tables import FUNCTIONS
 from minigrad.tensor import Tensor
 
-MAKERS = ("zeros", "ones", "empty", "full")
-"""What makes an array that is filled afterwards."""
+MAKERS = (
+    "arange", "copy", "empty", "empty_like", "eye", "full", "full_like", "identity", "linspace", "ones", "ones_like",
+    "zeros", "zeros_like",
+)  # fmt: skip
+"""What makes an array that may be filled afterwards."""
 
 
 def _tracked(maker: Function) -> Function:
@@ -34,9 +41,75 @@ def _tracked(maker: Function) -> Function:
     return make
 
 
+def _array(maker: Function, copies: bool) -> Function:
+    """np.array (which copies) or np.asarray, also of a Tensor, and of lists with Tensors in them."""
+    tracked = _tracked(maker)
+
+    def make(a: Any, dtype: Any = None, *args: Any, **kwargs: Any) -> Any:
+        if not holds_tensor(a):
+            return (tracked if copies or isinstance(a, list) else maker)(a, dtype, *args, **kwargs)
+        t = as_array(a)
+        if dtype is not None and t.dtype != dtype:
+            return ops.astype(t, host.dtype(dtype))
+        return ops.alias(t) if copies and t is a else t
+
+    return make
+
+
+def _of_lists(name: str) -> Function:
+    """A function of the tables that also takes, where it asks for an array, a list with Tensors in it."""
+    original = getattr(host, name)
+
+    @functools.wraps(original)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        if args and isinstance(args[0], (list, tuple)) and holds_tensor(args[0]):
+            return call(name, FUNCTIONS[name], (as_array(args[0]), *args[1:]), kwargs)
+        return original(*args, **kwargs)
+
+    return run
+
+
+def _refusing(name: str, function: Function) -> Function:
+    """A function that would take a Tensor apart."""
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        if holds_tensor(args):
+            raise TypeError(unknown(name))
+        return function(*args, **kwargs)
+
+    return run
+
+
+class _Arrays(type):
+    """The class of np.ndarray in the copy: to a user's isinstance(x, np.ndarray) a Tensor is an array."""
+
+    def __instancecheck__(cls, value: Any) -> bool:
+        return isinstance(value, (host.ndarray, Tensor))
+
+    def __subclasscheck__(cls, kind: type) -> bool:
+        return issubclass(kind, (host.ndarray, Tensor))
+
+
+OF_ARRAYS = (
+    "all", "any", "argmax", "argmin", "argsort", "average", "clip", "cumsum", "diff", "dot", "max", "mean", "median",
+    "min", "outer", "prod", "reshape", "sort", "std", "sum", "transpose", "var",
+)  # fmt: skip
+
+
+@functools.cache
 def changed() -> dict[str, Any]:
     """The names of NumPy's that mean something else in the copy."""
-    return {name: _tracked(getattr(host, name)) for name in MAKERS}
+    made = {name: _tracked(getattr(host, name)) for name in MAKERS}
+    made |= {name: _of_lists(name) for name in OF_ARRAYS}
+    made |= {name: _array(getattr(host, name), False) for name in ("asarray", "asanyarray", "ascontiguousarray")}
+    return made | {
+        "array": _array(host.array, True),
+        "c_": joined_in_brackets(host.c_),
+        "ndarray": _Arrays("ndarray", (host.ndarray,), {}),
+        "nditer": _refusing("nditer", host.nditer),
+        "r_": joined_in_brackets(host.r_),
+        "vectorize": lambda *args, **kwargs: _refusing("vectorize", host.vectorize(*args, **kwargs)),
+    }
 
 
 @contextlib.contextmanager

@@ -61,6 +61,11 @@ def widened(operands: Sequence[Any]) -> list[Any]:
     return [ops.astype(a, widest) if a.dtype in floats - {widest} else a for a in operands]
 
 
+def operands(values: Sequence[Any]) -> tuple[Any, ...]:
+    """The operands of an elementwise op, lists among them as arrays."""
+    return promoted(tuple(as_array(a) if isinstance(a, (list, tuple)) else a for a in values))
+
+
 def promoted(operands: tuple[Any, ...]) -> tuple[Any, ...]:
     """The operands of an op, of which numbers and 0-d arrays take the dtype of the others."""
     places = [i for i, a in enumerate(operands) if (isinstance(a, Tensor) or is_array(a)) and a.ndim]
