@@ -236,8 +236,8 @@ def disagreement(f: Any, number: int, apart: str) -> str:
     return (
         f"{name_of(f)} returns other values when it is recorded than for plain arrays (output {number}: {apart}). "
         "Either two calls of it differ: it draws random numbers or keeps a state; seed the generator inside it. Or it "
-        "has a line that means another thing for arrays: one that writes into a view (say a[i] = ... of the whole "
-        "array instead), sorts in place (a = np.sort(a)), or asks for the type of an array (isinstance, type)"
+        "has a line that means another thing for arrays: one that sorts in place (write a = np.sort(a)), asks for the "
+        "type of an array (type(a)), or writes into memory that two arrays share (write into the whole array instead)"
     )
 
 

@@ -169,6 +169,14 @@ def diag(v: Any, k: int = 0) -> Any:
     return ops.scatter(v, (n, n), (rows, rows + k))
 
 
+def diagonal(a: Any, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Any:
+    return ops.diagonal(moveaxis(a, (axis1, axis2), (-2, -1)), offset)
+
+
+def trace(a: Any, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Any:
+    return ops.sum(diagonal(a, offset, axis1, axis2), -1)
+
+
 # ---- chosen -----------------------------------------------------------------------------------------------------
 def take(a: Any, indices: Any, axis: int | None = None) -> Any:
     if axis is None:

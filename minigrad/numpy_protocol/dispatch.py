@@ -12,7 +12,7 @@ from minigrad.numpy_protocol.promotion import Function, as_array, as_values, on_
 from minigrad.numpy_protocol.tables import ACCUMULATED, CONSTANT, FUNCTIONS, INSTEAD, REDUCED, UFUNCS
 from minigrad.tensor import Tensor
 
-IGNORED = {"casting", "optimize", "subok", "device"}
+IGNORED = {"casting", "device", "kind", "optimize", "stable", "subok"}
 """Keywords that change how NumPy computes and not what."""
 UNSET = {"dtype", "out"}
 """Keywords for which None stands for "not given"; an axis of None is an axis."""

@@ -12,7 +12,7 @@ from minigrad.numpy_protocol import arrangements as arranged
 from minigrad.numpy_protocol.dispatch import call
 from minigrad.numpy_protocol.promotion import Function
 from minigrad.numpy_protocol.tables import FUNCTIONS, UFUNCS
-from minigrad.tensor import Tensor
+from minigrad.tensor import Tensor, Versioned
 
 NUMPYS = {
     "a_max", "a_min", "casting", "copy", "correction", "dtype", "initial", "max", "mean", "min", "mode", "order", "out",
@@ -51,6 +51,12 @@ def _item(item: Function) -> Function:
     return read
 
 
+def _copied(self: Tensor, memo: Any = None) -> Tensor:
+    """Python's copy of an array keeps the history; a Parameter's is another Parameter."""
+    make, arguments = self.__reduce__() if isinstance(self, Versioned) else (ops.alias, (self,))
+    return make(*arguments)
+
+
 def _format(self: Tensor, how: str) -> str:
     return format(to_numpy(self.data)[()], how)
 
@@ -61,9 +67,9 @@ BOTH = (
 )  # fmt: skip
 """What Tensors and arrays have in common."""
 
-ADDED: dict[str, Any] = {name: as_method(name) for name in ("compress", "choose", "cumprod", "dot", "take")} | {
-    "__copy__": ops.alias,
-    "__deepcopy__": lambda self, memo: ops.alias(self),
+ADDED: dict[str, Any] = {name: as_method(name) for name in ("cumprod", "dot", "take")} | {
+    "__copy__": _copied,
+    "__deepcopy__": _copied,
     "__divmod__": lambda a, b: UFUNCS["divmod"](a, b),
     "__format__": _format,
     "__rdivmod__": lambda a, b: UFUNCS["divmod"](b, a),

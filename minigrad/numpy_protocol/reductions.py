@@ -1,4 +1,7 @@
-"""NumPy's sums, extremes, moments and quantiles, under NumPy's own arguments, composed of ops."""
+"""NumPy's sums, extremes, moments and quantiles, under NumPy's own arguments, composed of ops.
+
+Arguments that stand elsewhere by position there (dtype, out) are taken by name alone.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ def reduction(op: Function, join: Function, neutral: float | None) -> Function:
     neutral: None where there is none, and NumPy asks for an initial value
     """
 
-    def reduce(a: Any, axis: Axis = None, keepdims: bool = False, initial: Any = None, where: Any = None) -> Any:
+    def reduce(a: Any, axis: Axis = None, *, keepdims: bool = False, initial: Any = None, where: Any = None) -> Any:
         if where is not None and where is not True:
             rest = initial if neutral is None else neutral
             if rest is None:
@@ -44,40 +47,40 @@ def size(a: Any, axis: Axis, where: Any, keepdims: bool) -> Any:
     return Tensor(mask.astype(a.dtype).sum(axis=axis, keepdims=bool(keepdims)))
 
 
-def mean_over(a: Any, axis: Axis = None, keepdims: bool = False, where: Any = None) -> Any:
+def mean_over(a: Any, axis: Axis = None, *, keepdims: bool = False, where: Any = None) -> Any:
     if where is None:
         return ops.mean(a, axis, bool(keepdims))
-    return total(a, axis, keepdims, where=where) / size(a, axis, where, keepdims)
+    return total(a, axis, keepdims=keepdims, where=where) / size(a, axis, where, keepdims)
 
 
 def var(
-    a: Any, axis: Axis = None, ddof: int = 0, keepdims: bool = False, where: Any = None, mean: Any = None,
+    a: Any, axis: Axis = None, *, ddof: int = 0, keepdims: bool = False, where: Any = None, mean: Any = None,
     correction: int = 0,
 ) -> Any:  # fmt: skip
     """Also with the mean given (its axes kept), through which the gradient then flows."""
     ddof = ddof or correction
     if where is None and mean is None:
         return ops.var(a, axis, ddof, bool(keepdims))
-    centre = mean_over(a, axis, True, where) if mean is None else mean
-    return total(ops.square(a - centre), axis, keepdims, where=where) / (size(a, axis, where, keepdims) - ddof)
+    centre = mean_over(a, axis, keepdims=True, where=where) if mean is None else mean
+    return total(ops.square(a - centre), axis, keepdims=keepdims, where=where) / (size(a, axis, where, keepdims) - ddof)
 
 
-def std(a: Any, axis: Axis = None, ddof: int = 0, keepdims: bool = False, **given: Any) -> Any:
+def std(a: Any, axis: Axis = None, *, ddof: int = 0, keepdims: bool = False, **given: Any) -> Any:
     if given.get("where") is None and given.get("mean") is None:
         return ops.std(a, axis, ddof or given.get("correction", 0), bool(keepdims))
-    return ops.sqrt(var(a, axis, ddof, keepdims, **given))
+    return ops.sqrt(var(a, axis, ddof=ddof, keepdims=keepdims, **given))
 
 
 def without_nan(function: Function) -> Function:
     """np.nansum and its like: over the elements that are numbers."""
 
-    def reduce(a: Any, axis: Axis = None, keepdims: bool = False, **given: Any) -> Any:
+    def reduce(a: Any, axis: Axis = None, *, keepdims: bool = False, **given: Any) -> Any:
         return function(a, axis=axis, keepdims=keepdims, where=ops.logical_not(ops.isnan(a)), **given)
 
     return reduce
 
 
-def average(a: Any, axis: Axis = None, weights: Any = None, keepdims: bool = False) -> Any:
+def average(a: Any, axis: Axis = None, weights: Any = None, *, keepdims: bool = False) -> Any:
     """The mean, or the weighted mean for weights of a's shape, or of its length along the axis."""
     if weights is None:
         return ops.mean(a, axis, bool(keepdims))
@@ -88,7 +91,7 @@ def average(a: Any, axis: Axis = None, weights: Any = None, keepdims: bool = Fal
     return ops.sum(a * w, axis, bool(keepdims)) / ops.sum(w, axis, bool(keepdims))
 
 
-def ptp(a: Any, axis: Axis = None, keepdims: bool = False) -> Any:
+def ptp(a: Any, axis: Axis = None, *, keepdims: bool = False) -> Any:
     return ops.max(a, axis, bool(keepdims)) - ops.min(a, axis, bool(keepdims))
 
 
@@ -113,12 +116,12 @@ def cumprod(a: Any, axis: int) -> Any:
 DEFAULT_AXES: dict[Function, int | None] = {ops.sort: -1, ops.argsort: -1, ops.cumsum: None, cumprod: None}
 
 
-def quantile(a: Any, q: Any, axis: int | None = None, keepdims: bool = False, method: str = "linear") -> Any:
+def quantile(a: Any, q: Any, axis: int | None = None, *, keepdims: bool = False, method: str = "linear") -> Any:
     """Between the two neighbours in ascending order, linearly."""
     if method != "linear":
         raise TypeError(f"np.quantile: the tape knows method='linear' only, not {method!r}")
     if getattr(q, "ndim", 0) or isinstance(q, (list, tuple)):
-        return ops.stack([quantile(a, float(one), axis, keepdims) for one in q])
+        return ops.stack([quantile(a, float(one), axis, keepdims=keepdims) for one in q])
     if axis is None:
         y = quantile(ops.reshape(a, -1), q, 0)
         return ops.reshape(y, (1,) * a.ndim) if keepdims else y
@@ -132,12 +135,12 @@ def quantile(a: Any, q: Any, axis: int | None = None, keepdims: bool = False, me
     return y if keepdims else ops.squeeze(y, axis)
 
 
-def median(a: Any, axis: int | None = None, keepdims: bool = False) -> Any:
-    return quantile(a, 0.5, axis, keepdims)
+def median(a: Any, axis: int | None = None, *, keepdims: bool = False) -> Any:
+    return quantile(a, 0.5, axis, keepdims=keepdims)
 
 
-def percentile(a: Any, q: Any, axis: int | None = None, keepdims: bool = False) -> Any:
-    return quantile(a, xp.asarray(q) / 100 if getattr(q, "ndim", 0) else q / 100, axis, keepdims)
+def percentile(a: Any, q: Any, axis: int | None = None, *, keepdims: bool = False) -> Any:
+    return quantile(a, xp.asarray(q) / 100 if getattr(q, "ndim", 0) else q / 100, axis, keepdims=keepdims)
 
 
 def cov(m: Any, rowvar: bool = True, bias: bool = False, ddof: int | None = None) -> Any:

@@ -82,8 +82,8 @@ MOST = float(host.finfo(host.float64).max)
 FUNCTIONS: dict[str, Any] = {
     name: getattr(ops, name)
     for name in [
-        "all", "any", "argmax", "argmin", "broadcast_to", "diagonal", "flip", "logsumexp", "outer", "roll",
-        "round", "squeeze", "swapaxes", "take_along_axis", "tensordot", "tile", "trace", "tril", "triu",
+        "all", "any", "argmax", "argmin", "broadcast_to", "flip", "logsumexp", "outer", "roll",
+        "round", "squeeze", "swapaxes", "take_along_axis", "tensordot", "tile", "tril", "triu",
     ]
 } | {
     name: getattr(reductions, name)
@@ -99,9 +99,9 @@ FUNCTIONS: dict[str, Any] = {
 } | {
     name: getattr(arranged, name)
     for name in [
-        "array_split", "bincount", "clip", "column_stack", "concatenate", "copyto", "diag", "expand_dims",
+        "array_split", "bincount", "clip", "column_stack", "concatenate", "copyto", "diag", "diagonal", "expand_dims",
         "fill_diagonal", "hstack", "moveaxis", "pad", "putmask", "ravel", "repeat", "reshape", "select", "split",
-        "stack", "take", "transpose", "vstack", "where",
+        "stack", "take", "trace", "transpose", "vstack", "where",
     ]
 } | reductions.extreme | reductions.nan_extreme | {
     "amax": reductions.extreme["max"],
