@@ -27,7 +27,7 @@ def assert_gradient(f: Any, inputs: Any, order: int = 1, **options: Any) -> Repo
     __tracebackhide__ = True
     report = gradcheck(f, inputs, order, **options)
     if not report:
-        raise AssertionError(f"\n{report}")
+        raise AssertionError(str(report))
     return report
 
 
