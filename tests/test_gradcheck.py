@@ -113,6 +113,10 @@ def test_outputs_of_a_layer_that_are_not_at_a_kink_are_compared():
     assert gradcheck(lambda x, w, b: mg.relu(twice(x @ w, b)), LAYER).mistakes
 
 
+def test_an_empty_input_beside_a_large_one_proves_nothing_wrong():
+    assert gradcheck(lambda x, e: mg.tanh(x) + e.sum(), [np.ones((9, 9)), np.zeros((0, 3))])
+
+
 def test_kinks_that_cancel_are_named():
     """relu(x) - relu(-x) is x; at 0 autodiff says 0, by its convention for each relu."""
     report = gradcheck(lambda x: mg.relu(x) - mg.relu(-x), [np.array([0.0, 1.0])])
