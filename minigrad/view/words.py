@@ -10,7 +10,7 @@ import linecache
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from minigrad.backend import to_numpy
+from minigrad.backend import is_array, to_numpy
 
 INFIX = {"add": "+", "subtract": "-", "multiply": "*", "divide": "/", "matmul": "@", "power": "**"}
 
@@ -71,8 +71,8 @@ def static_text(row: Any, params: Sequence[Any]) -> list[str]:
 
 def short_static(value: Any) -> str:
     """A static parameter in a few characters; index arrays by their shape."""
-    if hasattr(value, "dtype") and hasattr(value, "shape"):
-        return f"{value.dtype}{list(value.shape)}" if value.shape or hasattr(value, "ndim") else str(value)
+    if is_array(value):
+        return f"{value.dtype}{list(value.shape)}"
     if isinstance(value, tuple):
         inner = ", ".join(short_static(part) for part in value)
         inner = inner if len(inner) <= 48 else inner[:45] + "..."
