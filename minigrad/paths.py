@@ -17,7 +17,7 @@ from typing import Any
 from minigrad.autodiff import _joint, _leading_to, _lift, _seed
 from minigrad.backend import Array
 from minigrad.ops import astype, sum_to
-from minigrad.tape import FREED, Node, enable_grad, history
+from minigrad.tape import FREED, Node, enable_grad, history, writes
 from minigrad.tensor import Tensor
 
 REDUCTIONS = frozenset(("amax", "logsumexp", "mean", "norm", "sum", "sum_to"))
@@ -174,7 +174,10 @@ def pull(
             f"paths: the tape of {row.name!r} (line {node.serial}) was freed by an earlier backward pass; pass "
             "retain_graph=True to that earlier backward() or grad() to keep it"
         )
+    overwritten = values is None and node.serial < writes.newest
     if row.joint is not None:
+        if overwritten:
+            writes.check(node, node.residuals)
         for i, (source, c) in enumerate(zip(node.inputs, _joint(row, node, g, create_graph, needed), strict=True)):
             if source is not None and c is not None:
                 yield i, source, c
@@ -186,6 +189,8 @@ def pull(
         if source is None or (needed is not None and source not in needed):
             continue
         rule, places = row.pullbacks[0 if row.variadic else i]  # type: ignore[misc]
+        if overwritten:
+            writes.check(node, [node.residuals[place] for place in places if place >= 0])
         c = rule(g, *[values[place] if place >= 0 else i for place in places])
         if c.shape != source.shape:
             c = sum_to(c, source.shape)

@@ -1,5 +1,6 @@
 """The tape made visible: program, table, paths, replay, drawings, and the errors of each."""
 
+import contextlib
 import itertools
 import json
 import re
@@ -231,6 +232,41 @@ def test_a_leaf_overwritten_since_is_noticed():
     b.update(np.array([5.0, 5.0]))
     with pytest.warns(UserWarning, match="a leaf was overwritten since"):
         assert late[2].value.tolist() == [6.0, 6.0]
+
+
+def a_step_after_the_backward_pass(traced=False):
+    """A loss whose tape was kept, a weight of an optimizer's step since, the weight as it was, and the trace."""
+    mg.random.seed(0)
+    model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3))
+    optimizer = mg.optim.SGD(model.named_parameters(), lr=1.0)
+    x, labels = mg.random.normal(6, 4), mg.tensor([0, 1, 2, 0, 1, 2])
+    with mg.trace(model) if traced else contextlib.nullcontext() as t:
+        loss = F.cross_entropy(model(x), labels)
+        loss.backward(retain_graph=True)
+        before = model[0].weight.numpy().copy()
+        optimizer.step()
+    return loss, model[0].weight, before, t
+
+
+@pytest.mark.parametrize(
+    "ask", [lambda tape: tape["0.weight"].cotangent, lambda tape: tape.paths("0.weight"), lambda tape: tape.table()]
+)
+@pytest.mark.filterwarnings("ignore:Tape")
+def test_cotangents_of_overwritten_values_are_refused_as_backward_refuses_them(ask):
+    loss, weight, *_ = a_step_after_the_backward_pass()
+    with pytest.raises(RuntimeError, match=r"kept '2.weight'.*overwritten by") as refused:
+        mg.grad(loss, weight, retain_graph=True)
+    with pytest.raises(RuntimeError, match=re.escape(str(refused.value))):
+        ask(mg.Tape(loss))
+    assert "kept '2.weight'" in page.contents(mg.Tape(loss), None)["note"]
+    assert "no cotangents" in mg.Tape(loss).svg()
+
+
+@pytest.mark.parametrize("dtype", [mg.float64, "float64", np.dtype("float64"), np.float64])
+def test_a_dtype_is_written_by_its_name(dtype):
+    tape = mg.Tape(mg.tensor([1.0, 2.0], requires_grad=True).astype(dtype).sum())
+    assert tape[2].expression == "astype(x1, dtype=float64)"
+    assert tape.table().latex() and tape.svg() and tape.dot()
 
 
 def test_names():

@@ -18,10 +18,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from minigrad.backend import to_numpy
-from minigrad.tape import FREED, Node
+from minigrad.tape import Node
 
 if TYPE_CHECKING:
-    from minigrad.view.program import Tape
+    from minigrad.view.program import Step, Tape
 
 DRAWABLE = 60
 """Items up to which a drawing is legible; larger tapes are folded by layer."""
@@ -246,11 +246,10 @@ def svg(tape: Tape) -> str:
         return left + places.x[i] * dx, top + places.y[i] * dy
 
     folded = any(item.group for item in items)
-    differentiable = _can_step(tape)
+    steps, reason = ([], "") if folded else reverse_pass(tape)
     contributions: dict[tuple[int, int], list[Any]] = {}
-    if differentiable and not folded:
-        for step in tape.steps:
-            contributions.setdefault((home[step.to], home[step.line]), []).append(step.outgoing)
+    for step in steps:
+        contributions.setdefault((home[step.to], home[step.line]), []).append(step.outgoing)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
         'font-family="Helvetica, Arial, sans-serif" font-size="11">',
@@ -286,20 +285,25 @@ def svg(tape: Tape) -> str:
             parts.append(_text(x, y - 25, shown, "#4463a0", "bold"))
         if line.node is tape.y.node and not folded:
             parts.append(_text(x + 24, y - 4, brief(tape.values.get(line.node)), "#1a7f37", anchor="start"))
-            if differentiable:
+            if not reason:
                 parts.append(_text(x + 24, y + 14, brief(tape.cotangents[line.node]), "#b42318", anchor="start"))
     legend = "values above, cotangents below"
     if folded:
         legend = f"folded by layer: {len(tape)} lines are too many to draw one by one"
-    if not differentiable and not folded:
-        legend = "values above; no cotangents (the result is no single number, or the tape was freed)"
+    if reason:
+        legend = "values above; no cotangents (no single number, or the tape was freed or overwritten)"
     parts.append(_text(8, height - 8, legend, "#667", anchor="start"))
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
-def _can_step(tape: Tape) -> bool:
-    freed = any(node.residuals is FREED for node in tape.nodes)
-    return not freed and (tape.seed is not None or tape.y.size == 1)
+def reverse_pass(tape: Tape) -> tuple[list[Step], str]:
+    """The steps of the reverse pass, or none and the reason why there is none."""
+    if tape.seed is None and tape.y.size != 1:
+        return [], f"the result is no single number (its shape is {list(tape.y.shape)}), and no cotangent was given"
+    try:
+        return tape.steps, ""
+    except RuntimeError as error:  # the tape was freed, or what it kept was overwritten
+        return [], str(error)
 
 
 def _radius(item: Item) -> float:

@@ -61,19 +61,18 @@ def contents(tape: Tape, leaves: Sequence[Line] | None) -> dict[str, Any]:
     large = len(tape) > drawing.DRAWABLE
     keys = drawing.layer_of_lines(tape)
     items = drawing.groups(tape, fold=large or any(keys.values()))
-    steps: list[dict[str, Any]] = []
-    note = ""
-    if drawing._can_step(tape):
-        for step in tape.steps:
-            steps.append({
-                "line": step.line, "to": step.to, "rule": step.rule, "formula": step.formula,
-                "local": step.local_text, "localPic": picture(step.local, SMALL),
-                "incoming": picture(step.incoming, SMALL), "outgoing": picture(step.outgoing, SMALL),
-                "running": picture(step.running, SMALL) if step.uses > 1 else None,
-                "arrived": step.arrived, "uses": step.uses,
-            })  # fmt: skip
-    else:
-        note = "No reverse pass: the result is no single number, or a backward pass has freed the tape."
+    reverse, reason = drawing.reverse_pass(tape)
+    steps = [
+        {
+            "line": step.line, "to": step.to, "rule": step.rule, "formula": step.formula,
+            "local": step.local_text, "localPic": picture(step.local, SMALL),
+            "incoming": picture(step.incoming, SMALL), "outgoing": picture(step.outgoing, SMALL),
+            "running": picture(step.running, SMALL) if step.uses > 1 else None,
+            "arrived": step.arrived, "uses": step.uses,
+        }
+        for step in reverse
+    ]  # fmt: skip
+    note = f"No reverse pass: {reason}." if reason else ""
     if large:
         note += f" {len(tape)} lines are too many to draw one by one: they are folded; click a box to open it."
     return {
