@@ -1,9 +1,10 @@
 """What a training step did, layer by layer: named activations and their cotangents.
 
-Inside `with mg.trace(model) as t:` every line of the tape keeps its operands and its value, labels take
-the path of the layer that runs ("bn1/var"), and the output of every layer is labelled with the layer's
-path, so that `backward` keeps its cotangent. Nothing else changes: the numbers are those of a run
-without it. The trace holds the tape it saw, and lets go of it when it is dropped itself.
+Inside `with mg.trace(model) as t:` every line of the tape keeps its operands and its value as they are when
+it runs (parameters are copied, since an optimizer overwrites them), labels take the path of the layer
+that runs ("bn1/var"), and the output of every layer is labelled with the layer's path, so that
+`backward` keeps its cotangent. Nothing else changes: the numbers are those of a run without it. The
+trace holds the tape it saw, and lets go of it when it is dropped itself.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any, Self
 
 from minigrad import ops
 from minigrad.backend import is_array, to_numpy
-from minigrad.tape import Node, recording
+from minigrad.tape import Node, recording, writes
 from minigrad.tensor import Tensor
 from minigrad.view.program import Tape, unknown
 from minigrad.view.values import Kept
@@ -70,6 +71,8 @@ class Trace:
         self.model = model
         self._nodes: list[Node] = []
         self._outputs: list[tuple[str, Node]] = []
+        self._leaves: dict[Node, Any] = {}
+        self._copies: dict[int, tuple[Any, int, Any]] = {}
 
     def __enter__(self) -> Self:
         if recording.scope is not None:
@@ -90,8 +93,23 @@ class Trace:
         outer = self._before[0]
         if outer is not None:
             outer(node, arguments, y)
-        node.aside = Kept(arguments, y, recording.scope[-1] if recording.scope else "")
+        arguments = tuple(self._as_it_is(argument) for argument in arguments)
+        node.aside = Kept(arguments, self._as_it_is(y), recording.scope[-1] if recording.scope else "")
         self._nodes.append(node)
+        for source, argument in zip(node.inputs, arguments, strict=True):
+            if source is not None and source.primitive is None:
+                self._leaves.setdefault(source, argument)
+
+    def _as_it_is(self, value: Any) -> Any:
+        """The value, or a copy where it shows the memory of a Parameter or Buffer: one copy for each version."""
+        write = writes.of(value) if is_array(value) else None
+        if write is None:
+            return value
+        of, version, copy = self._copies.get(id(value), (None, 0, None))
+        if of is not value or version != write.serial:
+            copy = value.copy()
+            self._copies[id(value)] = (value, write.serial, copy)  # holding the value keeps its id its own
+        return copy
 
     def _watch(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         scope = recording.scope
@@ -115,15 +133,9 @@ class Trace:
 
     def _named(self) -> Iterator[tuple[str, Node]]:
         """Every (name, node): labelled lines and leaves, and layers' outputs that have another label."""
-        leaves: dict[Node, None] = {}
-        for node in self._nodes:
-            for source in node.inputs:
-                if source is not None and source.primitive is None and source.label:
-                    leaves[source] = None
-            if node.label:
-                yield node.label, node
+        yield from ((node.label, node) for node in self._nodes if node.label)
         yield from ((path, node) for path, node in self._outputs if node.label != path)
-        yield from ((leaf.label, leaf) for leaf in leaves if leaf.label)
+        yield from ((leaf.label, leaf) for leaf in self._leaves if leaf.label)
 
     @property
     def names(self) -> list[str]:
@@ -135,10 +147,10 @@ class Trace:
         found = []
         for known, node in self._named():
             if known == name:
-                aside = getattr(node, "aside", None)
-                value, layer = (aside.value, aside.layer) if isinstance(aside, Kept) else (aside, "")
-                if is_array(value):
-                    found.append(Traced(name, layer, Tensor(value), node))
+                value, layer = (
+                    (self._leaves[node], "") if node in self._leaves else (node.aside.value, node.aside.layer)
+                )
+                found.append(Traced(name, layer, Tensor(value), node))
         if not found:
             raise KeyError(unknown(name, self.names, "trace"))
         return found

@@ -105,3 +105,28 @@ def test_a_layer_that_is_called_alone():
 def test_trace_of_a_matrix_is_its_diagonal_sum():
     assert mg.trace(mg.eye(3)).item() == 3.0
     assert str(mg.trace(nn.Linear(2, 2))) != ""
+
+
+def test_a_parameter_is_copied_once_for_each_version(step):
+    model, x, _ = step
+    with mg.trace(model) as t:
+        model(x)
+        model(x)
+        model.fc2.weight.update(mg.zeros(3, 4))
+        model(x)
+    biases = [node.aside.arguments[1] for node in t._nodes if node.inputs[-1] is model.fc2.bias.node]
+    assert biases[0] is biases[1] is biases[2] is not model.fc2.bias.data
+    transposed = [node.aside.arguments[0] for node in t._nodes if node.inputs[0] is model.fc2.weight.node]
+    assert transposed[0] is transposed[1] and not transposed[2].any() and transposed[1].any()
+    assert t["fc2.weight"].value.numpy().any()
+
+
+def test_running_statistics_are_those_of_the_moment(step):
+    model, x, _ = step
+    model.eval()
+    with mg.trace(model) as t:
+        y = model(x)
+        model.bn1.running_mean.update(mg.ones(4))
+    tape = t.tape(y, mg.ones(8, 3))
+    centred = next(line for line in tape.lines if line.layer == "bn1" and line.op == "subtract")
+    np.testing.assert_array_equal(tape.recompute(centred), t["fc1"].value.numpy())

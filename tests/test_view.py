@@ -262,6 +262,16 @@ def test_cotangents_of_overwritten_values_are_refused_as_backward_refuses_them(a
     assert "no cotangents" in mg.Tape(loss).svg()
 
 
+def test_a_trace_keeps_values_as_they_were_before_the_step(recwarn):
+    loss, _, before, t = a_step_after_the_backward_pass(traced=True)
+    np.testing.assert_array_equal(t["0.weight"].value.numpy(), before)
+    tape = mg.Tape(loss)
+    np.testing.assert_array_equal(tape["0.weight"].value.numpy(), before)
+    for line in tape.lines:
+        np.testing.assert_array_equal(to_numpy(tape.recompute(line)), line.value.numpy())
+    assert not recwarn.list
+
+
 @pytest.mark.parametrize("dtype", [mg.float64, "float64", np.dtype("float64"), np.float64])
 def test_a_dtype_is_written_by_its_name(dtype):
     tape = mg.Tape(mg.tensor([1.0, 2.0], requires_grad=True).astype(dtype).sum())

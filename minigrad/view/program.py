@@ -217,10 +217,12 @@ class Tape:
         values, changed = recover(self.nodes)
         if changed is not None:
             line = self.lines[self.numbers[changed] - 1]
+            traced = isinstance(getattr(changed, "aside", None), Kept)
+            advice = "" if traced else ", or run the computation inside `with mg.trace():`, which copies parameters"
             warnings.warn(
                 f"Tape: {line.name!r} (line {line.number}, {line.expression}) is not what its operands give now: a "
                 "leaf was overwritten since (by an optimizer's step?), and values computed from it are those of now; "
-                "ask the view for its values before that, or run the computation inside `with mg.trace():`",
+                f"ask the view for its values before that{advice}",
                 stacklevel=3,
             )
         return values

@@ -107,15 +107,17 @@ def recover(nodes: Sequence[Node]) -> tuple[dict[Node, Any], Node | None]:
         aside = getattr(node, "aside", None)
         if isinstance(aside, Kept):
             known[node] = aside.value
-        elif node.primitive is None and aside is not None:
-            known.setdefault(node, aside)
+            for source, argument in zip(node.inputs, aside.arguments, strict=True):
+                if source is not None:
+                    known.setdefault(source, argument)
+    for node in nodes:
         for _, place, value in slots(node):
-            if place == OUTPUT:
-                known[node] = value
-            elif place is not None:
-                source = node.inputs[place]
-                if source is not None and getattr(value, "shape", None) == source.shape:
-                    known[source] = value
+            source = None if place is None else node if place == OUTPUT else node.inputs[place]
+            if source is not None and getattr(value, "shape", None) == source.shape:
+                known.setdefault(source, value)
+    for node in nodes:
+        if node.primitive is None and getattr(node, "aside", None) is not None:
+            known.setdefault(node, node.aside)
     changed: Node | None = None
     for node in nodes:
         if node.primitive is None:
