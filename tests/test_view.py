@@ -201,6 +201,45 @@ def test_replay_warns_where_indices_were_recorded():
         tape.replay({"x": np.array([[5.0, 3.0, 2.0]])})
 
 
+def test_replay_computes_again_what_batch_norm_takes_for_a_constant(recwarn):
+    rng = np.random.default_rng(0)
+    x, new = (mg.tensor((1e4 + 1e-2 * rng.normal(size=(64, 3))).astype("f4"), requires_grad=True) for _ in range(2))
+    y, fresh = F.batch_norm(x)[0], F.batch_norm(new)[0]
+    replayed = mg.Tape(y, x=x).replay({"x": new})
+    np.testing.assert_array_equal(replayed.numpy(), fresh.numpy())
+    g = rng.normal(size=(64, 3)).astype("f4")
+    pair = mg.grad(replayed, new, g, retain_graph=True), mg.grad(fresh, new, g)
+    np.testing.assert_array_equal(*(dx.numpy() for dx in pair))
+    np.testing.assert_array_equal(mg.Tape(replayed).replay({new: x}).numpy(), y.numpy())
+    with mg.trace():
+        again = F.batch_norm(x)[0]
+    np.testing.assert_array_equal(mg.Tape(again, x=x).replay({"x": new}).numpy(), fresh.numpy())
+    assert not recwarn.list
+
+
+def test_replay_warns_where_a_value_was_detached(recwarn):
+    x = mg.tensor([1.0, 3.0, 2.0], requires_grad=True)
+    assert mg.Tape((x * mg.tensor([2.0, 1.0, 0.0])).sum()).replay({x: [1.0, 1.0, 1.0]}).item() == 3.0
+    assert not recwarn.list
+    for y in (x - x.max().detach(), x * mg.exp(x).detach()):
+        with pytest.warns(UserWarning, match="detached values"):
+            mg.Tape(y.sum(), x=x).replay({"x": [5.0, 3.0, 2.0]})
+
+
+@pytest.mark.parametrize(
+    ("new", "error", "text"),
+    [
+        (np.ones(3), TypeError, "needs a mapping from leaves"),
+        ({"x": np.ones((4, 3)) * 1j}, TypeError, "'x' takes real numbers, not complex128"),
+        ({"x": "abc"}, (TypeError, ValueError), "replay: 'x'"),
+        ({"x": np.ones((4, 3)), 1: np.ones((4, 3))}, ValueError, r"'x' \(line 1\) is given two new values"),
+    ],
+)
+def test_replay_refuses_what_are_no_new_values(new, error, text):
+    with pytest.raises(error, match=text):
+        batch_norm_tape()[-1].replay(new)
+
+
 def test_a_constant_that_nothing_kept_is_named():
     x = mg.tensor([1.0, 2.0], requires_grad=True)
     target = mg.tensor([0.5, 0.5])

@@ -17,11 +17,11 @@ from typing import Any
 
 from minigrad import paths as split
 from minigrad.autodiff import _seed
-from minigrad.backend import Array, from_numpy, is_array, xp
-from minigrad.tape import FREED, Node, history
-from minigrad.tensor import Tensor, on_tape
+from minigrad.backend import Array, is_array, xp
+from minigrad.tape import FREED, Node, detached, history
+from minigrad.tensor import Tensor, as_array, on_tape
 from minigrad.view import drawing, page, table, words
-from minigrad.view.values import UNKNOWN, Kept, arrays_in, constants, recover, run, slots
+from minigrad.view.values import UNKNOWN, Kept, arrays_in, constants, program, recover, run, slots
 
 MOVES = {"alias", "astype", "broadcast_to", "concatenate", "reshape", "sum", "sum_to", "take", "transpose"}
 """Linear rows whose matrix holds nothing but ones and zeros."""
@@ -331,54 +331,81 @@ class Tape:
 
         new: from leaves (Tensors, names or numbers of lines) to new values: Tensors (those on the tape
         can be differentiated), arrays or numbers, of the leaf's shape. All other leaves stay, on the
-        tape. Choices made when the program was recorded (masks, the index of a maximum, dropout) stay
-        what they were, with a warning. Raises ValueError for something that is no leaf or of another
-        shape, RuntimeError for a line that needs a constant that was not kept.
+        tape. Choices made when the program was recorded (masks, the index of a maximum, dropout) and values
+        that were detached stay what they were, with a warning; an array of other numbers is taken for data,
+        without one. Raises ValueError for something that is no leaf, of another shape or given twice,
+        TypeError for what is no mapping or holds no real numbers, RuntimeError for a line that needs a
+        constant that was not kept.
         """
+        if not isinstance(new, Mapping):
+            raise TypeError(f"replay: needs a mapping from leaves to values, {{x: array}}, not {type(new).__name__}")
         current: dict[Node, Any] = {}
         for key, value in new.items():
             line = self[key]
             if line.node.primitive is not None:
                 raise ValueError(f"replay: {line.name!r} (line {line.number}) is computed; only leaves take new values")
+            if line.node in current:
+                raise ValueError(f"replay: {line.name!r} (line {line.number}) is given two new values")
             if not isinstance(value, Tensor):
-                value = Tensor(from_numpy(xp.asarray(value)).astype(line.node.dtype))
+                array = as_array(value, None if is_array(value) else line.node.dtype, f"replay: {line.name!r}")
+                if array.dtype.kind == "c":
+                    raise TypeError(f"replay: {line.name!r} takes real numbers, not {array.dtype}")
+                value = Tensor(array.astype(line.node.dtype))
             if value.shape != line.node.shape or value.dtype != line.node.dtype:
                 raise ValueError(
                     f"replay: {line.name!r} is {line.node.dtype} {list(line.node.shape)}, not {value.dtype} "
                     f"{list(value.shape)}"
                 )
             current[line.node] = value
-        chosen = []
-        for line in self.lines:
-            node = line.node
+        assert self.y.node is not None
+        stale: dict[Node, None] = {}
+        for node in program(self.y.node):
             if node in current:
                 continue
             if node.primitive is None:
-                current[node] = Tensor(line.value.data, node)
+                current[node] = Tensor(self.values[node] if node in self.numbers else node.aside, node)
                 continue
+            again: tuple[Node | None, ...] = getattr(node, "again", (None,) * len(node.inputs))
             operands = []
             for i, (source, constant) in enumerate(zip(node.inputs, constants(node), strict=True)):
-                if source is None and constant is UNKNOWN:
+                if source is not None:
+                    operands.append(current[source])
+                elif (computed := again[i]) is not None:
+                    operands.append(current[computed].detach())
+                elif constant is UNKNOWN:
                     raise RuntimeError(
-                        f"replay: operand {i} of {line.op} (line {line.number}, {line.name!r}) is a constant that was "
-                        "not kept; run the computation inside `with mg.trace():`"
+                        f"replay: operand {i} of {self._where(node)} is a constant that was not kept; run the "
+                        "computation inside `with mg.trace():`"
                     )
-                operands.append(constant if source is None else current[source])
-                chosen += [line] if source is None and is_array(constant) and constant.dtype.kind in "bi" else []
-            chosen += [line] if any(a.dtype.kind in "bi" for p in node.params for a in arrays_in(p)) else []
+                else:
+                    operands.append(constant)
+                    if is_array(constant) and (constant.dtype.kind in "bi" or id(constant) in detached):
+                        stale[node] = None
+            if any(a.dtype.kind in "bi" for p in node.params for a in arrays_in(p)):
+                stale[node] = None
             row = node.primitive
             result = row.call(*operands, **dict(zip(row.statics, node.params, strict=True)))
-            if result.node is not None and node.label and result.node.label is None:
-                result.node.label = node.label
+            if result.node is not None:
+                if node.label and result.node.label is None:
+                    result.node.label = node.label
+                if any(again):
+                    result.node.again = tuple(None if n is None else current[n].node for n in again)
             current[node] = result
-        if chosen:
+        if stale:
             warnings.warn(
-                f"replay: {len(chosen)} lines use masks or indices as they were recorded (the first is line "
-                f"{chosen[0].number}, {chosen[0].expression}); where those depend on the values, the result is not "
-                "that of a new run",
+                f"replay: {len(stale)} lines use masks, detached values or indices as they were recorded (the first is "
+                f"{self._where(next(iter(stale)))}); where those depend on the values, the result is not that of a new "
+                "run",
                 stacklevel=2,
             )
-        return current[self.y.node]  # type: ignore[index]
+        return current[self.y.node]
+
+    def _where(self, node: Node) -> str:
+        """A node in an error: its line, or its op where it computes a constant and has no line here."""
+        if node not in self.numbers:
+            return repr(node)
+        line = self.lines[self.numbers[node] - 1]
+        return f"line {line.number}, {line.name} = {line.expression}"
 
     def recompute(self, line: Line) -> Array:
         """A line's value computed again from its operands' values, to compare with what was kept."""

@@ -15,7 +15,7 @@ from typing import Any
 
 from minigrad.backend import is_array, xp
 from minigrad.primitive import ALL, OUTPUT, Primitive
-from minigrad.tape import FREED, Node
+from minigrad.tape import FREED, Node, history
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,14 @@ def constants(node: Node) -> list[Any]:
         if place is not None and place >= 0 and found[place] is UNKNOWN:
             found[place] = value
     return found
+
+
+def program(result: Node) -> list[Node]:
+    """Every node behind a result, those of constants that are computed again among them, in the order of recording."""
+    nodes = history(result)
+    while more := {n for node in nodes for n in getattr(node, "again", ()) if n is not None}.difference(nodes):
+        nodes = history(result, *more)
+    return nodes
 
 
 def run(row: Primitive, arguments: Sequence[Any], params: Sequence[Any]) -> Any:
