@@ -173,7 +173,7 @@ class Trace:
     def __len__(self) -> int:
         return len(self.names)
 
-    def tape(self, y: Tensor, cotangent: Any = None, **names: Tensor) -> Tape:
+    def tape(self, y: Tensor, /, cotangent: Any = None, **names: Tensor) -> Tape:
         """A Tape of a result that was computed inside; it knows every value."""
         return Tape(y, cotangent, **names)
 

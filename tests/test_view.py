@@ -333,6 +333,52 @@ def test_names():
         mg.Tape(mg.tensor([1.0]))
 
 
+def test_automatic_names_give_way_to_given_ones():
+    x = mg.tensor([1.0, 2.0], requires_grad=True)
+    h = mg.label(x * 2, "v3")
+    tape = mg.Tape((mg.label(h * h, "result") * x).sum(), x1=x)
+    assert [line.name for line in tape] == ["x1", "v3", "result", "v4", "result_"]
+    assert tape["v3"].number == 2 and tape["result"].number == 3
+    assert [line.name for line in mg.Tape((mg.label(x * 2, "x1") * mg.exp(x)).sum())][:2] == ["x1_", "x1"]
+    assert [line.name for line in mg.Tape((mg.label(x * 2, "v3") * mg.exp(x)).sum())][1:4] == ["v3", "v3_", "v4"]
+
+
+def test_a_keyword_and_a_label_are_one_name_for_two():
+    x = mg.tensor([1.0, 2.0], requires_grad=True)
+    a, b = mg.label(mg.exp(x), "h"), mg.tanh(x)
+    tape = mg.Tape((a * b).sum(), h=b, y=x, self=a)
+    assert tape["y"].node is x.node and tape["self"].node is a.node
+    tape = mg.Tape((a * b).sum(), h=b)
+    with pytest.raises(KeyError, match=r"'h' names 2 nodes: 'h#1' \(line 2\), 'h#2' \(line 3\)"):
+        tape["h"]
+
+
+def test_a_tape_is_a_sequence_of_lines():
+    loss, x, *_, tape = batch_norm_tape()
+    assert [line.number for line in tape] == list(range(1, 17))
+    assert tape[np.int64(3)].number == 3
+    for key, held in (("var", True), ("x", True), ("nothing", False), (x, True), (mg.ones(1), False), (tape[2], True)):
+        assert (key in tape) is held
+    assert mg.Tape(loss)[2] not in tape and np.ones(3) not in tape
+    for key in (1.5, None, True, slice(1, 3), np.ones(3)):
+        with pytest.raises(TypeError, match="a line has a name, a number and a Tensor"):
+            tape[key]
+
+
+def test_a_keyword_names_a_waypoint():
+    x = mg.tensor([1.0, 2.0], requires_grad=True)
+    h = mg.tanh(x)
+    tape = mg.Tape((h * 3).sum() + x.sum(), w=x, h=h)
+    assert [str(path).split(":")[0] for path in tape.paths("w")] == ["w -> result", "w -> h -> result"]
+    for through in (["h"], "h", [h], [tape["h"].number], [np.int64(2)]):
+        assert {path.labels for path in tape.paths(x, through=through)} == {(), ("h",)}
+    sums = {path.labels for path in mg.Tape((h * 3).sum() + x.sum()).paths(x)}
+    assert sums == {("v4",), ("v5",)}
+    with pytest.raises(ValueError, match="w, which through= asks for, lies on no way from y back to x"):
+        tape.paths("h", through=["w"])
+    assert page.way_edges(tape, x.node, ["h"]) == [(1, 2), (2, 3), (3, 4), (4, 6)]
+
+
 def test_a_label_on_two_nodes_is_refused():
     x = mg.tensor([1.0, 2.0], requires_grad=True)
     a = mg.label(mg.exp(x), "a")

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from minigrad.backend import to_numpy
 from minigrad.tape import Node
+from minigrad.view import words
 
 if TYPE_CHECKING:
     from minigrad.view.program import Step, Tape
@@ -117,9 +118,9 @@ def layer_of_lines(tape: Tape) -> dict[int, str]:
         leaves = [source for source in line.node.inputs if source is not None and source.primitive is None]
         names = [leaf.label for leaf in leaves if leaf.label and "." in leaf.label]
         if line.node.label and "/" in line.node.label:
-            current = line.node.label.split("/")[0]
+            current = words.printable(line.node.label.split("/")[0])
         elif names:
-            current = names[0].rsplit(".", 1)[0]
+            current = words.printable(names[0].rsplit(".", 1)[0])
         keys[line.number] = current
     return keys
 
@@ -281,7 +282,7 @@ def svg(tape: Tape) -> str:
         else:
             parts.append(f'<circle cx="{x}" cy="{y}" r="20" fill="#eef3fb" stroke="#4463a0"/>')
             parts.append(_text(x, y + 4, SYMBOLS.get(line.op, line.op[:7]), "#223", "bold"))
-            shown = item.title if line.node.label or line.node is tape.y.node else ""
+            shown = item.title if line.node in tape.given or line.node is tape.y.node else ""
             parts.append(_text(x, y - 25, shown, "#4463a0", "bold"))
         if line.node is tape.y.node and not folded:
             parts.append(_text(x + 24, y - 4, brief(tape.values.get(line.node)), "#1a7f37", anchor="start"))
@@ -344,23 +345,20 @@ def dot(tape: Tape) -> str:
     for i, item in enumerate(items):
         line = tape.lines[item.lines[0] - 1]
         if item.group:
-            shape, text = "box3d", f"{item.title}\\n{len(item.lines)} lines"
+            shape, texts = "box3d", [item.title, f"{len(item.lines)} lines"]
         elif line.node.primitive is None:
-            shape, text = "box", f"{item.title}\\n{_shape(line.node)}"
+            shape, texts = "box", [item.title, _shape(line.node)]
         else:
-            shown = f"{item.title} = " if line.node.label else ""
-            shape, text = "ellipse", f"{shown}{line.expression}\\n{_shape(line.node)}"
-        lines.append(f'  n{i} [shape={shape}, label="{_quoted(text)}"];')
+            shown = f"{item.title} = " if line.node in tape.given else ""
+            shape, texts = "ellipse", [shown + line.expression, _shape(line.node)]
+        quoted = "\\n".join(text.replace("\\", "\\\\").replace('"', '\\"') for text in texts)
+        lines.append(f'  n{i} [shape={shape}, label="{quoted}"];')
     lines += [f"  n{a} -> n{b};" for a, b in edges_between(tape, items)]
     return "\n".join([*lines, "}"]) + "\n"
 
 
 def _shape(node: Node) -> str:
     return f"{node.dtype} {list(node.shape)}"
-
-
-def _quoted(text: str) -> str:
-    return text.replace('"', '\\"')
 
 
 def by_graphviz(tape: Tape) -> str:

@@ -143,7 +143,7 @@
     if (line.leaf) draw("rect", { x: x - w / 2, y: y - h / 2, width: w, height: h, rx: 5 }, element);
     else draw("circle", { cx: x, cy: y, r: w / 2 }, element);
     draw("text", { x, y: y + 4 }, element).textContent = line.leaf ? cut(line.name.split(".").pop(), 11) : cut(line.symbol, 7);
-    if (!line.leaf && (line.label || n === data.lines.length))
+    if (!line.leaf && (line.named || n === data.lines.length))
       draw("text", { x, y: y - h / 2 - 4, class: "sub" }, element).textContent = cut(line.name.split("/").pop(), 14);
     element.addEventListener("mouseenter", () => { if (state.kept === null) detail(n); });
     element.addEventListener("click", (event) => {
@@ -249,7 +249,7 @@
       panel.append(make("h2", {}, `paths of the gradient of ${split.leaf}`));
       for (const way of split.ways) {
         const share = way.share === null ? "" : `  ${(100 * way.share).toFixed(1)} %`;
-        const name = [split.leaf, ...way.labels, "result"].join(" → ");
+        const name = [split.leaf, ...way.labels, data.result].join(" → ");
         const bar = make("i", { style: `width:${Math.min(100, Math.abs(100 * (way.share || 0)))}%` });
         const button = make("button", { class: "way", onclick: () => {
           const on = state.way !== way;

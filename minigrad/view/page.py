@@ -85,6 +85,7 @@ def contents(tape: Tape, leaves: Sequence[Line] | None) -> dict[str, Any]:
         "steps": steps,
         "paths": _paths(tape, leaves, large) if steps else [],
         "note": note.strip(),
+        "result": tape.lines[-1].name,
         "program": str(tape).splitlines()[0],
     }  # fmt: skip
 
@@ -93,7 +94,7 @@ def _line(tape: Tape, line: Line, reverse: bool) -> dict[str, Any]:
     keeps = ", ".join(f"{name} {words.size_text(n)}" for name, n in line.keeps)
     return {
         "n": line.number, "name": line.name, "op": line.op, "symbol": drawing.SYMBOLS.get(line.op, line.op),
-        "expression": line.expression, "label": line.node.label or "", "layer": line.layer,
+        "expression": line.expression, "named": line.node in tape.given, "layer": line.layer,
         "shape": list(line.node.shape), "dtype": str(line.node.dtype), "keeps": keeps or "nothing",
         "leaf": line.node.primitive is None,
         "value": picture(tape.values.get(line.node), GRID),
@@ -183,8 +184,7 @@ def way_edges(tape: Tape, x: Node, labels: Sequence[str]) -> list[tuple[int, int
     """The edges, as pairs of lines' numbers, of all ways from x to the result past exactly these waypoints."""
     needed = _leading_to([x], tape.nodes)
     y = tape.nodes[-1]
-    between = [node for node in tape.nodes if node in needed and node is not x and node is not y]
-    waypoints = split._waypoints(between, None)
+    waypoints = tape.waypoints(x)
     users: dict[Node, list[Node]] = {}
     for node in tape.nodes:
         if node in needed:

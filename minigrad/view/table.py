@@ -29,7 +29,7 @@ def program(tape: Tape) -> str:
         node = line.node
         static = [] if node.primitive is None else words.static_text(node.primitive, node.params)
         inputs = ", ".join([*line.operands, *static])
-        kind = [str(list(node.shape)), str(node.dtype), node.label or ""]
+        kind = [str(list(node.shape)), str(node.dtype), words.printable(node.label or "")]
         rows.append([str(line.number), line.name, line.op, inputs, *kind, _keeps(line)])
     total, own = tape.keeps()
     freed = sum(line.node.residuals is FREED for line in tape.lines)

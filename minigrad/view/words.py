@@ -176,6 +176,11 @@ def formula(rule: Callable[..., Any]) -> str:
     return " ".join(" ".join(lines).split())
 
 
+def printable(text: str) -> str:
+    """Text with a space in place of what a page, a table's row or an SVG file cannot hold: control characters."""
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
 def number(value: float) -> str:
     """Four significant digits, without a needless tail."""
     text = f"{value:.4g}"
