@@ -1,6 +1,7 @@
 """The tape made visible: program, table, paths, replay, drawings, and the errors of each."""
 
 import contextlib
+import html
 import itertools
 import json
 import re
@@ -511,6 +512,39 @@ def test_pictures_keep_what_is_not_finite():
     found = page.picture(np.array([[1.0, np.nan], [-2.0, np.inf]]), (4, 4))
     assert found["bad"] == 2 and found["cells"] == [[64, None], [-127, None]]
     assert page.picture(np.zeros((100, 100)), (24, 32))["cells"] == [[0] * 32] * 24
+
+
+HOSTILE = [
+    "</script><script>alert(1)</script>", "<!--<script>", "/*DATA*/", "TITLE", 'a\\"b', "\\N", "back\\", "new\nline",
+    "\x00\x1b[31m", "pipe|x", "\u202ertl", "\ud800", "{x}{0}%s$_^~&#",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_any_label_and_title_can_be_shown(tmp_path, name):
+    x = mg.label(mg.tensor([1.0, 2.0], requires_grad=True), name)
+    tape = mg.Tape(mg.label(mg.tanh(x * 2), name + "/h").sum())
+    tape.save_html(tmp_path / "tape.html", name)
+    text = (tmp_path / "tape.html").read_text("utf-8")
+    data = text.split('id="data">')[1].split("</script>")[0]
+    assert text.count("</script>") == 2 and "<" not in data
+    shown = words.printable(name)
+    assert json.loads(data)["lines"][0]["name"] == shown == tape[name].name
+    assert f"<title>{html.escape(shown)}</title>" in text and tape.paths(1)[0].ends[0] == shown
+    ElementTree.fromstring(tape.svg())
+    rows = tape.table().markdown().splitlines()
+    assert all(row.startswith(("|", "**")) for row in rows if row)
+    assert tape.dot().count("\n") == 2 + 1 + 4 + 3 + 1
+    if shutil.which("dot") is not None:
+        assert shown in html.unescape(tape.svg(graphviz=True)).replace("\xa0", " ")
+
+
+def test_pictures_and_statistics_of_the_largest_numbers():
+    top = np.finfo(np.float64).max
+    found = page.picture(np.array([top, -top, top / 2, 0.0]), (4, 4))
+    assert found["cells"] == [[127, -127, 64, 0]] and sum(found["hist"]) == 4 and found["hist"][0] == 1
+    assert found["mean"] == words.number(top / 8) and found["std"] == words.number(top / 8 * 35**0.5)
+    assert words.statistics(np.array([5e-324, 0.0])) == (0.0, 5e-324, 0.0, 0.0)
 
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

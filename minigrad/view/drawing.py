@@ -229,8 +229,7 @@ def brief(array: Any) -> str:
         return f"{values.item():.3g}"
     if values.size <= 3:
         return ", ".join(f"{v:.3g}" for v in values.ravel())
-    values = values.astype("float64")
-    mean, std = float(values.mean()), float(values.std())
+    _, _, mean, std = words.statistics(values)
     return f"{0.0 if abs(mean) < 1e-12 * std else mean:.3g} ± {std:.3g}"
 
 

@@ -11,6 +11,7 @@ import html
 import json
 import math
 import os
+import re
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -46,11 +47,15 @@ def save(tape: Tape, file: Path, title: str, leaves: Sequence[Line] | None) -> N
 def page(tape: Tape, title: str, leaves: Sequence[Line] | None) -> str:
     """The text of the page."""
     parts = {name: resources.files("minigrad.view").joinpath(name).read_text("utf-8") for name in FILES}
-    # "</" would end the script element wherever it stands
-    data = json.dumps(contents(tape, leaves), separators=(",", ":"), allow_nan=False).replace("</", "<\\/")
-    text = parts["page.html"].replace("TITLE", html.escape(title))
-    text = text.replace("/*STYLE*/", parts["page.css"]).replace("/*SCRIPT*/", parts["page.js"])
-    return text.replace("/*DATA*/", data)
+    filled = {
+        "TITLE": html.escape(words.printable(title)),
+        "/*STYLE*/": parts["page.css"],
+        "/*SCRIPT*/": parts["page.js"],
+        # "</" and "<!--" mean something to HTML wherever they stand in a script
+        "/*DATA*/": json.dumps(contents(tape, leaves), separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"),
+    }
+    # In one pass: what was filled in is not looked through again.
+    return re.sub("|".join(map(re.escape, filled)), lambda mark: filled[mark.group()], parts["page.html"])
 
 
 FILES = ("page.html", "page.css", "page.js")
@@ -129,12 +134,11 @@ def picture(array: Any, limit: tuple[int, int]) -> dict[str, Any] | None:
     if values.size == 0:
         return None
     finite = values[abs(values) < math.inf]  # NaN is not less than anything
-    largest = float(abs(finite).max()) if finite.size else 0.0
+    low, high, mean, std = words.statistics(finite)
+    largest = max(-low, high)
     flat = values.reshape(values.shape[0], -1) if values.ndim > 1 else values.reshape(1, -1)
     rows, columns = (_picked(n, most) for n, most in zip(flat.shape, limit, strict=True))
     cells = [[_level(v, largest) for v in flat[r][columns].tolist()] for r in rows]
-    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
-    mean, std = (float(finite.mean()), float(finite.std())) if finite.size else (0.0, 0.0)
     few = [words.number(v) for v in values.ravel().tolist()] if values.size <= 32 else None
     return {
         "shape": list(values.shape), "cells": cells, "few": few, "whole": flat.shape == (len(rows), len(columns)),
@@ -151,13 +155,14 @@ def _picked(n: int, most: int) -> list[int]:
 def _level(value: float, largest: float) -> int | None:
     if not math.isfinite(value):
         return None
-    return round(127 * value / largest) if largest else 0
+    return round(127 * (value / largest)) if largest else 0
 
 
 def _histogram(values: Any, low: float, high: float, bins: int) -> list[int]:
     if not high > low:
         return [0] * (bins // 2) + [int(values.size)] + [0] * (bins - bins // 2 - 1)
-    places = ((values - low) / (high - low) * bins).astype(int).clip(0, bins - 1)
+    scale = max(-low, high)  # the difference of two large numbers may be none
+    places = ((values / scale - low / scale) / (high / scale - low / scale) * bins).astype(int).clip(0, bins - 1)
     return [int((places == k).sum()) for k in range(bins)]
 
 

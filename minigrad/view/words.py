@@ -7,6 +7,7 @@ than the formula, and every rule can show its formula, read from the table's own
 from __future__ import annotations
 
 import linecache
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -198,11 +199,21 @@ def short(array: Any, elements: int = 6) -> str:
         return f"empty {list(values.shape)}"
     if values.size <= elements:
         return nested(values.tolist())
-    values = values.astype("float64")
-    mean, std, low, high = values.mean(), values.std(), values.min(), values.max()
+    low, high, mean, std = statistics(values)
     if low == high:
         return f"all {number(low)}"
     return f"mean {number(mean)}, std {number(std)}, {number(low)} to {number(high)}"
+
+
+def statistics(values: Any) -> tuple[float, float, float, float]:
+    """Least, largest, mean and standard deviation of a host array, in float64 and so that nothing overflows."""
+    if not values.size:
+        return 0.0, 0.0, 0.0, 0.0
+    values = values.astype("float64")
+    low, high = float(values.min()), float(values.max())
+    scale = max(-low, high)
+    scale = scale if 0 < scale < math.inf else 1.0
+    return low, high, float((values / scale).mean()) * scale, float((values / scale).std()) * scale
 
 
 def nested(values: Any) -> str:
