@@ -449,6 +449,25 @@ def test_spaced_is_the_least_squares_placement():
     assert drawing.spaced([0.0, 5.0]) == [0.0, 5.0]
 
 
+def test_a_recomputed_part_is_shown_and_runs_again():
+    mg.random.seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.5)).to_dtype(mg.float64)
+    x = mg.tensor(np.arange(12.0).reshape(4, 3), requires_grad=True)
+    tape = mg.Tape((mg.checkpoint(model, x) * mg.checkpoint(lambda a, n: a.sum() * n, x, 2)).sum(), x=x)
+    state = mg.random.state()
+    table = tape.table()
+    assert "checkpoint(x, 2, f=<lambda>)" in table.text() and "f=Sequential" in table.text()
+    assert "through a new recording of the function" in table.text() and table.latex() and tape.svg()
+    for line in tape:
+        np.testing.assert_array_equal(to_numpy(tape.recompute(line)), line.value.numpy())
+    assert tape.replay({"x": x.numpy()}).item() == tape["result"].value.item()
+    doubled = tape.replay({"x": 2 * x.numpy()})
+    assert doubled.item() == pytest.approx(2 * tape["result"].value.item(), rel=1e-5)  # BatchNorm takes the factor away
+    with pytest.raises(RuntimeError, match=r"Sequential uses .*'0.weight'.* make it an argument"):
+        tape.replay({model[0].weight: np.ones((4, 3))})
+    assert mg.random.state() == state and model[1].num_batches_tracked.item() == 1
+
+
 # ---- the page --------------------------------------------------------------------------------------
 
 

@@ -78,7 +78,7 @@ class Line:
             elif is_array(constant) and constant.ndim:
                 texts.append(f"const{list(constant.shape)}".replace(" ", ""))
             else:
-                texts.append(words.number(float(constant)))
+                texts.append(words.literal(constant))
         return texts
 
     @property

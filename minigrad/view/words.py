@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from minigrad.backend import is_array, to_numpy
+from minigrad.backend import is_array, is_scalar, to_numpy
 
 INFIX = {"add": "+", "subtract": "-", "multiply": "*", "divide": "/", "matmul": "@", "power": "**"}
 
@@ -156,7 +156,7 @@ def rule_words(row: Any, i: int, names: dict[str, str], shape: tuple[int, ...], 
         known |= {s: short_static(p) for s, p in zip(row.statics, params, strict=False)}
         return sentences[0 if row.variadic else i].format(**known)
     if row.joint is not None:
-        return "its hand-derived pullback"
+        return "its hand-derived pullback" if row.reference is not None else "through a new recording of the function"
     plan = row.pullbacks[0 if row.variadic else i]
     return "" if plan is None else formula(plan[0])
 
@@ -214,6 +214,14 @@ def statistics(values: Any) -> tuple[float, float, float, float]:
     scale = max(-low, high)
     scale = scale if 0 < scale < math.inf else 1.0
     return low, high, float((values / scale).mean()) * scale, float((values / scale).std()) * scale
+
+
+def literal(value: Any) -> str:
+    """A constant as Python would write it, with all of its digits and no needless tail: `2`, `0.1`, `1e-5`."""
+    if is_array(value):
+        value = to_numpy(value)[()]
+    text = str(value) if is_array(value) or is_scalar(value) else repr(value)
+    return text.removesuffix(".0").replace("e-0", "e-").replace("e+0", "e+")
 
 
 def nested(values: Any) -> str:
