@@ -108,6 +108,29 @@ def test_table_in_four_formats():
     assert len(body.findall("table/tbody/tr")) == len(tape) + len(tape.steps)
 
 
+@pytest.mark.parametrize(
+    ("f", "expression", "latex"),
+    [
+        (lambda x: x * 123456789, "x * 123456789", r"x \odot 123456789"),
+        (lambda x: x + 0.123456789, "x + 0.123456789", "x + 0.123456789"),
+        (lambda x: x - 1e-5, "x - 1e-5", r"x - 10^{-5}"),
+        (lambda x: x / -2.5e-7, "x / -2.5e-7", r"\frac{x}{-2.5 \cdot 10^{-7}}"),
+        (lambda x: x * True, "x * True", r"x \odot \mathrm{True}"),
+        (lambda x: x * mg.tensor(0.1, dtype=mg.float64), "x * 0.1", r"x \odot 0.1"),
+        (lambda x: x.mean(0), "mean(x, axis=0)", r"\overline{x}_{\mathrm{axis}=0}"),
+        (lambda x: x.sum((0, 1)), "sum(x, axis=(0, 1))", r"\sum_{\mathrm{axis}=(0, 1)} x"),
+        (lambda x: mg.flip(x, 1), "flip(x, axis=1)", r"\operatorname{flip}\left(x, \mathrm{axis=1}\right)"),
+        (lambda x: x**1.5, "x ** 1.5", "x^{1.5}"),
+    ],
+)
+def test_a_line_is_written_as_python_and_as_mathematics(f, expression, latex):
+    x = mg.tensor(np.ones((2, 3)), requires_grad=True)
+    tape = mg.Tape(f(x), mg.ones(*f(x).shape, dtype=mg.float64), x=x)
+    assert tape[2].expression == expression
+    assert np.array_equal(eval(expression, {**vars(mg), "x": x}).numpy(), f(x).numpy())
+    assert f"{latex}$" in tape.table().latex()
+
+
 def test_table_of_a_vector_says_why_it_has_no_backward_part():
     x = mg.tensor([1.0, 2.0], requires_grad=True)
     assert "no backward part" in str(mg.Tape(mg.exp(x)).table())

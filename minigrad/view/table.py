@@ -170,9 +170,7 @@ class StepTable:
 
 
 def _latex_constant(text: str) -> str:
-    if text.startswith("const"):
-        return "\\mathrm{" + words.latex_text(text) + "}"
-    if "e" in text:
-        mantissa, exponent = text.split("e")
+    mantissa, e, exponent = text.partition("e")
+    if e and mantissa.lstrip("-")[:1].isdigit():
         return f"10^{{{exponent}}}" if mantissa == "1" else f"{mantissa} \\cdot 10^{{{exponent}}}"
-    return text
+    return text if text.lstrip("-")[:1].isdigit() else "\\mathrm{" + words.latex_text(text) + "}"

@@ -50,6 +50,13 @@ RULES: dict[str, tuple[str, ...]] = {
     "alias": (SAME,),
 }
 
+LATEX = {
+    "add": "{a} + {b}", "subtract": "{a} - {b}", "multiply": r"{a} \odot {b}", "divide": r"\frac{{{a}}}{{{b}}}",
+    "matmul": r"{a}\,{b}", "negative": "-{a}", "square": "{a}^2", "power_of": "{a}^{{{n}}}", "power": "{a}^{{{b}}}",
+    "sqrt": r"\sqrt{{{a}}}", "exp": "e^{{{a}}}", "sum": r"\textstyle\sum{over} {a}", "mean": r"\overline{{{a}}}{over}",
+}  # fmt: skip
+"""Lines that mathematics has a sign for; the operands are a and b."""
+
 GREEK = {
     "alpha", "beta", "gamma", "delta", "epsilon", "eta", "theta", "lambda", "mu", "nu", "xi", "pi", "rho", "sigma",
     "tau", "phi", "chi", "psi", "omega",
@@ -120,32 +127,13 @@ def latex_text(text: str) -> str:
 
 def latex_expression(row: Any, operands: Sequence[str], params: Sequence[Any]) -> str:
     """A line in LaTeX's mathematics; operands are LaTeX already."""
-    name = op_name(row)
-    if name == "divide":
-        return f"\\frac{{{operands[0]}}}{{{operands[1]}}}"
-    if name == "multiply":
-        return f"{operands[0]} \\odot {operands[1]}"
-    if name == "matmul":
-        return f"{operands[0]}\\,{operands[1]}"
-    if name in ("add", "subtract"):
-        return f"{operands[0]} {INFIX[name]} {operands[1]}"
-    if name == "negative":
-        return f"-{operands[0]}"
-    if name == "square":
-        return f"{operands[0]}^2"
-    if name == "power_of":
-        return f"{operands[0]}^{{{short_static(params[0])}}}"
-    if name == "power":
-        return f"{operands[0]}^{{{operands[1]}}}"
-    if name == "sqrt":
-        return f"\\sqrt{{{operands[0]}}}"
-    if name == "sum":
-        return f"\\textstyle\\sum {operands[0]}"
-    if name == "mean":
-        return f"\\overline{{{operands[0]}}}"
-    if name == "exp":
-        return f"e^{{{operands[0]}}}"
-    return f"\\operatorname{{{latex_text(name)}}}\\left({', '.join(operands)}\\right)"
+    name, statics = op_name(row), dict(zip(row.statics, params, strict=False))
+    known = dict(zip("ab", operands, strict=False)) | {s: latex_text(short_static(p)) for s, p in statics.items()}
+    if name in LATEX:
+        known["over"] = "" if statics.get("axis") is None else f"_{{\\mathrm{{axis}}={known['axis']}}}"
+        return LATEX[name].format(**known)
+    given = [f"\\mathrm{{{latex_text(text)}}}" for text in static_text(row, params)]
+    return f"\\operatorname{{{latex_text(name)}}}\\left({', '.join([*operands, *given])}\\right)"
 
 
 def rule_words(row: Any, i: int, names: dict[str, str], shape: tuple[int, ...], params: Sequence[Any], m: int) -> str:
