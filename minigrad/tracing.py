@@ -78,7 +78,7 @@ class Trace:
         if recording.scope is not None:
             raise RuntimeError("trace: a trace is open already in this thread; leave it before the next begins")
         if self.model is not None:
-            _stamp(self.model)
+            self.model.stamp()
         self._before = (recording.observer, recording.watch)
         recording.observer, recording.watch, recording.scope = self._observe, self._watch, []
         return self
@@ -115,8 +115,6 @@ class Trace:
         scope = recording.scope
         if scope is None:  # a layer called from a thread that does not trace
             return module.forward(*args, **kwargs)
-        if not scope and not module.path:
-            _stamp(module)
         if module.path:
             scope.append(module.path)
         try:
@@ -189,14 +187,6 @@ class Trace:
 
     def __repr__(self) -> str:
         return f"<trace of {len(self._nodes)} lines, {len(self.names)} names>"
-
-
-def _stamp(model: Any) -> None:
-    """Lets the model's modules and parameters know their paths."""
-    for _ in model.named_modules():
-        pass
-    for _ in model.named_parameters():
-        pass
 
 
 def trace(subject: Any = None, offset: int = 0) -> Any:

@@ -454,8 +454,8 @@ def test_a_large_tape_is_folded_and_says_so():
     tape = mg.Tape(y.sum())
     items = drawing.groups(tape)
     assert sum(len(item.lines) for item in items) == len(tape) and len(items) < 20
-    assert "502 lines are too many to draw one by one" in tape.svg()
-    assert "502 lines are too many" in tape.dot()
+    for text in (tape.svg(), tape.dot(), page.contents(tape, None)["note"].lower()):
+        assert "folded by number: 502 lines are too many to draw one by one" in text
 
 
 def test_layout_keeps_a_distance_and_the_direction():
@@ -494,11 +494,15 @@ def test_a_recomputed_part_is_shown_and_runs_again():
 # ---- the page --------------------------------------------------------------------------------------
 
 
-def traced_net():
+def net_loss(look_on=lambda model: contextlib.nullcontext()):
     mg.random.seed(0)
     model = nn.Sequential(nn.Conv2d(1, 3, 3, bias=False), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(48, 4))
-    with mg.trace(model):
+    with look_on(model):
         return F.cross_entropy(model(mg.random.normal(5, 1, 6, 6)), mg.tensor([0, 1, 2, 3, 0]))
+
+
+def traced_net():
+    return net_loss(mg.trace)
 
 
 def test_page_needs_nothing_from_outside(tmp_path):
@@ -548,6 +552,17 @@ def test_page_groups_lines_by_layer():
     tape = mg.Tape(traced_net())
     titles = [item["title"] for item in page.contents(tape, None)["items"] if item["group"]]
     assert titles == ["0", "1", "2", "3", "4"]
+
+
+def test_a_model_that_nobody_traced_is_grouped_by_its_parameters_names():
+    tape = mg.Tape(net_loss())
+    assert {line.name for line in tape if line.op == "leaf"} >= {"0.weight", "1.bias", "4.weight"}
+    items = drawing.groups(tape, fold=True)
+    assert [item.title for item in items if item.group] == ["0", "1", "4"]
+    assert "as the parameters' names tell (mg.trace(model) tells" in drawing.folding(tape, items)
+    traced = mg.Tape(traced_net())
+    assert drawing.folding(traced, drawing.groups(traced, fold=True)).startswith("folded by layer: ")
+    assert drawing.folding(traced, drawing.groups(traced, fold=False)) == ""
 
 
 def test_pictures_keep_what_is_not_finite():

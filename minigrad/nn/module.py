@@ -23,12 +23,15 @@ class Module:
     training: bool = True
     frozen: bool = False
     path: str = ""
+    stamped: bool = False
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the module computes."""
         raise NotImplementedError(f"{type(self).__name__} has no forward method; write one")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if not self.stamped:
+            self.stamp()
         try:
             if recording.watch is None:
                 return self.forward(*args, **kwargs)
@@ -71,6 +74,16 @@ class Module:
             yield path, module
             below = [(f"{path}.{name}" if path else name, m) for name, m in module.members() if isinstance(m, Module)]
             stack.extend(reversed(below))
+
+    def stamp(self) -> None:
+        """Lets all modules, Parameters and Buffers below know their paths, which errors and tapes use.
+
+        A module's first call does this, and so does every walk over its parameters.
+        """
+        for _ in self._named(Versioned):
+            pass
+        for module in self.modules():
+            module.stamped = True
 
     def modules(self) -> Iterator[Module]:
         """This module and all below it, each once."""

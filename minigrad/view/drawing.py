@@ -101,6 +101,18 @@ def groups(tape: Tape, fold: bool | None = None) -> list[Item]:
     return runs
 
 
+def folding(tape: Tape, items: Sequence[Item]) -> str:
+    """How the items are folded, for the reader: "" where they are not."""
+    if not any(item.group for item in items):
+        return ""
+    many = f"{len(tape)} lines are too many to draw one by one"
+    if any(line.layer for line in tape.lines):
+        return f"folded by layer: {many}"
+    if any(layer_of_lines(tape).values()):
+        return f"folded by layer, as the parameters' names tell (mg.trace(model) tells where each ends): {many}"
+    return f"folded by number: {many}; of a model that runs inside mg.trace(model) the layers are known"
+
+
 def layer_of_lines(tape: Tape) -> dict[int, str]:
     """For each computed line the layer that recorded it: as traced, else by its label or its parameters' names.
 
@@ -245,7 +257,7 @@ def svg(tape: Tape) -> str:
     def at(i: int) -> tuple[float, float]:
         return left + places.x[i] * dx, top + places.y[i] * dy
 
-    folded = any(item.group for item in items)
+    folded = folding(tape, items)
     steps, reason = ([], "") if folded else reverse_pass(tape)
     contributions: dict[tuple[int, int], list[Any]] = {}
     for step in steps:
@@ -289,7 +301,7 @@ def svg(tape: Tape) -> str:
                 parts.append(_text(x + 24, y + 14, brief(tape.cotangents[line.node]), "#b42318", anchor="start"))
     legend = "values above, cotangents below"
     if folded:
-        legend = f"folded by layer: {len(tape)} lines are too many to draw one by one"
+        legend = folded
     if reason:
         legend = "values above; no cotangents (no single number, or the tape was freed or overwritten)"
     parts.append(_text(8, height - 8, legend, "#667", anchor="start"))
@@ -339,8 +351,8 @@ def dot(tape: Tape) -> str:
     """The tape in Graphviz's language; larger tapes are folded by layer and say so."""
     items = groups(tape)
     lines = ["digraph tape {", "  rankdir=LR;", '  node [fontname="Helvetica", fontsize=11];']
-    if any(item.group for item in items):
-        lines.append(f'  label="folded by layer: {len(tape)} lines are too many to draw one by one";')
+    if folded := folding(tape, items):
+        lines.append(f'  label="{folded}";')
     for i, item in enumerate(items):
         line = tape.lines[item.lines[0] - 1]
         if item.group:

@@ -78,8 +78,8 @@ def contents(tape: Tape, leaves: Sequence[Line] | None) -> dict[str, Any]:
         for step in reverse
     ]  # fmt: skip
     note = f"No reverse pass: {reason}." if reason else ""
-    if large:
-        note += f" {len(tape)} lines are too many to draw one by one: they are folded; click a box to open it."
+    if large and (folded := drawing.folding(tape, items)):
+        note += f" {folded[0].upper()}{folded[1:]}. Click a box to open it."
     return {
         "lines": [_line(tape, line, bool(steps)) for line in tape.lines],
         "edges": sorted({
