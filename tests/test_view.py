@@ -612,13 +612,19 @@ FLAGS = [
 ]  # fmt: skip
 
 
-def browse(tmp_path, tape, script):
-    """What `script` writes down as JSON while the page is open in a browser; the browser may not complain."""
+def browse(tmp_path, tape, script, width=None):
+    """What `script` writes down as JSON while the page is open in a browser; the browser may not complain.
+
+    width: of a frame of so many pixels and 844 in height, for the page to stand in.
+    """
     tape.save_html(tmp_path / "tape.html")
-    text = (tmp_path / "tape.html").read_text()
+    text = (tmp_path / "tape.html").read_text("utf-8")
     written = f"encodeURIComponent(JSON.stringify((() => {{{script}}})()))"
-    report = f"<script>document.body.dataset.report = {written};</script>"
-    (tmp_path / "driven.html").write_text(text.replace("</body>", report + "</body>"))
+    report = f"<script>window.top.document.body.dataset.report = {written};</script>"
+    text = text.replace("</body>", report + "</body>")
+    if width is not None:
+        text = f'<body><iframe width={width} height=844 style="border:0" srcdoc="{html.escape(text)}"></iframe></body>'
+    (tmp_path / "driven.html").write_text(text, "utf-8")
     command = [BROWSER, *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", (tmp_path / "driven.html").as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert "CONSOLE" not in done.stderr and "Uncaught" not in done.stderr, done.stderr
@@ -675,3 +681,56 @@ def test_browser_folds_layers(tmp_path):
     assert report["inside"] == "inside 112"
     assert report["open"] == 1 and report["folded"] < report["opened"] < report["all"]
     assert report["all"] == len(mg.Tape(traced_net()))
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
+def test_browser_keyboard(tmp_path):
+    report = browse(
+        tmp_path,
+        mg.Tape(traced_net()),
+        """
+        const all = (q) => [...document.querySelectorAll(q)], seen = {};
+        const press = (element, key) => element.dispatchEvent(new KeyboardEvent("keydown", {key, bubbles: true}));
+        document.getElementById("fold").click();
+        seen.reached = all(".node").every((e) => e.tabIndex === 0 && e.getAttribute("role") === "button");
+        const box = all(".node.group")[1]; box.focus();
+        seen.inside = document.querySelector("#detail h2").textContent;
+        press(box, "Enter");
+        seen.open = [all(".node.open").length, document.activeElement.getAttribute("aria-expanded")];
+        const line = all(".node:not(.group)").find((e) => e.getAttribute("aria-label").startsWith("line 9:"));
+        line.focus(); seen.detail = document.querySelector("#detail h2").textContent;
+        press(line, " "); seen.kept = all(".node.kept").length; press(line, "x"); press(line, " ");
+        seen.let = all(".node.kept").length;
+        return seen;
+        """,
+    )
+    assert report["reached"] and report["inside"] == "inside 1" and report["open"] == [1, "true"]
+    assert report["detail"].startswith("line 9: 1/") and (report["kept"], report["let"]) == (1, 0)
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
+def test_browser_on_a_small_screen(tmp_path):
+    script = """
+        const box = (q) => document.querySelector(q).getBoundingClientRect(), root = document.documentElement;
+        const slider = document.getElementById("slider");
+        slider.value = 3; slider.dispatchEvent(new Event("input"));
+        return {page: root.scrollWidth, graph: [box("#graph").width, box("#graph").height], at: box("#at").right,
+                aside: [box("aside").width, box("aside").top - box("#graph").bottom], slider: box("#slider").width};
+        """
+    small = browse(tmp_path, batch_norm_tape()[-1], script, width=390)
+    assert small["page"] <= 390 and small["graph"][0] >= 370 and small["graph"][1] > 400 and small["at"] <= 390
+    assert small["aside"][0] >= 370 and small["aside"][1] >= 0 and small["slider"] > 150
+    large = browse(tmp_path, batch_norm_tape()[-1], script, width=1200)
+    assert large["graph"][0] > 800 and large["aside"][0] == 380
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
+@pytest.mark.parametrize("name", HOSTILE[:3])
+def test_browser_shows_any_label(tmp_path, name):
+    x = mg.label(mg.tensor(np.zeros((0, 3)), requires_grad=True), name)
+    script = """
+        document.querySelector('[data-line="1"]').dispatchEvent(new MouseEvent("mouseenter"));
+        return [document.querySelectorAll(".node").length, document.getElementById("detail").textContent];
+        """
+    nodes, detail = browse(tmp_path, mg.Tape((x * 2).sum()), script)
+    assert nodes == 3 and name in detail and "empty [0, 3]" in detail

@@ -132,7 +132,7 @@ def picture(array: Any, limit: tuple[int, int]) -> dict[str, Any] | None:
         return None
     values = to_numpy(array).astype("float64")
     if values.size == 0:
-        return None
+        return {"shape": list(values.shape)}
     finite = values[abs(values) < math.inf]  # NaN is not less than anything
     low, high, mean, std = words.statistics(finite)
     largest = max(-low, high)
