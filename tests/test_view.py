@@ -15,7 +15,7 @@ import pytest
 
 import minigrad as mg
 from minigrad import functional as F
-from minigrad import nn
+from minigrad import nn, ops
 from minigrad.backend import to_numpy
 from minigrad.view import drawing, page, words
 
@@ -145,6 +145,26 @@ def test_table_of_a_vector_says_why_it_has_no_backward_part():
 )
 def test_formula_is_read_from_the_table(op, text):
     assert words.formula(getattr(mg, op).primitive.pullbacks[0][0]) == text
+
+
+ROWS = {value.primitive.name: value.primitive for value in vars(ops).values() if hasattr(value, "primitive")}
+
+
+@pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.pullbacks])
+def test_every_rule_of_the_table_is_said_in_words(name):
+    row = ROWS[name]
+    names = {argument: f"<{argument}>" for argument in row.arguments} | {"y": "<y>"}
+    for i, plan in enumerate(row.pullbacks):
+        said = words.rule_words(row, i, names, (), [f"<{s}>" for s in row.statics], 1)
+        assert bool(said) is (plan is not None) and not said.startswith("becomes")
+    assert len(words.RULES[words.op_name(row)]) == len(row.pullbacks)
+
+
+def test_a_rule_of_ones_own_is_shown_in_the_lines_names():
+    cube = mg.primitive(lambda x, n: x**n, lambda g, x, y, n: g * n * x ** (n - 1) + 0 * y, name="cube", n=3)
+    x = mg.tensor([1.0, 2.0], requires_grad=True)
+    step = mg.Tape(mg.label(cube(x), "h").sum(), w=x).steps[-1]
+    assert step.rule == "becomes g * 3 * w ** (3 - 1) + 0 * h"
 
 
 def test_paths_of_batch_norm():

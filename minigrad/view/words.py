@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import linecache
 import math
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,33 +23,75 @@ RULES: dict[str, tuple[str, ...]] = {
     "multiply": ("times the other factor, {b}", "times the other factor, {a}"),
     "divide": ("divided by {b}", "times -{y} / {b}"),
     "negative": ("hands on its negative",),
-    "square": ("times 2 {x}",),
+    "power": ("times {b} {a} ** ({b} - 1)", "times {y} log {a}"),
     "power_of": ("times {n} {x} ** ({n} - 1)",),
-    "sqrt": ("divided by 2 {y}",),
+    "square": ("times 2 {x}",),
     "reciprocal": ("times -{y} ** 2",),
-    "exp": ("times {y}",),
-    "log": ("divided by {x}",),
-    "tanh": ("times 1 - {y} ** 2",),
-    "sigmoid": ("times {y} (1 - {y})",),
-    "relu": ("passes where {y} > 0, is 0 elsewhere",),
-    "abs": ("times the sign of {x}",),
+    "maximum": ("passes where {a} > {b}, half where they tie", "passes where {b} > {a}, half where they tie"),
+    "minimum": ("passes where {a} < {b}, half where they tie", "passes where {b} < {a}, half where they tie"),
+    "remainder": (SAME, "times minus the quotient {a} / {b}, rounded down"),
     "where": ("", "passes where the condition holds", "passes where the condition fails"),
+    "clip": ("passes where {x} was left as it is, is 0 where it was clipped",),
+    "astype": ("converted back",),
+    "alias": (SAME,),
+    "exp": ("times {y}",),
+    "exp2": ("times {y} log 2",),
+    "expm1": ("times {y} + 1",),
+    "log": ("divided by {x}",),
+    "log2": ("divided by {x} log 2",),
+    "log10": ("divided by {x} log 10",),
+    "log1p": ("divided by 1 + {x}",),
+    "sqrt": ("divided by 2 {y}",),
+    "abs": ("times the sign of {x}",),
+    "sin": ("times cos {x}",),
+    "cos": ("times -sin {x}",),
+    "tan": ("times 1 + {y} ** 2",),
+    "arcsin": ("divided by sqrt(1 - {x} ** 2)",),
+    "arccos": ("divided by -sqrt(1 - {x} ** 2)",),
+    "arctan": ("divided by 1 + {x} ** 2",),
+    "arctan2": ("times {b} / ({a} ** 2 + {b} ** 2)", "times -{a} / ({a} ** 2 + {b} ** 2)"),
+    "sinh": ("times cosh {x}",),
+    "cosh": ("times sinh {x}",),
+    "tanh": ("times 1 - {y} ** 2",),
+    "arcsinh": ("divided by sqrt(1 + {x} ** 2)",),
+    "arccosh": ("divided by sqrt({x} ** 2 - 1)",),
+    "arctanh": ("divided by 1 - {x} ** 2",),
+    "erf": ("times 2 exp(-{x} ** 2) / sqrt(pi)",),
+    "erfc": ("times -2 exp(-{x} ** 2) / sqrt(pi)",),
+    "sigmoid": ("times {y} (1 - {y})",),
+    "softplus": ("times the sigmoid of {x}",),
+    "relu": ("passes where {y} > 0, is 0 elsewhere",),
+    "leaky_relu": ("passes where {x} > 0, times {slope} elsewhere",),
+    "elu": ("passes where {x} > 0, times {alpha} exp {x} elsewhere",),
     "sum": ("copied to every element that was summed",),
     "mean": ("1/{m} of it to each of the {m} elements averaged",),
     "broadcast_to": ("summed over the copies",),
     "sum_to": ("copied to every element that was summed",),
+    "cumsum": ("summed along axis {axis} from each element to the last",),
+    "amax": ("goes to the largest of {x}, in equal shares where there are several",),
+    "logsumexp": ("times the softmax of {x}",),
+    "log_softmax": ("less exp({y}) times its sum",),
+    "norm": ("times {x} / {y}",),
     "reshape": ("put back into its former shape",),
     "transpose": ("axes put back in their former order",),
+    "flip": ("turned back",),
+    "roll": ("rolled back",),
+    "pad": ("the part within the frame",),
     "take": ("written back to where it was taken, 0 elsewhere",),
     "scatter": ("taken from where it was written",),
+    "windows": ("written back to where each window was taken, added up where they overlap",),
+    "fold": ("taken in windows",),
+    "pick": ("written back to the cell of each window that was picked, 0 elsewhere",),
+    "place": ("taken from the cell of each window where it was put",),
+    "max_pool": ("goes to the first largest of each window, 0 elsewhere",),
     "concatenate": ("its own part of it",),
     "matmul": ("times {b} transposed, from the right", "times {a} transposed, from the left"),
-    "log_softmax": ("less exp({y}) times its sum",),
-    "logsumexp": ("times the softmax of {x}",),
+    "einsum": ("multiplied and summed with the other operands",),
     "conv": ("the adjoint of the convolution in its input", "the adjoint of the convolution in its weight"),
-    "astype": ("converted back",),
-    "alias": (SAME,),
+    "conv_input": ("convolved with {w}", "the adjoint in the weight of convolving it to {a}"),
+    "conv_weight": ("the adjoint in the input of convolving with it to {a}", "{x} convolved with it"),
 }
+"""What the pullback of each argument does to the cotangent ("it"), in the names of the line's operands."""
 
 LATEX = {
     "add": "{a} + {b}", "subtract": "{a} - {b}", "multiply": r"{a} \odot {b}", "divide": r"\frac{{{a}}}{{{b}}}",
@@ -146,7 +189,10 @@ def rule_words(row: Any, i: int, names: dict[str, str], shape: tuple[int, ...], 
     if row.joint is not None:
         return "its hand-derived pullback" if row.reference is not None else "through a new recording of the function"
     plan = row.pullbacks[0 if row.variadic else i]
-    return "" if plan is None else formula(plan[0])
+    if plan is None:
+        return ""
+    known = {**names, **{s: short_static(p) for s, p in zip(row.statics, params, strict=False)}}
+    return "becomes " + re.sub(r"[A-Za-z_]\w*", lambda word: known.get(word.group(), word.group()), formula(plan[0]))
 
 
 def formula(rule: Callable[..., Any]) -> str:
