@@ -9,6 +9,7 @@ trace holds the tape it saw, and lets go of it when it is dropped itself.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -39,14 +40,21 @@ class Traced:
         return None if self.node.grad is None else Tensor(self.node.grad)
 
     def percentiles(self, q: Sequence[float] = (15, 50, 85)) -> list[float]:
-        """Percentiles of the value's elements (by default those of Ioffe and Szegedy's figure 1)."""
+        """Percentiles of the value's elements (by default those of Ioffe and Szegedy's figure 1).
+
+        Raises ValueError for a share that is not from 0 to 100, TypeError for a number alone.
+        """
+        if not hasattr(q, "__len__") or isinstance(q, str):
+            raise TypeError(f"percentiles: needs a list of shares, such as [15, 50, 85], not {q!r:.60}")
+        if outside := [share for share in q if not 0 <= share <= 100]:
+            raise ValueError(f"percentiles: shares are from 0 to 100, not {outside[0]}")
         values = sorted(to_numpy(self.value.data).ravel().tolist())
         return [_percentile(values, share) for share in q]
 
     @property
     def gradient_norm(self) -> float:
-        """The Euclidean norm of the cotangent; NaN before a backward pass."""
-        return float("nan") if self.grad is None else ops.norm(self.grad).item()
+        """The Euclidean norm of the cotangent, in float64 whatever its own range; NaN before a backward pass."""
+        return float("nan") if self.grad is None else ops.norm(self.grad.astype("float64")).item()
 
 
 def _percentile(ordered: Sequence[float], q: float) -> float:
@@ -71,6 +79,7 @@ class Trace:
         self.model = model
         self._nodes: list[Node] = []
         self._outputs: list[tuple[str, Node]] = []
+        self._called = False
         self._leaves: dict[Node, Any] = {}
         self._copies: dict[int, tuple[Any, int, Any]] = {}
 
@@ -88,6 +97,12 @@ class Trace:
     ) -> None:
         recording.observer, recording.watch = self._before
         recording.scope = None
+        if self._called and not self._nodes and kind is None:
+            warnings.warn(
+                "trace: layers were called and nothing was recorded: under no_grad(), or nothing there has "
+                "requires_grad=True; only lines of the tape are traced",
+                stacklevel=2,
+            )
 
     def _observe(self, node: Node, arguments: tuple[Any, ...], y: Any) -> None:
         outer = self._before[0]
@@ -113,6 +128,7 @@ class Trace:
 
     def _watch(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         scope = recording.scope
+        self._called = True
         if scope is None:  # a layer called from a thread that does not trace
             return module.forward(*args, **kwargs)
         if module.path:

@@ -88,6 +88,31 @@ def test_percentiles_are_numpys(step):
     assert np.isnan(t["bn1"].gradient_norm)
 
 
+@pytest.mark.parametrize("share", [150, -10, float("nan")])
+def test_percentiles_refuse_what_are_no_shares(step, share):
+    model, x, _ = step
+    with mg.trace(model) as t:
+        model(x)
+    with pytest.raises(ValueError, match=f"shares are from 0 to 100, not {share}"):
+        t["bn1"].percentiles([50, share])
+    with pytest.raises(TypeError, match=r"needs a list of shares, such as \[15, 50, 85\], not 50"):
+        t["bn1"].percentiles(50)
+
+
+def test_a_trace_of_nothing_says_so(step):
+    model, x, _ = step
+    said = r"layers were called and nothing was recorded: under no_grad\(\)"
+    with pytest.warns(UserWarning, match=said), mg.no_grad(), mg.trace(model):
+        model(x)
+
+
+def test_gradient_norms_hold_in_half_precision():
+    layer = nn.Linear(2, 2).to_dtype(mg.float16)
+    with mg.trace(layer) as t:
+        layer(mg.ones(4, 2, dtype=mg.float16)).backward(mg.full((4, 2), 6e4, dtype=mg.float16) / 4)
+    assert t["bias"].gradient_norm == pytest.approx(6e4 * 2**0.5, rel=1e-2)
+
+
 def test_a_traced_tape_is_grouped_by_layer_and_knows_every_value(step):
     model, x, labels = step
     with mg.trace(model) as t:

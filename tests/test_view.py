@@ -554,12 +554,15 @@ def test_page_lights_the_edges_of_a_path_only():
     assert page.way_edges(tape, tape["x"].node, ["scale"]) == []
 
 
-def test_page_is_not_half_written(tmp_path, monkeypatch):
+@pytest.mark.parametrize("save", [mg.Tape.save_html, mg.Tape.svg])
+def test_nothing_is_half_written(tmp_path, monkeypatch, save):
     *_, tape = batch_norm_tape()
     monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OSError, match="disk full"):
-        tape.save_html(tmp_path / "tape.html")
-    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "there").write_text("before")
+    for name in ("tape", "there"):
+        with pytest.raises(OSError, match="disk full"):
+            save(tape, tmp_path / name)
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("there", "before")]
 
 
 def test_page_of_a_freed_or_unreduced_tape_says_so():

@@ -33,9 +33,8 @@ MOST_PATHS = 16
 """Paths shown for one leaf; beyond it those that are alike near the result are merged."""
 
 
-def save(tape: Tape, file: Path, title: str, leaves: Sequence[Line] | None) -> None:
-    """Writes the page of a tape, all of it or nothing. See `Tape.save_html`."""
-    text = page(tape, title, leaves)
+def write(text: str, file: Path) -> None:
+    """Writes a file, all of it or nothing."""
     partial = file.with_name(file.name + ".partial")
     try:
         partial.write_text(text, encoding="utf-8")
@@ -45,7 +44,7 @@ def save(tape: Tape, file: Path, title: str, leaves: Sequence[Line] | None) -> N
 
 
 def page(tape: Tape, title: str, leaves: Sequence[Line] | None) -> str:
-    """The text of the page."""
+    """The text of the page of a tape. See `Tape.save_html`."""
     parts = {name: resources.files("minigrad.view").joinpath(name).read_text("utf-8") for name in FILES}
     filled = {
         "TITLE": html.escape(words.printable(title)),

@@ -466,7 +466,7 @@ class Tape:
         """
         text = drawing.by_graphviz(self) if graphviz else drawing.svg(self)
         if file is not None:
-            File(file).write_text(text, encoding="utf-8")
+            page.write(text, File(file))
         return text
 
     def save_html(self, file: str | File, title: str = "A tape", paths: Iterable[str | Tensor] | None = None) -> None:
@@ -474,7 +474,7 @@ class Tape:
 
         paths: the leaves (names or Tensors) whose gradients are split; by default up to four.
         """
-        page.save(self, File(file), title, None if paths is None else [self[p] for p in paths])
+        page.write(page.page(self, title, None if paths is None else [self[p] for p in paths]), File(file))
 
     def keeps(self) -> tuple[int, int]:
         """Bytes kept by all lines, each array once: (in all, of which leaves' own arrays)."""
