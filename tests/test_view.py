@@ -544,6 +544,14 @@ def test_page_contents_are_the_tapes():
     assert sum(shares) == pytest.approx(1.0)
 
 
+def test_page_splits_the_gradients_that_are_asked_for(tmp_path):
+    *_, tape = batch_norm_tape()
+    for asked in (["gamma"], "gamma", [tape["gamma"].number]):
+        tape.save_html(tmp_path / "tape.html", paths=asked)
+        text = (tmp_path / "tape.html").read_text()
+        assert '"paths":[{"leaf":"gamma"' in text and '{"leaf":"x"' not in text
+
+
 def test_page_lights_the_edges_of_a_path_only():
     *_, tape = batch_norm_tape()
     n = {name: tape[name].number for name in ("x", "mean", "centred", "var", "scale")}

@@ -474,6 +474,7 @@ class Tape:
 
         paths: the leaves (names or Tensors) whose gradients are split; by default up to four.
         """
+        paths = [paths] if isinstance(paths, str) else paths
         page.write(page.page(self, title, None if paths is None else [self[p] for p in paths]), File(file))
 
     def keeps(self) -> tuple[int, int]:
