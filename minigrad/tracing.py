@@ -87,7 +87,7 @@ class Trace:
         if recording.scope is not None:
             raise RuntimeError("trace: a trace is open already in this thread; leave it before the next begins")
         if self.model is not None:
-            self.model.stamp()
+            self.model._name()
         self._before = (recording.observer, recording.watch)
         recording.observer, recording.watch, recording.scope = self._observe, self._watch, []
         return self
@@ -131,6 +131,8 @@ class Trace:
         self._called = True
         if scope is None:  # a layer called from a thread that does not trace
             return module.forward(*args, **kwargs)
+        if not scope and not module.path:
+            module._name()  # a walk from further down may have been the last
         if module.path:
             scope.append(module.path)
         try:

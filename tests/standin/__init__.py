@@ -518,6 +518,9 @@ def namespace() -> types.SimpleNamespace:
     space.where, space.matmul, space.einsum, space.take_along_axis = _where, _matmul, _einsum, _take_along_axis
     space.array2string = lambda value, **options: np.array2string(value.get(), **options)
     space.take = lambda a, indices, axis=None, out=None: a.take(indices, axis, **({} if out is None else {"out": out}))
+    solvers = {name: _function(name, getattr(np.linalg, name), None) for name in ("det", "inv", "solve")}
+    slogdet = _function("slogdet", lambda a: tuple(np.linalg.slogdet(a)), None)
+    space.linalg = types.SimpleNamespace(slogdet=slogdet, **solvers)
     space.lib = types.SimpleNamespace(stride_tricks=types.SimpleNamespace(as_strided=_as_strided))
     return space
 
