@@ -297,12 +297,20 @@ def batch_norm(
     eps = non_negative("batch_norm: eps", eps)
     mean = label(x.mean(axis, keepdims=True), "mean")
     centred = x - mean
-    left = centred.mean(axis, keepdims=True).detach()  # by rounding: much, where the spread is far smaller
-    centred = label(centred - left, "centred")
+    left = centred.mean(axis, keepdims=True)  # by rounding: much, where the spread is far smaller
+    centred = label(without(centred, left), "centred")
     var = label((centred * centred).mean(axis, keepdims=True), "var")
     scale = label((1 if gamma is None else gamma.reshape(mean.shape)) / ops.sqrt(var + eps), "scale")
     y = centred * scale
-    return y if beta is None else y + beta.reshape(mean.shape), mean + left, var
+    return y if beta is None else y + beta.reshape(mean.shape), mean + left.detach(), var
+
+
+def without(x: Tensor, constant: Tensor) -> Tensor:
+    """x - constant. The constant is one to autodiff, and yet a line of the program, which `Tape.replay` runs again."""
+    y = x - constant.detach()
+    if y.node is not None and constant.node is not None:
+        y.node.again = (None, constant.node)
+    return y
 
 
 def layer_norm(

@@ -8,15 +8,41 @@ During a replay Buffers remember nothing, so BatchNorm counts each batch once.
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from minigrad import ops, random
 from minigrad.autodiff import reverse
 from minigrad.primitive import Primitive
-from minigrad.tape import Node, enable_grad, history, leaf, next_serial, recording
+from minigrad.tape import Node, enable_grad, history, leaf, next_serial, no_grad, recording
 from minigrad.tensor import Tensor
+
+
+@dataclass(frozen=True)
+class Run:
+    """A function as it ran: with which random numbers, and which of its arguments were Tensors."""
+
+    f: Callable[..., Tensor]
+    state: Any
+    lifted: tuple[bool, ...]
+
+    @contextlib.contextmanager
+    def repeated(self) -> Iterator[None]:
+        """Inside, the same random numbers are drawn as then, and Buffers remember nothing."""
+        now, replaying = random.state(), recording.replaying
+        random.set_state(self.state)
+        recording.replaying = True
+        try:
+            yield
+        finally:
+            recording.replaying = replaying
+            random.set_state(now)
+
+    def __str__(self) -> str:
+        return getattr(self.f, "__name__", type(self.f).__name__)
 
 
 def checkpoint(f: Callable[..., Tensor], *xs: Any) -> Tensor:
@@ -44,9 +70,9 @@ def checkpoint(f: Callable[..., Tensor], *xs: Any) -> Tensor:
             f"checkpoint: the function uses {strangers[0]!r}, which is on the tape and no argument; pass it as one"
         )
     node = Node()
-    node.primitive, node.inputs, node.params = _row(len(xs), len(used)), (*sources, *used), ()
+    node.primitive, node.inputs, node.params = _row(len(xs), len(used)), (*sources, *used), (Run(f, state, lifted),)
     kept = (*values, *(parameter.aside for parameter in used))
-    node.residuals = (y.data, (f, state, lifted), kept)
+    node.residuals = (y.data, None, kept)
     node.shape, node.dtype, node.serial = y.shape, y.dtype, next_serial()
     node.grad = node.label = None
     if recording.observer is not None:
@@ -64,25 +90,18 @@ def _cut(values: Sequence[Any], lifted: Sequence[bool], sources: Sequence[Node |
 
 def _pull(node: Node, g: Any, create_graph: bool, wanted: set[Node] | None) -> list[Any]:
     """The cotangents of the arguments and of the Parameters that the function used, by a replay."""
-    _, (f, state, lifted), values = node.residuals
-    used = node.inputs[len(lifted) :]
-    for parameter, kept in zip(used, values[len(lifted) :], strict=True):
+    (run,), (_, _, values) = node.params, node.residuals
+    used = node.inputs[len(run.lifted) :]
+    for parameter, kept in zip(used, values[len(run.lifted) :], strict=True):
         if parameter.aside is not kept:  # type: ignore[union-attr]
             raise RuntimeError(
                 f"backward: checkpoint on line {node.serial} of the tape runs again with {parameter!r}, whose array "
                 "was replaced by another one since then; call backward() first"
             )
-    arguments = _cut(values, lifted, node.inputs)
+    arguments = _cut(values, run.lifted, node.inputs)
     leaves = [x.node if isinstance(x, Tensor) else None for x in arguments]
-    now, replaying = random.state(), recording.replaying
-    random.set_state(state)
-    recording.replaying = True
-    try:
-        with enable_grad():
-            y = f(*arguments)
-    finally:
-        recording.replaying = replaying
-        random.set_state(now)
+    with run.repeated(), enable_grad():
+        y = run.f(*arguments)
     places = [*leaves, *used]
     needed = [s is not None and (wanted is None or s in wanted) for s in node.inputs]
     targets = [place for place, need in zip(places, needed, strict=True) if need and place is not None]
@@ -100,8 +119,30 @@ def _row(arguments: int, parameters: int) -> Primitive:
     row = Primitive()
     row.name, row.kind = "checkpoint", "fused"
     row.arguments = tuple([f"x{i}" for i in range(arguments)] + [f"p{i}" for i in range(parameters)])
-    row.statics, row.variadic = (), False
+    row.statics, row.variadic = ("f",), False
     row.pullbacks = row.lifts = ()
-    row.forward = row.call = checkpoint
+    row.forward, row.call = functools.partial(_forward, arguments), functools.partial(_call, arguments)
     row.joint, row.reference = _pull, None
     return row
+
+
+def _forward(arguments: int, *operands: Any) -> tuple[Any, None]:
+    """The value of such a line on raw arrays; Parameters that the function used are those of now."""
+    run: Run = operands[-1]
+    with run.repeated(), no_grad():
+        return run.f(*_cut(operands[:arguments], run.lifted, [None] * arguments)).data, None
+
+
+def _call(arguments: int, *operands: Any, f: Run) -> Tensor:
+    """Such a line on Tensors. RuntimeError where a Parameter that the function used is to have another value."""
+    xs = [x if isinstance(x, Tensor) or not is_tensor else Tensor(x) for x, is_tensor in zip(operands, f.lifted)]
+    with f.repeated():
+        y = checkpoint(f.f, *xs)
+    used = () if y.node is None else y.node.inputs[arguments:]
+    for parameter, given in zip(used, operands[arguments:], strict=False):
+        if given.node is not parameter or (given.data != parameter.aside).any():  # type: ignore[union-attr]
+            raise RuntimeError(
+                f"checkpoint: {f} uses {parameter!r} as it is now, and was to run with another value of it; make it an "
+                "argument of the function"
+            )
+    return y

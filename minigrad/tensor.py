@@ -151,6 +151,8 @@ class Tensor:
 
     def detach(self) -> Tensor:
         """The same array without its history: a constant to autodiff."""
+        if self.node is not None:
+            tape.note_detached(self.data)
         return Tensor(self.data)
 
     def numpy(self) -> Any:
