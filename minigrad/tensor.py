@@ -289,13 +289,13 @@ class Versioned(Tensor):
                     f"update: the new value of this {type(self).__name__} is on the tape; pass value.detach()"
                 )
             value = value.data
-        value, held = as_array(value, None, "update"), self.data
-        castable = value.dtype == held.dtype or xp.can_cast(value.dtype, held.dtype, "same_kind")
-        if value.shape != held.shape or not castable:
+        value = as_array(value, None, "update")
+        castable = value.dtype == self.dtype or xp.can_cast(value.dtype, self.dtype, "same_kind")
+        if value.shape != self.shape or not castable:
             own = f"{type(self).__name__} {self.label or ''}".rstrip()
             if castable:
-                raise ValueError(f"update: {own} of shape {list(held.shape)} was given shape {list(value.shape)}")
-            raise TypeError(f"update: {value.dtype} values do not fit into the {held.dtype} {own}; use .astype first")
+                raise ValueError(f"update: {own} of shape {list(self.shape)} was given shape {list(value.shape)}")
+            raise TypeError(f"update: {value.dtype} values do not fit into the {self.dtype} {own}; use .astype first")
         if recording.replaying and isinstance(self, Buffer):
             return
         self.unlock()[...] = value

@@ -23,6 +23,9 @@ Array = Any
 COMPARING = frozenset(("clip", "maximum", "minimum"))
 """Rows whose derivative compares values, so that signs count."""
 
+SATURATED = 32
+"""From here on a sigmoid and a tanh are 1 to double precision."""
+
 
 def measured(run: Forward, values: list[Any], sweep: Sweep, hand: Any, answer: Answer, names: list[str]) -> list[float]:
     """For each leaf what one unit in the last place of the inputs changes in hand-derived minus autodiff, at most."""
@@ -58,8 +61,8 @@ def measured(run: Forward, values: list[Any], sweep: Sweep, hand: Any, answer: A
 def without_signs(run: Forward, sweep: Sweep) -> list[Array]:
     """For each leaf the sizes of all terms that reach it, with no two of them cancelling.
 
-    A function's derivative counts for at least the function's value over its argument: one who writes
-    1 - s for a sigmoid's gets no better than that where s is near 1.
+    A function's derivative counts for at least the function's value (over a large argument): one who writes
+    1 - s in a sigmoid's gets it no better than that where s is near 1.
     """
     held = {node: host.abs(g) for node, g in sweep.seeds.items()}
     heap = [(-node.serial, node) for node in held]
@@ -86,7 +89,7 @@ def without_signs(run: Forward, sweep: Sweep) -> list[Array]:
             add(source, host.abs(c))
         below = _argument(node, sweep)
         while below is not None and below.shape == node.shape:
-            add(below, g * host.abs(run.values[node]) / host.maximum(host.abs(run.values[below]), 1))
+            add(below, g * host.abs(run.values[node]) / host.maximum(host.abs(run.values[below]) / SATURATED, 1))
             below = _argument(below, sweep) if users[below] == 1 else None
     return [sweep.at_leaf(held, k) for k in range(len(run.leaves))]
 
