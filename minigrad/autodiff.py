@@ -59,8 +59,11 @@ def reverse(
                 continue
             if node.label is not None:
                 _accumulate(node, g, _owned(g))
-        elif node in wanted:
-            found[node] = g
+        else:
+            if node in wanted:
+                found[node] = g
+            if needed.isdisjoint(node.inputs):  # type: ignore[union-attr]
+                continue  # the way ends here, and what made this value stays for another pass
         if row is None:
             continue
         values = node.residuals

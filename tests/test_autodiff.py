@@ -210,6 +210,19 @@ def test_gradients_of_intermediates_unused_inputs_and_several_inputs() -> None:
     assert x.grad is None
 
 
+def test_a_pass_that_ends_at_an_intermediate_leaves_what_made_it() -> None:
+    """A gradient by hand in two steps: by h, and from there on to x."""
+    x = f64([1.0, 2.0], True)
+    for shape in ([2], [2, 1]):  # of a product, and of a row that keeps no array
+        h = (x * x).reshape(shape)
+        g = mg.grad((h * h).sum(), h)
+        x.grad = None
+        h.backward(g)
+        assert x.grad.tolist() == [4.0, 32.0]
+    h = x * x
+    assert mg.grad(h, h, [1.0, 1.0]).tolist() == [1, 1] and mg.grad(h.sum(), x).tolist() == [2, 4]
+
+
 def test_backward_adds_up_over_passes_and_uses() -> None:
     x = f64([1.0, 2.0, 3.0], True)
     for _ in range(3):
