@@ -217,7 +217,7 @@ def spread(g: Any, shape: tuple[int, ...], axis: Axis, keepdims: bool) -> Any:
 
 def slope_of_power(a: Any, b: Any) -> Any:
     """The derivative b a^(b-1) in a, zero for b = 0 also where a = 0."""
-    return b * power_(a, where_(equal(b, 0), 1, b - 1))
+    return b * power_(a, where_(logical_and(equal(a, 0), equal(b, 0)), 1, b - 1))
 
 
 def safe_log(a: Any) -> Any:

@@ -603,6 +603,12 @@ def test_rows_of_minus_infinity_have_no_gradient_but_no_nan_either() -> None:
     with np.errstate(divide="ignore"):
         x.logsumexp(1).backward(np.ones(2))
     np.testing.assert_array_equal(x.grad.numpy(), [[0, 0], [1, 0]])
+def test_the_mixed_derivative_of_a_power_at_exponent_zero() -> None:
+    """d/da d/db a^b = a^(b-1) (1 + b log a), which is 1/a at b = 0, in either order."""
+    hessian = mg.hessian(lambda z: z[0] ** z[1], mg.tensor([2.0, 0.0], dtype=mg.float64)).numpy()
+    np.testing.assert_allclose(hessian, [[0, 0.5], [0.5, np.log(2) ** 2]], rtol=1e-14)
+
+
 
 
 def test_every_index_reads_and_scatters_like_numpy() -> None:
