@@ -379,7 +379,8 @@ def prod(x: Any, axis: int | None = None, keepdims: bool = False) -> Any:
 
 def amin(x: Any, axis: Axis = None, keepdims: bool = False) -> Any:
     """The minimum; ties share the gradient evenly."""
-    return -amax(-x, axis, keepdims)
+    mirrored = negative if x.dtype.kind in "fc" else bitwise_not  # -x of an unsigned or of the least integer overflows
+    return mirrored(amax(mirrored(x), axis, keepdims))
 
 
 def max(x: Any, axis: Axis = None, keepdims: bool = False) -> Any:

@@ -425,6 +425,18 @@ def test_integers_become_float32_and_not_half(dtype: str) -> None:
     np.testing.assert_array_equal(x.cumsum(0).numpy(), [0, 1, 2])
 
 
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int32", "int64", "uint64", "bool"])
+def test_extremes_of_integers(dtype: str) -> None:
+    """No minimum by way of -x, which the least integer and unsigned ones do not have."""
+    least, most = (0, 1) if dtype == "bool" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+    a = np.array([[most, 1], [least, most]], dtype)
+    x = mg.tensor(a)
+    for axis in (None, 0, 1, (0, 1)):
+        for ours, theirs in ((x.amin, a.min), (x.min, a.min), (x.amax, a.max), (x.max, a.max)):
+            assert ours(axis).dtype == a.dtype
+            np.testing.assert_array_equal(ours(axis).numpy(), theirs(axis))
+
+
 def test_a_change_of_dtype_is_followed_back() -> None:
     x = mg.tensor([1.5, 2.5], requires_grad=True)
     y = (x.astype(mg.float64) * np.array([3.0, 5.0])).sum()
