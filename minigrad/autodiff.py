@@ -19,7 +19,7 @@ from sys import getrefcount
 from typing import Any
 
 from minigrad import ops, parallel
-from minigrad.backend import Array, from_numpy, is_array, kernel, naming_memory, xp
+from minigrad.backend import Array, from_numpy, host_array, is_array, kernel, naming_memory, xp
 from minigrad.primitive import ALL, NUMBER, OUTPUT, Primitive
 from minigrad.tape import FREED, Node, enable_grad, history, leaf, no_grad, recording, writes
 from minigrad.tensor import Tensor, differentiable, on_tape
@@ -220,6 +220,8 @@ def _owned(array: Any, beside: int = 0) -> bool:
     nothing but the view holds (a result with its axes in another order).
     """
     if getrefcount(array) > ALONE + beside or array.__class__ is not xp.ndarray:
+        return False
+    if array.__class__ is host_array and not array.flags.writeable:  # what a broadcast gives, to the same size as well
         return False
     base = array.base
     return base is None or (

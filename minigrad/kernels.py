@@ -32,9 +32,11 @@ FEW = 2048
 
 
 def spread(x: Array, shape: tuple[int, ...]) -> Array:
-    """x broadcast to a shape."""
-    if math.prod(shape) > FEW or x.ndim > len(shape):
-        return xp.broadcast_to(x, shape)
+    """x broadcast to a shape; where no axis is stretched, a view that can be written to."""
+    size = math.prod(shape)
+    if size > FEW or x.ndim > len(shape):
+        y = xp.broadcast_to(x, shape)
+        return x.reshape(shape) if x.size == size else y
     y = xp.empty(shape, x.dtype)
     y[...] = x
     return y

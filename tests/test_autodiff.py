@@ -397,6 +397,7 @@ PROGRAMS: dict[str, Callable[..., Tensor]] = {
     "broadcasts": lambda a, b: a + a.sum() + a.mean() + b.broadcast_to((2, *b.shape)).sum(0) + a,
     "the same product": lambda a, b: (lambda s: s + s * s + s)(a + b),
     "a labelled middle": lambda a, b: (lambda s: s + s * 2 + s)(mg.label(a + b, "middle")),
+    "axes of length one": lambda a, b: (lambda s: s * s + s.mean(0, True) ** 2 + s.sum(0))((a + b).reshape(1, -1))[0],
     "slices": lambda a, b: a + mg.concatenate([a[: a.size // 2], b[a.size // 2 :]]) + a,
     "a condition": lambda a, b: mg.where(a > b, a, b) + a.relu() + b.maximum(a) + a,
     "powers": lambda a, b: a**2 + a**3 + a * a * a + b**2 / (1 + b * b),
@@ -438,6 +439,16 @@ def test_a_pullback_that_hands_out_a_kept_array_is_not_written_to() -> None:
     x = f64(np.zeros(BIG), True)
     (row(x) + row(x) + x).backward(np.ones(BIG))
     assert (kept == 1).all() and (x.grad.numpy() == 3).all()
+
+
+@pytest.mark.host("arrays of a device can always be written to")
+def test_gradients_can_be_written_to() -> None:
+    """Also where the pass ended with a broadcast, which shows memory that is read-only."""
+    x = f64(np.ones((1, BIG)), True)
+    for y in (x.mean(0, keepdims=True), x.sum(0), mg.einsum("ij->j", x)):
+        g = mg.grad(y, x, mg.ones(*y.shape, dtype=mg.float64))
+        g[0, 0] = 5.0
+        assert g[0, :2].tolist() == [5.0, 1.0]
 
 
 def test_what_owning_an_array_means() -> None:

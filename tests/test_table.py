@@ -603,6 +603,12 @@ def test_kinks_and_ties_as_pytorch_has_them(case: Any) -> None:
     np.testing.assert_allclose(x.grad.numpy(), z.grad.numpy(), rtol=1e-12)
 
 
+def test_the_mixed_derivative_of_a_power_at_exponent_zero() -> None:
+    """d/da d/db a^b = a^(b-1) (1 + b log a), which is 1/a at b = 0, in either order."""
+    hessian = mg.hessian(lambda z: z[0] ** z[1], mg.tensor([2.0, 0.0], dtype=mg.float64)).numpy()
+    np.testing.assert_allclose(hessian, [[0, 0.5], [0.5, np.log(2) ** 2]], rtol=1e-14)
+
+
 def test_elu_at_its_kink_is_its_left_branch_to_every_order() -> None:
     x = mg.tensor(0.0, dtype=mg.float64, requires_grad=True)
     first = mg.grad(x.elu(1.5), x, create_graph=True)
@@ -615,12 +621,6 @@ def test_rows_of_minus_infinity_have_no_gradient_but_no_nan_either() -> None:
     with np.errstate(divide="ignore"):
         x.logsumexp(1).backward(np.ones(2))
     np.testing.assert_array_equal(x.grad.numpy(), [[0, 0], [1, 0]])
-def test_the_mixed_derivative_of_a_power_at_exponent_zero() -> None:
-    """d/da d/db a^b = a^(b-1) (1 + b log a), which is 1/a at b = 0, in either order."""
-    hessian = mg.hessian(lambda z: z[0] ** z[1], mg.tensor([2.0, 0.0], dtype=mg.float64)).numpy()
-    np.testing.assert_allclose(hessian, [[0, 0.5], [0.5, np.log(2) ** 2]], rtol=1e-14)
-
-
 
 
 def test_every_index_reads_and_scatters_like_numpy() -> None:
