@@ -684,6 +684,22 @@ def test_a_primitive_with_parameters_and_without_a_derivative_for_one_argument()
     assert scaled(x, mask).node.inputs == (x.node, None)
 
 
+NAMES = ["lifted", "xp", "new", "forward", "primitive", "Tensor", "recording", "node", "result", "write", "call",
+         "isinstance", "align", "x_node", "x_shape", "WEAK", "error", "extra", "i"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_argument_may_have_any_name(name: str) -> None:
+    """The function that is written out for a row has names of its own, which are none of the row's."""
+    scope = {"mg": mg}
+    rules = f"lambda g, {name}, k: g * {name} * k, lambda g, x, k: g * x * k"
+    row = eval(f"mg.primitive(lambda x, {name}, k: x * {name} * k, {rules}, k=2.0)", scope)
+    static = eval(f"mg.primitive(lambda x, {name}: x * {name}, lambda g, {name}: g * {name}, {name}=3)", scope)
+    a, b = f64([2.0], True), f64([5.0], True)
+    assert [g.item() for g in mg.grad(row(a, b).sum(), (a, b))] == [10, 4]
+    assert static(a).item() == 6 and mg.grad(static(a, **{name: 4.0}), a, np.ones(1)).item() == 4
+
+
 def test_a_row_keeps_only_what_its_pullbacks_ask_for() -> None:
     a, b, c = f64([1.0], True), f64([2.0], True), f64([3.0])
     assert (a + b).node.residuals == ()
@@ -703,6 +719,9 @@ def test_a_row_keeps_only_what_its_pullbacks_ask_for() -> None:
         ((lambda x: x, lambda x: x), "first argument is g"),
         ((lambda a, b: a, lambda g: g), "2 array arguments .* need as many pullbacks"),
         ((lambda x: x,), "1 array arguments"),
+        ((lambda x, y: x * y, lambda g, y: g * y, lambda g, x: g * x), "called 'y', and in a pullback"),
+        ((lambda g: g * 1, lambda g: g), "called 'g', and in a pullback that is the cotangent"),
+        ((lambda _x: _x, lambda g: g), "begins with a letter, unlike '_x'"),
     ],
 )
 def test_a_wrong_declaration_raises_at_once(arguments: Any, message: str) -> None:
