@@ -293,6 +293,8 @@ def _source(row: Primitive, statics: dict[str, Any]) -> str:
         align = ALIGN_VARIADIC.format(x=names[0])
     else:
         constant = " and ".join(f"_{name}_node is None" for name in learnt) or "True"
+        if "dtype" in row.statics:  # asked for integers or truth values, it is constant almost everywhere
+            constant += ' or _y.dtype.kind not in "fc"'
         if row.kind in ("elementwise", "bilinear", "discrete") and len(aligned) == len(names) == 2:
             align = ALIGN_TWO.format(a=aligned[0], b=aligned[1])
         elif row.kind in ("elementwise", "bilinear") and len(aligned) > 1:

@@ -448,6 +448,17 @@ def test_a_change_of_dtype_is_followed_back() -> None:
     assert mg.tensor([1.0]).astype(mg.float16).dtype == np.float16
 
 
+@pytest.mark.parametrize("dtype", ["int32", "uint8", "bool"])
+def test_a_change_to_integers_is_constant(dtype: str) -> None:
+    x = mg.tensor([1.5, 2.5], requires_grad=True)
+    whole = x.astype(dtype)
+    assert whole.node is None and whole.dtype == dtype
+    for y in (whole / 2, whole.mean(), whole.exp(), whole * 0.5):
+        assert y.dtype == np.float32
+    y = x * whole.astype(mg.float32)
+    np.testing.assert_array_equal(mg.grad(y.sum(), x).numpy(), np.array([1.5, 2.5], "float32").astype(dtype))
+
+
 # ---- what the kinds claim --------------------------------------------------------------------------
 def of_kind(*kinds: str) -> Any:
     chosen = [s for s in SAMPLES if kind_of(s) in kinds]
