@@ -208,9 +208,7 @@ class Tensor:
             if value.node is not None:
                 raise RuntimeError("setitem: the value is on the tape, and its history would be lost; detach it")
             value = value.data
-        value = as_array(value, None, "setitem")
-        if not xp.can_cast(value.dtype, self.dtype, "same_kind"):
-            raise TypeError(f"setitem: {value.dtype} values do not fit into a {self.dtype} Tensor; use .astype first")
+        value = fitting(value, self.dtype, "setitem")
         try:
             self.data[raw_index(index)] = value
         except (IndexError, ValueError) as error:
@@ -361,9 +359,9 @@ def as_array(data: Any, dtype: Any, op: str) -> Array:
     if isinstance(data, Tensor):
         data = data.data
     if isinstance(data, xp.ndarray):
-        return data if dtype is None else data.astype(dtype, copy=False)
-    if is_array(data) or is_scalar(data):
-        array = from_numpy(data)
+        array = data
+    elif is_array(data) or is_scalar(data):
+        array = from_numpy(data) if data.dtype.kind in NUMERIC else data
     else:
         if isinstance(data, (list, tuple)) and any(isinstance(item, Tensor) for item in data):
             raise TypeError(f"{op}: a list of Tensors; join them with mg.stack")
@@ -375,9 +373,46 @@ def as_array(data: Any, dtype: Any, op: str) -> Array:
             raise ValueError(f"{op}: {error}") from error
         if dtype is None and array.dtype == xp.float64 and not holds_arrays(data):
             array = array.astype(xp.float32)
-    if array.dtype.kind not in "biufc":
+    if array.dtype.kind not in NUMERIC:
         raise TypeError(f"{op}: cannot make numbers of {type(data).__name__} data (dtype {array.dtype})")
-    return array if dtype is None else array.astype(dtype, copy=False)
+    if dtype is None:
+        return array
+    if xp.dtype(dtype).kind in "iu" and not is_array(data):  # a cast would wrap numbers that do not fit, and NaN
+        try:
+            return xp.asarray(data, dtype)
+        except (OverflowError, ValueError) as error:
+            raise type(error)(f"{op}: {error}; the dtype asked for is {xp.dtype(dtype)}") from error
+    return array.astype(dtype, copy=False)
+
+
+def fitting(value: Any, dtype: Any, op: str) -> Array:
+    """`value` as an array that one of `dtype` takes in without loss.
+
+    Numbers and lists of them take the dtype themselves, as 0-d floats do; arrays keep theirs, and any floats take
+    integers. Raises TypeError, naming the op, where another kind of number would be cut off or a dtype narrowed,
+    and OverflowError for an integer out of range.
+    """
+    dtype = xp.dtype(dtype)
+    if is_scalar(value):
+        value = value.item()
+    if dtype.kind == "b" and isinstance(value, int) and value in (0, 1):
+        value = bool(value)
+    array = as_array(value, None, op)
+    kind = array.dtype.kind
+    weak = not is_array(value) or (not value.ndim and kind == "f")
+    if weak:
+        fits = KINDS[kind] <= KINDS[dtype.kind]
+    else:
+        fits = xp.can_cast(array.dtype, dtype) or (kind in "biu" and dtype.kind in "fc")
+    if not fits:
+        raise TypeError(f"{op}: {array.dtype} values do not fit into a {dtype} Tensor; use .astype first")
+    return as_array(value, dtype, op) if weak else array
+
+
+KINDS = {"b": 0, "i": 1, "u": 1, "f": 2, "c": 3}
+"""The kinds of numbers, each of which holds those before it."""
+
+NUMERIC = "".join(KINDS)
 
 
 def holds_arrays(data: Any) -> bool:

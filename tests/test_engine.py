@@ -223,10 +223,31 @@ def test_assigning_what_does_not_fit_raises() -> None:
     n = mg.tensor([1, 2])
     with pytest.raises(TypeError, match=r"setitem: float32 values do not fit into a int64 Tensor; use \.astype"):
         n[0] = 1.5
+    for dtype, value in (("uint8", 300), ("uint8", -1), ("int8", [1, 300]), ("int64", 2**63)):
+        with pytest.raises(OverflowError, match=rf"setitem: .* the dtype asked for is {dtype}"):
+            mg.zeros(2, dtype=dtype)[:] = value
+    for dtype, value in (("float32", WIDE[0]), ("int8", np.array([1, 2])), ("bool", 2), ("float32", 1j)):
+        with pytest.raises(TypeError, match=rf"setitem: .* values do not fit into a {dtype} Tensor; use \.astype"):
+            mg.zeros(3, dtype=dtype)[:2] = value
     with pytest.raises(ValueError, match=r"setitem: .*\(a int64 \[2\] Tensor\)"):
         n[:] = [1, 2, 3]
     with pytest.raises(IndexError, match=r"setitem: [iI]ndex 5"):
         n[5] = 1
+
+
+def test_assigned_numbers_take_the_dtype_of_the_tensor() -> None:
+    for dtype, value in (
+        ("uint8", 3), ("int8", [1, 2]), ("bool", 1), ("bool", False), ("int32", np.int64(7)), ("float64", 0.1),
+        ("float64", [0.1, 0.2]), ("float64", X[0, 0]), ("float32", np.float64(0.1)), ("float32", WIDE[0, 0]),
+        ("float32", np.array([1, 2])), ("int64", True), ("float16", 2),
+    ):  # fmt: skip
+        t = mg.zeros(2, dtype=dtype)
+        t[:] = value
+        expected = value.item() if isinstance(value, Tensor) else value
+        np.testing.assert_array_equal(t.numpy(), np.broadcast_to(np.array(expected).astype(dtype), 2))
+    u = mg.tensor(np.array([1, 5], "uint8"))
+    u[u > 1] = 0
+    assert u.tolist() == [1, 0]
 
 
 def test_gradients_of_integers() -> None:

@@ -69,6 +69,27 @@ def test_what_is_no_array_of_numbers_is_refused(data: Any, error: type[Exception
         mg.tensor(data)
 
 
+@pytest.mark.parametrize("array", [np.array(["a"]), np.array([None, 1]), np.array(["2020-01-01"], "datetime64[D]")])
+def test_arrays_of_no_numbers_are_refused(array: Any) -> None:
+    with pytest.raises(TypeError, match="tensor: cannot make numbers of ndarray data"):
+        mg.tensor(array)
+
+
+@pytest.mark.parametrize(
+    ("data", "dtype", "message"),
+    [
+        ([300], "uint8", "tensor: .*300 out of bounds for uint8"),
+        (-1, "uint8", "tensor: .*-1 out of bounds for uint8"),
+        ([1, 2**40], "int32", "tensor: .* the dtype asked for is int32"),
+        ([float("nan")], "int32", "tensor: cannot convert float NaN to integer; the dtype asked for is int32"),
+    ],
+)
+def test_numbers_that_a_dtype_cannot_hold_are_refused(data: Any, dtype: str, message: str) -> None:
+    with pytest.raises((OverflowError, ValueError), match=message):
+        mg.tensor(data, dtype=dtype)
+    assert mg.tensor([1, 255], dtype="uint8").tolist() == [1, 255]
+
+
 def test_attributes_and_conversions() -> None:
     t = mg.tensor([[1.5, 2.5, 3.5]])
     assert (t.shape, t.ndim, t.size, len(t), t.requires_grad, t.is_leaf) == ((1, 3), 2, 3, 1, False, True)
