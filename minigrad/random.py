@@ -10,7 +10,7 @@ from typing import Any
 
 from minigrad import backend
 from minigrad.backend import from_numpy, seed, xp
-from minigrad.creation import _shape, float32
+from minigrad.creation import float32, shape_of
 from minigrad.tensor import Tensor, differentiable
 
 __all__ = ["bernoulli", "normal", "permutation", "seed", "set_state", "state", "uniform"]
@@ -25,14 +25,16 @@ def normal(
     *shape: Any, mean: float = 0.0, std: float = 1.0, dtype: Any = float32, requires_grad: bool = False
 ) -> Tensor:
     """Independent draws from the normal distribution: `normal(2, 3)` or `normal((2, 3))`."""
-    return _finish(backend.generator().normal(mean, std, _shape(shape)), dtype, requires_grad)
+    if not std >= 0.0:
+        raise ValueError(f"normal: the standard deviation is a number >= 0, not {std}")
+    return _finish(backend.generator().normal(mean, std, shape_of("normal", shape)), dtype, requires_grad)
 
 
 def uniform(
     *shape: Any, low: float = 0.0, high: float = 1.0, dtype: Any = float32, requires_grad: bool = False
 ) -> Tensor:
     """Independent draws from [low, high)."""
-    drawn = _finish(backend.generator().uniform(low, high, _shape(shape)), dtype, requires_grad)
+    drawn = _finish(backend.generator().uniform(low, high, shape_of("uniform", shape)), dtype, requires_grad)
     if drawn.dtype.kind == "f":  # a double just below `high` may round to it
         below = xp.nextafter(xp.asarray(high, drawn.dtype), xp.asarray(low, drawn.dtype))
         xp.minimum(drawn.data, below, out=drawn.data)
@@ -41,6 +43,7 @@ def uniform(
 
 def permutation(n: int) -> Tensor:
     """The integers below n in random order."""
+    (n,) = shape_of("permutation", (n,))
     return Tensor(from_numpy(backend.generator().permutation(n)))
 
 
@@ -48,9 +51,10 @@ def bernoulli(p: float, *shape: Any, dtype: Any = float32) -> Tensor:
     """Ones with probability p, zeros otherwise."""
     if not 0.0 <= p <= 1.0:
         raise ValueError(f"bernoulli: the probability is between 0 and 1, not {p}")
-    if (own := backend.kernel("bernoulli")) is not None and (drawn := own(p, _shape(shape), dtype)) is not None:
+    lengths = shape_of("bernoulli", shape)
+    if (own := backend.kernel("bernoulli")) is not None and (drawn := own(p, lengths, dtype)) is not None:
         return drawn
-    return Tensor(from_numpy((backend.generator().random(_shape(shape), dtype="float32") < p).astype(dtype)))
+    return Tensor(from_numpy((backend.generator().random(lengths, dtype="float32") < p).astype(dtype)))
 
 
 def state() -> dict[str, Any]:

@@ -204,6 +204,40 @@ def test_creation() -> None:
     assert mg.zeros().shape == () and mg.zeros(0, 3).shape == (0, 3)
 
 
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
+def test_the_dtype_of_a_scalar_does_not_count(kind: Any) -> None:
+    """Numbers are weak: a NumPy scalar, such as a computed mean, makes what Python's number makes."""
+    assert mg.full((2,), kind(1)).dtype == mg.arange(kind(2.5)).dtype == np.float32
+    assert mg.arange(kind(0), kind(1), kind(0.5)).tolist() == [0, 0.5]
+    assert mg.full(2, np.uint8(1)).dtype == mg.arange(np.uint8(3)).dtype == np.int64
+    assert mg.full(2, np.bool_(True)).dtype == bool
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: mg.zeros(-1), ValueError, r"zeros: a shape is made of integers >= 0, not \[-1\]"),
+        (lambda: mg.ones(2, 2.5), TypeError, r"ones: a shape is made of integers, not \(2, 2.5\)"),
+        (lambda: mg.random.normal((2, "a")), TypeError, "normal: a shape is made of integers"),
+        (lambda: mg.random.permutation(-1), ValueError, "permutation: a shape is made of integers >= 0"),
+        (lambda: mg.eye(-1), ValueError, "eye: a shape"),
+        (lambda: mg.full((2,), [1.0, 2.0]), TypeError, r"full: needs a real number, not list \[1.0, 2.0\]"),
+        (lambda: mg.full((2,), "a"), TypeError, "full: needs a real number, not str 'a'"),
+        (lambda: mg.full((2,), mg.ones(())), TypeError, "full: needs a real number, not Tensor"),
+        (lambda: mg.full_like(mg.tensor([1]), 2.5), TypeError, "full_like: float32 values do not fit into a int64"),
+        (lambda: mg.full_like(mg.tensor([1], dtype=mg.uint8), 300), OverflowError, "full_like: .* 300 out of bounds"),
+        (lambda: mg.zeros_like([1.0]), TypeError, r"zeros_like: needs a Tensor, not list \[1.0\]; make it one"),
+        (lambda: mg.arange(1, 10, 0), ValueError, "arange: with a step of 0 there is no way from 1 to 10"),
+        (lambda: mg.random.seed(-1), ValueError, "seed: an integer >= 0 starts the generator, not -1"),
+        (lambda: mg.random.normal(2, std=-1), ValueError, "normal: the standard deviation is a number >= 0, not -1"),
+        (lambda: mg.random.normal(2, std=float("nan")), ValueError, "normal: the standard deviation .* not nan"),
+    ],
+)
+def test_what_cannot_be_made(make: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        make()
+
+
 def test_float_ranges_are_counted_in_double_precision() -> None:
     values = mg.arange(0.0, 1e4, 0.1).numpy()
     np.testing.assert_array_equal(values, np.arange(0.0, 1e4, 0.1).astype("float32"))
