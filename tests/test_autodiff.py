@@ -197,6 +197,27 @@ def test_transforms_take_arrays_and_lists() -> None:
     assert mg.value_and_grad(lambda x: (x * x).sum())(x)[1].numpy().tolist() == [2, 4]
 
 
+def test_numbers_and_arrays_are_inputs_like_tensors() -> None:
+    """Python's floats are float32, as mg.tensor has them; one input has one derivative, not a tuple of one."""
+    square = lambda x: (x * x).sum()
+    assert mg.jvp(square, 3.0, 1.0)[1].item() == 6 and mg.hvp(square, 3.0, 1.0).item() == 2
+    for x in (3.0, np.float32(3), mg.tensor(3.0), np.array(3.0, "float32")):
+        slopes = mg.vjp(square, x)[1](1.0), mg.jacobian(square, x), mg.hessian(square, x)
+        results = *mg.value_and_grad(square)(x), *slopes
+        assert [r.dtype for r in results] == [np.float32] * 5
+        assert [r.item() for r in results] == [9, 6, 6, 6, 2]
+    value, slope = mg.value_and_grad(square)([1.0, 2.0])
+    assert value.dtype == slope.dtype == np.float32 and slope.tolist() == [2, 4]
+    x = np.array([1.0, 2.0])
+    assert mg.jacobian(square, x).tolist() == [2, 4] and mg.hvp(square, x, x).tolist() == [2, 4]
+    assert mg.hessian(square, x).tolist() == [[2, 0], [0, 2]] and mg.hessian(square, x).dtype == np.float64
+    assert isinstance(mg.jacobian(square, (x,)), tuple) and isinstance(mg.hvp(square, [x], [x]), tuple)
+    with pytest.raises(TypeError, match="vjp: cannot make numbers of NoneType data"):
+        mg.vjp(square, None)
+    with pytest.raises(ValueError, match="grad: input 0 is a NoneType that is not on the tape"):
+        mg.grad(f64(1.0, True) * 2, None)
+
+
 # ---- grad ------------------------------------------------------------------------------------------
 def test_gradients_of_intermediates_unused_inputs_and_several_inputs() -> None:
     x, unused = f64([0.5, 1.5], True), f64([1.0], True)
