@@ -317,6 +317,8 @@ def float_of(value: Any, op: str) -> Any:
     """A number at the door of an op: NumPy scalars would widen float32."""
     if isinstance(value, (Tensor, xp.ndarray)) and value.ndim:
         raise TypeError(f"{op}: bounds are numbers, not arrays of shape {list(value.shape)}; use mg.maximum and mg.minimum")
+    if isinstance(value, Tensor) and value.node is not None:
+        raise TypeError(f"{op}: a bound is on the tape, and would get no gradient; use mg.maximum and mg.minimum, or detach it")
     return value.item() if hasattr(value, "item") else value
 
 

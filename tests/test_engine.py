@@ -186,6 +186,7 @@ def test_other_wrong_parameters() -> None:
         (lambda: mg.where(X, X, X), "where: the condition holds truth values, not float32; compare first"),
         (lambda: X.clip(), "clip: give low, high, or both"),
         (lambda: X.clip(V, 1.0), r"clip: bounds are numbers, not arrays of shape \[4\]; use mg.maximum"),
+        (lambda: X.clip(0.0, mg.tensor(1.0, requires_grad=True)), "clip: a bound is on the tape.*use mg.maximum"),
         (lambda: X.gelu("fast"), "gelu: approximate is 'none' or 'tanh', not 'fast'"),
         (lambda: X.leaky_relu("a"), "leaky_relu: slope is a number, not str 'a'"),
         (lambda: X.prod((0, 1)), r"prod: the axis is one number or None, not \(0, 1\)"),
