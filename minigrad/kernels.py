@@ -152,8 +152,14 @@ def einsum(*given: Any) -> Array:
     return xp.einsum(equation, *operands, optimize=len(operands) > 1)
 
 
+def floating(x: Array) -> Array:
+    """Integers as float32, for what is computed with differences or signs, which unsigned ones have not."""
+    return x.astype(xp.float32) if x.dtype.kind in "biu" else x
+
+
 def softplus(x: Array) -> Array:
     """log(1 + exp(x)) = max(x, 0) + log(1 + exp(-|x|)), which does not overflow."""
+    x = floating(x)
     if x.dtype.kind == "c":
         return xp.log1p(xp.exp(x))
     y = xp.log1p(xp.exp(-xp.abs(x)))
@@ -337,6 +343,9 @@ def inside(x: Array, low: float | None, high: float | None) -> Array:
 
 def log_softmax(x: Array, axis: int) -> Array:
     """x - log(sum(exp(x))). The maximum is taken out of both terms: no digits are lost where scores are large."""
+    x = floating(x)
+    if not x.size:
+        return x.copy()
     shifted = x - x.max(axis=axis, keepdims=True)
     shifted -= xp.log(total(xp.exp(shifted), axis, True))
     return shifted
@@ -344,7 +353,8 @@ def log_softmax(x: Array, axis: int) -> Array:
 
 def logsumexp(x: Array, axis: Any, keepdims: bool) -> Array:
     """log(sum(exp(x))), with the maximum taken out so that nothing overflows."""
-    top = x.max(axis=axis, keepdims=True)
+    x = floating(x)
+    top = x.max(axis=axis, keepdims=True) if x.size else total(x, axis, True)  # nothing has no maximum, and the sum 0
     top = xp.where(xp.isfinite(top), top, xp.zeros((), x.dtype))
     y = xp.log(total(xp.exp(x - top), axis, True)) + top
     return y if keepdims else xp.squeeze(y, axis=axis)

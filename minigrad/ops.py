@@ -110,7 +110,7 @@ logsumexp   = primitive(lambda x, axis, keepdims: kernels.logsumexp(x, axis, kee
 log_softmax = primitive(lambda x, axis: kernels.log_softmax(x, axis), lambda g, y, axis: g - exp(y) * sum(g, axis, True), axis=-1)
 norm_       = primitive(lambda x, axis, keepdims: kernels.norm(x, axis, keepdims),
                         lambda g, x, y, axis, keepdims: spread(g, shape_of(x), axis, keepdims)
-                            * (x / spread(where_(equal(y, 0), 1, y), shape_of(x), axis, keepdims)), axis=None, keepdims=False)
+                            * (x / spread(where_(equal(y, 0), math.inf, y), shape_of(x), axis, keepdims)), axis=None, keepdims=False)
 
 # ---- moves: the adjoint moves back ---------------------------------------------------------------
 reshape_    = linear(lambda x, shape: x.reshape(shape),    lambda g, x_shape: reshape_(g, x_shape), shape=...)
@@ -363,6 +363,8 @@ def degrees_of_freedom(op: str, x: Any, axis: Axis, ddof: int) -> int:
 
 def prod(x: Any, axis: int | None = None, keepdims: bool = False) -> Any:
     """The product along an axis, by halves: exact at every order also where factors are zero."""
+    if x.dtype.kind in "biu":
+        x = astype(x, xp.uint64 if x.dtype.kind == "u" else xp.int64)  # as wide as NumPy's, and as sum's
     if axis is None:
         shape = (1,) * x.ndim if keepdims else ()
         return reshape(prod(reshape(x, (-1,)), 0), shape)
@@ -408,8 +410,10 @@ def sort(x: Any, axis: int = -1) -> Any:
 def norm(x: Any, ord: float = 2, axis: Axis = None, keepdims: bool = False) -> Any:
     """(sum |x|^ord)^(1/ord) of the elements along `axis` (all of them by default); ord may be infinite.
 
-    The 2-norm neither overflows nor underflows on the way, and its derivative at 0 is taken as 0.
+    The 2-norm neither overflows nor underflows on the way. The derivative at 0 is taken as 0, to every order.
     """
+    if x.dtype.kind in "biu":
+        x = astype(x, xp.float32)
     if ord == 2:
         return norm_(x, axis, keepdims)
     if ord == math.inf:
@@ -420,7 +424,13 @@ def norm(x: Any, ord: float = 2, axis: Axis = None, keepdims: bool = False) -> A
         return sum(abs(x), axis, keepdims)
     if ord == 0:
         return sum(astype(not_equal(x, 0), x.dtype), axis, keepdims)
-    return power(sum(power(abs(x), ord), axis, keepdims), 1 / ord)
+    return power_from_zero(sum(power_from_zero(abs(x), ord), axis, keepdims), 1 / ord)
+
+
+def power_from_zero(a: Any, n: float) -> Any:
+    """a^n of numbers >= 0, with the derivative at 0 taken as 0."""
+    zero = equal(a, 0)
+    return where_(zero, 0.0 if n > 0 else math.inf, power(where_(zero, 1, a), n))
 
 
 def reshape(x: Any, *shape: Any) -> Any:
@@ -541,12 +551,12 @@ def repeat(x: Any, repeats: int, axis: int | None = None) -> Any:
 
 def tril(x: Any, k: int = 0) -> Any:
     """The last two axes' lower triangle, from the k-th diagonal down; zeros above."""
-    return where_(xp.tri(*matrix_shape("tril", x), k, dtype=bool), x, 0)
+    return where_(xp.tri(*matrix_shape("tril", x), k, dtype=bool), x, False)  # zero in every dtype
 
 
 def triu(x: Any, k: int = 0) -> Any:
     """The last two axes' upper triangle, from the k-th diagonal up; zeros below."""
-    return where_(~xp.tri(*matrix_shape("triu", x), k - 1, dtype=bool), x, 0)
+    return where_(~xp.tri(*matrix_shape("triu", x), k - 1, dtype=bool), x, False)
 
 
 def matrix_shape(op: str, x: Any) -> tuple[int, int]:

@@ -437,6 +437,38 @@ def test_extremes_of_integers(dtype: str) -> None:
             np.testing.assert_array_equal(ours(axis).numpy(), theirs(axis))
 
 
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "uint16", "int32", "int64", "bool"])
+def test_what_integers_cannot_hold_is_computed_with_floats(dtype: str) -> None:
+    """No sign, no difference and no square of an integer on the way: -x, x - max(x) and x * x wrap around."""
+    largest = 1 if dtype == "bool" else min(np.iinfo(dtype).max, 60_000)
+    a = np.array([largest, 0, largest, 1], dtype)
+    x, wide = mg.tensor(a), mg.tensor(a.astype("float64"))
+    for call in (
+        lambda x: x.norm(), lambda x: x.norm(1), lambda x: x.norm(3), lambda x: x.norm(np.inf), lambda x: x.std(),
+        lambda x: x.norm(-np.inf), lambda x: x.logsumexp(), lambda x: x.softplus(), lambda x: ops.log_softmax(x, 0),
+    ):  # fmt: skip
+        assert call(x).dtype == np.float32
+        np.testing.assert_allclose(call(x).numpy(), call(wide).numpy(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int32", "int64", "uint64", "bool"])
+def test_products_of_integers_are_as_wide_as_sums(dtype: str) -> None:
+    a = np.array([[100, 100, 3], [1, 0, 1]]).astype(dtype)
+    for axis in (None, 0, 1):
+        product, expected = mg.tensor(a).prod(axis), a.prod(axis)
+        assert product.dtype == expected.dtype == mg.tensor(a).sum(axis).dtype
+        np.testing.assert_array_equal(product.numpy(), expected)
+
+
+@pytest.mark.parametrize("dtype", ["bool", "uint8", "int64", "float16", "float32", "float64"])
+def test_triangles_keep_their_dtype(dtype: str) -> None:
+    a = np.ones((3, 4), dtype)
+    for k in (-1, 0, 1):
+        for ours, theirs in ((mg.tensor(a).tril(k), np.tril(a, k)), (mg.tensor(a).triu(k), np.triu(a, k))):
+            assert ours.dtype == dtype
+            np.testing.assert_array_equal(ours.numpy(), theirs)
+
+
 def test_a_change_of_dtype_is_followed_back() -> None:
     x = mg.tensor([1.5, 2.5], requires_grad=True)
     y = (x.astype(mg.float64) * np.array([3.0, 5.0])).sum()
