@@ -274,10 +274,10 @@ def _erfc_of_size(x: Array) -> Array:
     """erfc(|x|) for |x| > 0.46875."""
     size = xp.abs(x)
     middle = xp.clip(size, 0.46875, 4.0)
-    large = xp.clip(size, 4.0, 27.0)
+    large = xp.clip(size, 4.0, 28.0)
     inverse = 1.0 / (large * large)
     far = (1 / math.sqrt(math.pi) - inverse * _ratio(inverse, _LARGE_LEAD, _LARGE_P, _LARGE_Q)) / large
-    held = xp.minimum(size, 27.0)
+    held = xp.minimum(size, 28.0)  # where exp(-x^2) is 0
     coarse = xp.trunc(held * 16) / 16  # exp(-x^2) in two factors: the square of a number of few bits is exact
     bell = xp.exp(-coarse * coarse) * xp.exp(-(held - coarse) * (held + coarse))
     return bell * xp.where(size <= 4.0, _ratio(middle, _MIDDLE_LEAD, _MIDDLE_P, _MIDDLE_Q), far)

@@ -76,7 +76,7 @@ tan         = elementwise(lambda x: xp.tan(x),             lambda g, y: g * (1 +
 arcsin      = elementwise(lambda x: xp.arcsin(x),          lambda g, x: g / sqrt((1 - x) * (1 + x)))
 arccos      = elementwise(lambda x: xp.arccos(x),          lambda g, x: -g / sqrt((1 - x) * (1 + x)))
 arctan      = elementwise(lambda x: xp.arctan(x),          lambda g, x: g / (1 + x * x))
-arctan2     = elementwise(lambda a, b: kernels.arctan2(a, b), lambda g, a, b: g * b / (a * a + b * b),  lambda g, a, b: -g * a / (a * a + b * b))
+arctan2     = elementwise(lambda a, b: kernels.arctan2(a, b), lambda g, a, b: g * b / from_origin(a, b),  lambda g, a, b: -g * a / from_origin(a, b))
 sinh        = elementwise(lambda x: xp.sinh(x),            lambda g, x: g * cosh(x))
 cosh        = elementwise(lambda x: xp.cosh(x),            lambda g, x: g * sinh(x))
 tanh        = elementwise(lambda x: xp.tanh(x),            lambda g, y: g * (1 - y * y))
@@ -225,6 +225,12 @@ def safe_log(a: Any) -> Any:
     if isinstance(a, (int, float)):
         return math.log(a) if a > 0 else 0.0 if a == 0 else math.nan
     return log(where_(equal(a, 0), 1, a))
+
+
+def from_origin(a: Any, b: Any) -> Any:
+    """a^2 + b^2, by which is divided: infinite at the origin, where the angle's derivative is taken as 0."""
+    squares = a * a + b * b
+    return where_(equal(squares, 0), math.inf, squares)
 
 
 def larger(g: Any, a: Any, b: Any) -> Any:

@@ -617,6 +617,9 @@ KINKS: list[tuple[str, Any, Any, list[float]]] = [
     ("exponent at 0", lambda x: x.detach() ** x, lambda t, x: x.detach() ** x, [0.0, 1.0]),
     ("0 to a power", lambda x: 0.0**x, lambda t, x: 0.0**x, [0.0, 1.0]),
     ("norm at 0", lambda x: x.norm(), lambda t, x: t.linalg.vector_norm(x), [0.0, 0.0]),
+    ("3-norm at 0", lambda x: x.norm(3), lambda t, x: t.linalg.vector_norm(x, 3), [0.0, 0.0]),
+    ("1.5-norm at 0", lambda x: x.norm(1.5), lambda t, x: t.linalg.vector_norm(x, 1.5), [0.0, 0.0]),
+    ("arctan2 at the origin", lambda x: mg.arctan2(x, x), lambda t, x: t.atan2(x, x), [0.0, 1.0]),
     ("std at 0", lambda x: x.std(), lambda t, x: t.std(x, correction=0), [1.5, 1.5]),
     ("prod at 0", lambda x: x.prod(), lambda t, x: t.prod(x), [0.0, 2.0, 3.0]),
     ("logsumexp of -inf", lambda x: x.logsumexp(0), lambda t, x: t.logsumexp(x, 0), [-np.inf, 1.0]),
@@ -650,6 +653,22 @@ def test_the_mixed_derivative_of_a_power_at_exponent_zero() -> None:
     """d/da d/db a^b = a^(b-1) (1 + b log a), which is 1/a at b = 0, in either order."""
     hessian = mg.hessian(lambda z: z[0] ** z[1], mg.tensor([2.0, 0.0], dtype=mg.float64)).numpy()
     np.testing.assert_allclose(hessian, [[0, 0.5], [0.5, np.log(2) ** 2]], rtol=1e-14)
+
+
+@pytest.mark.parametrize(
+    "f",
+    [lambda x: x.norm(), lambda x: x.norm(3), lambda x: (x + 1).std(), lambda x: mg.arctan2(x[0], x[1])],
+    ids=["norm", "3-norm", "std", "arctan2"],
+)
+def test_where_a_derivative_is_taken_as_0_so_are_those_above(f: Any) -> None:
+    hessian = mg.hessian(f, mg.zeros(2, dtype=mg.float64))
+    np.testing.assert_array_equal(hessian.numpy(), np.zeros((2, 2)))
+
+
+def test_the_half_norm_with_a_zero_in_it() -> None:
+    x = mg.tensor([0.0, 4.0, 1.0], dtype=mg.float64, requires_grad=True)
+    y = x.norm(0.5)  # (sqrt(4) + sqrt(1))^2, and its slope in x_i is sqrt(y / x_i)
+    assert y.item() == pytest.approx(9) and mg.grad(y, x).tolist() == pytest.approx([0, 1.5, 3])
 
 
 def test_elu_at_its_kink_is_its_left_branch_to_every_order() -> None:
