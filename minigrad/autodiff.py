@@ -105,12 +105,16 @@ def reverse(
                     c = rule(g, values[places[0]])
                 else:
                     c = rule(g, *[i if place == NUMBER else values[place] for place in places])
-            if c is None:
+            if c is None and (blocks or joint is not None):
                 continue
+            try:
+                fits = c.shape == source.shape
+            except AttributeError:
+                raise TypeError(f"{_pullback(row, i)} returned {type(c).__name__} {c!r:.60}, not an array") from None
             if review is not None:
                 review.pulled(node, i, g, c)
-            if c.shape != source.shape:
-                c = ops.sum_to(c, source.shape)
+            if not fits:
+                c = _summed_to(source, c, g, row, i)
             if c.dtype is not source.dtype and c.dtype != source.dtype:
                 c = ops.astype(c, source.dtype)
             held = cotangents.get(source)
@@ -170,6 +174,27 @@ def _summed_back(rule: Function, g: Array, others: list[Any], source: Node, summ
         if c is None:
             return ops.sum_to(rule(g, *others), source.shape)
     return c.reshape(source.shape)
+
+
+def _summed_to(source: Node, c: Any, g: Any, row: Primitive, i: int) -> Any:
+    """A contribution to the cotangent of an argument that was broadcast, in the argument's shape.
+
+    Rows that claim to broadcast may return what can be summed back, others the output's shape alone: anything else
+    is another mistake, and summing would hide it.
+    """
+    lead = len(c.shape) - len(source.shape)
+    broadcast = lead >= 0 and all(n in (1, m) for n, m in zip(source.shape, c.shape[lead:], strict=True))
+    if not broadcast or (row.kind in ("linear", "primitive") and c.shape != g.shape):
+        raise ValueError(
+            f"{_pullback(row, i)} returned shape {list(c.shape)}; the cotangent of an argument of shape "
+            f"{list(source.shape)} has that shape"
+        )
+    return ops.sum_to(c, source.shape)
+
+
+def _pullback(row: Primitive, i: int) -> str:
+    """What an error calls the pullback of the i-th argument."""
+    return f"backward: {row.name}: the pullback of {row.arguments[0 if row.variadic else i]!r}"
 
 
 def _same(g: Any) -> Any:

@@ -22,6 +22,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Sequence
+from types import CodeType, FunctionType
 from typing import Any, NoReturn
 
 from minigrad import parallel
@@ -215,9 +216,16 @@ def _compile(source: str) -> Any:
     return compile(source, "<call of a minigrad primitive>", "exec")
 
 
+def _code_of(function: Any, what: str) -> CodeType:
+    """The code of a Python function, from which the names of its arguments are read."""
+    if not isinstance(function, FunctionType):
+        raise TypeError(f"primitive: {what} is a Python function, not {function!r:.60}; write lambda x: f(x)")
+    return function.__code__
+
+
 def _read_signature(row: Primitive, statics: dict[str, Any]) -> None:
     """Name, arguments and static parameters, from the forward function."""
-    code = row.forward.__code__
+    code = _code_of(row.forward, "a forward function")
     names = code.co_varnames[: code.co_argcount]
     unnamed = row.forward.__name__ == "<lambda>"
     row.name = f"primitive at line {code.co_firstlineno}" if unnamed else row.forward.__name__
@@ -230,6 +238,8 @@ def _read_signature(row: Primitive, statics: dict[str, Any]) -> None:
     row.arguments = tuple(name for name in names if name not in statics)
     if own := [name for name in (*row.arguments, *row.statics) if name.startswith("_")]:
         raise TypeError(f"{row.name}: an argument's name begins with a letter, unlike {own[0]!r}")
+    if hidden := set(statics) & set(code.co_varnames[code.co_argcount :][: code.co_kwonlyargcount]) - set(row.statics):
+        raise TypeError(f"{row.name}: static parameters {sorted(hidden)} stand behind a *; declare them without it")
     if unknown := set(statics) - set(row.statics):
         raise TypeError(f"{row.name}: static parameters {sorted(unknown)} are not arguments of the forward function")
 
@@ -256,7 +266,8 @@ def _read_pullbacks(row: Primitive, pullbacks: Sequence[Function | None]) -> Non
         if rule is None:
             plans.append(None)
             continue
-        g, *asked = rule.__code__.co_varnames[: rule.__code__.co_argcount] or [""]
+        code = _code_of(rule, f"{row.name}: a pullback")
+        g, *asked = code.co_varnames[: code.co_argcount] or [""]
         if g != "g":
             raise TypeError(f"{row.name}: a pullback's first argument is g, the cotangent of the output, not {g!r}")
         if unknown := [name for name in asked if name not in known]:
@@ -486,11 +497,13 @@ def as_float(row: Primitive, name: str, value: Any) -> float:
 
 
 def settle(row: Primitive, y: Any, arguments: Sequence[Any]) -> Array:
-    """A 0-d array where the library returned a scalar."""
+    """A 0-d array where the library returned a scalar. Raises TypeError for what is no array."""
     if is_array(y) and not isinstance(y, xp.ndarray):
         raise TypeError(
             f"{row.name}: operands of another array library: {describe(arguments)}; the backend in use is {current()!r}"
         )
+    if not isinstance(y, (xp.ndarray, *NUMBERS)) and not is_scalar(y):
+        raise TypeError(f"{row.name}: the forward function returned {type(y).__name__} {y!r:.60}, not one array")
     return xp.asarray(y)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import itertools
 import sys
@@ -750,6 +751,49 @@ def test_a_wrong_declaration_raises_at_once(arguments: Any, message: str) -> Non
         mg.primitive(*arguments)
     with pytest.raises(TypeError, match=r"not arguments of the forward"):
         mg.primitive(lambda x: x, lambda g: g, axis=0)
+    with pytest.raises(TypeError, match=r"static parameters \['k'\] stand behind a \*; declare them without it"):
+        mg.primitive(lambda x, *, k: x * k, lambda g: g, k=2.0)
+    for forward, rule in ((np.tanh, lambda g, y: g * (1 - y * y)), (lambda x: x, functools.partial(np.multiply, 2))):
+        with pytest.raises(TypeError, match=r"is a Python function, not .*; write lambda x: f\(x\)"):
+            mg.primitive(forward, rule)
+
+
+def nothing(g: Any) -> Any:
+    """A pullback whose return was forgotten."""
+    g * 2
+
+
+@pytest.mark.parametrize(
+    ("rule", "error", "message"),
+    [
+        (nothing, TypeError, "returned NoneType None, not an array"),
+        (lambda g: 2.0, TypeError, "returned float 2.0, not an array"),
+        (lambda g: [1.0, 2.0, 3.0], TypeError, "returned list .*, not an array"),
+        (lambda g, x: ops.outer(g, x), ValueError, r"returned shape \[3, 3\]; .* of shape \[3\] has that shape"),
+        (lambda g: g[:2], ValueError, r"returned shape \[2\]; .* of shape \[3\] has that shape"),
+        (lambda g: g.sum(), ValueError, r"returned shape \[\]; .* of shape \[3\] has that shape"),
+    ],
+)
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_a_pullback_that_returns_no_cotangent_raises(rule: Any, error: Any, message: str, create_graph: bool) -> None:
+    x = f64([1.0, 2.0, 3.0], True)
+    row = mg.primitive(lambda x: x * 2, rule, name="double")
+    with pytest.raises(error, match=f"backward: double: the pullback of 'x' {message}"):
+        mg.grad(row(x).sum(), x, create_graph=create_graph)
+
+
+def test_a_primitive_of_ones_own_may_broadcast() -> None:
+    """What its pullback returns in the output's shape is summed back, as that of any row."""
+    product = mg.primitive(lambda a, b: a * b, lambda g, b: g * b, lambda g, a: g * a)
+    a, b = f64(np.ones((2, 3)), True), f64([1.0, 2.0, 3.0], True)
+    assert mg.grad(product(a, b).sum(), b).tolist() == [2, 2, 2]
+
+
+@pytest.mark.parametrize("result", [None, (1.0, 2.0), [1.0], "a"])
+def test_a_forward_function_returns_one_array(result: Any) -> None:
+    row = mg.primitive(lambda x: result, lambda g: g, name="row")
+    with pytest.raises(TypeError, match=rf"row: the forward function returned {type(result).__name__} "):
+        row(f64([1.0], True))
 
 
 # ---- fused rows ------------------------------------------------------------------------------------
