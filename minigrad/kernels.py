@@ -89,7 +89,8 @@ def cumulate(x: Array, axis: int) -> Array:
     """Running sums along an axis; half precision is added up in single precision."""
     if x.dtype.char == "e":
         return xp.cumsum(x, axis=axis, dtype=xp.float32).astype(x.dtype)
-    return xp.cumsum(x, axis=axis)
+    y = xp.cumsum(x, axis=axis)
+    return y if x.ndim else y.reshape(())  # NumPy makes a line of a number
 
 
 def norm(x: Array, axis: Any, keepdims: bool) -> Array:

@@ -101,7 +101,7 @@ mean        = linear(lambda x, axis, keepdims: kernels.mean(x, axis, keepdims),
                      lambda g, x_shape, axis, keepdims: spread(g / count(x_shape, axis), x_shape, axis, keepdims), axis=None, keepdims=False)
 broadcast_to = linear(lambda x, shape: kernels.spread(x, shape), lambda g, x_shape: sum_to(g, x_shape), shape=...)
 sum_to      = linear(lambda x, shape: kernels.sum_to(x, shape),   lambda g, x_shape: broadcast_to(g, x_shape), shape=...)
-cumsum      = linear(lambda x, axis: kernels.cumulate(x, axis), lambda g, axis: flip(cumsum(flip(g, axis), axis), axis), axis=...)
+cumsum      = linear(lambda x, axis: kernels.cumulate(x, axis), lambda g, axis: from_the_end(g, axis), axis=...)
 amax        = primitive(lambda x, axis, keepdims: x.max(axis=axis, keepdims=keepdims),
                         lambda g, x, axis, keepdims: spread(g, shape_of(x), axis, keepdims) * ties(x, axis), axis=None, keepdims=False)
 logsumexp   = primitive(lambda x, axis, keepdims: kernels.logsumexp(x, axis, keepdims),
@@ -202,9 +202,23 @@ def axes_of(axis: Axis, ndim: int, op: str = "axis") -> tuple[int, ...]:
     return tuple(a % ndim for a in axes)
 
 
+def axis_of(axis: int, ndim: int, op: str) -> int:
+    """One axis as a number from 0 on. Raises TypeError or IndexError, naming the op."""
+    if not is_integer(axis):
+        raise TypeError(f"{op}: the axis is one number, not {axis!r:.60}")
+    if not -ndim <= axis < ndim:
+        raise IndexError(f"{op}: axis {axis} is out of range for an array of {ndim} axes")
+    return axis % ndim
+
+
 def count(shape: tuple[int, ...], axis: Axis, op: str = "axis") -> int:
     """How many elements a reduction over `axis` takes together."""
     return math.prod(shape[a] for a in axes_of(axis, len(shape), op))
+
+
+def from_the_end(g: Any, axis: int) -> Any:
+    """Running sums from the last element to the first."""
+    return flip(cumsum(flip(g, axis), axis), axis) if g.ndim else g
 
 
 def spread(g: Any, shape: tuple[int, ...], axis: Axis, keepdims: bool) -> Any:
@@ -371,12 +385,13 @@ def prod(x: Any, axis: int | None = None, keepdims: bool = False) -> Any:
     """The product along an axis, by halves: exact at every order also where factors are zero."""
     if x.dtype.kind in "biu":
         x = astype(x, xp.uint64 if x.dtype.kind == "u" else xp.int64)  # as wide as NumPy's, and as sum's
-    if axis is None:
+    if axis is not None and not is_integer(axis):
+        raise TypeError(f"prod: the axis is one number or None, not {axis!r}")
+    axes = axes_of(axis, x.ndim, "prod")
+    if axis is None or not axes:
         shape = (1,) * x.ndim if keepdims else ()
         return reshape(prod(reshape(x, (-1,)), 0), shape)
-    if not is_integer(axis):
-        raise TypeError(f"prod: the axis is one number or None, not {axis!r}")
-    (axis,) = axes_of(axis, x.ndim, "prod")
+    (axis,) = axes
     head = (slice_(None),) * axis
     while (n := x.shape[axis]) > 1:
         half = n // 2
@@ -395,12 +410,12 @@ def amin(x: Any, axis: Axis = None, keepdims: bool = False) -> Any:
 
 def max(x: Any, axis: Axis = None, keepdims: bool = False) -> Any:
     """The maximum. Along one axis all of the gradient goes to the first one; over several, ties share it."""
-    return _chosen(argmax, x, axis, keepdims) if is_integer(axis) else amax(x, axis, keepdims)
+    return _chosen(argmax, x, axis, keepdims) if is_integer(axis) and x.ndim else amax(x, axis, keepdims)
 
 
 def min(x: Any, axis: Axis = None, keepdims: bool = False) -> Any:
     """The minimum. Along one axis all of the gradient goes to the first one; over several, ties share it."""
-    return _chosen(argmin, x, axis, keepdims) if is_integer(axis) else amin(x, axis, keepdims)
+    return _chosen(argmin, x, axis, keepdims) if is_integer(axis) and x.ndim else amin(x, axis, keepdims)
 
 
 def _chosen(choose: Callable[..., Any], x: Any, axis: Any, keepdims: bool) -> Any:
@@ -410,6 +425,8 @@ def _chosen(choose: Callable[..., Any], x: Any, axis: Any, keepdims: bool) -> An
 
 def sort(x: Any, axis: int = -1) -> Any:
     """The values in ascending order along an axis (stable)."""
+    if not x.ndim and not axes_of(axis, 0, "sort"):
+        return alias(x)
     return take_along_axis(x, argsort(x, axis), axis)
 
 
@@ -464,7 +481,7 @@ permute = transpose
 
 def swapaxes(x: Any, a: int, b: int) -> Any:
     """Two axes exchanged."""
-    a, b = axes_of((a, b), x.ndim, "swapaxes")
+    a, b = (axis_of(axis, x.ndim, "swapaxes") for axis in (a, b))
     order = list(range(x.ndim))
     order[a], order[b] = order[b], order[a]
     return transpose_(x, tuple(order))
@@ -472,7 +489,7 @@ def swapaxes(x: Any, a: int, b: int) -> Any:
 
 def expand_dims(x: Any, axis: int) -> Any:
     """A new axis of length 1, which stands at `axis` in the result."""
-    (axis,) = axes_of(axis, x.ndim + 1, "expand_dims")
+    axis = axis_of(axis, x.ndim + 1, "expand_dims")
     return reshape_(x, (*x.shape[:axis], 1, *x.shape[axis:]))
 
 
@@ -510,7 +527,7 @@ def arrays_of(op: str, xs: Sequence[Any]) -> Sequence[Any]:
 
 def split(x: Any, sections: int | Sequence[int], axis: int = 0) -> tuple[Any, ...]:
     """A tuple of parts along an axis: so many equal ones, or cut before the given positions."""
-    (axis,) = axes_of(axis, x.ndim, "split")
+    axis = axis_of(axis, x.ndim, "split")
     n = x.shape[axis]
     if not isinstance(sections, Sequence):
         sections = index_of(sections)
@@ -549,7 +566,7 @@ def repeat(x: Any, repeats: int, axis: int | None = None) -> Any:
         raise ValueError(f"repeat: repeats is a number >= 0, not {repeats!r:.60}")
     if axis is None:
         x, axis = reshape(x, -1), 0
-    (axis,) = axes_of(axis, x.ndim, "repeat")
+    axis = axis_of(axis, x.ndim, "repeat")
     head, tail = x.shape[: axis + 1], x.shape[axis + 1 :]
     wide = broadcast_to(reshape_(x, (*head, 1, *tail)), (*head, repeats, *tail))
     return reshape_(wide, (*x.shape[:axis], x.shape[axis] * repeats, *tail))
@@ -614,7 +631,7 @@ def _along(op: str, x: Any, index: Any, axis: int) -> tuple[Any, int]:
         raise TypeError(f"{op}: the index holds integers, not {index.dtype}")
     if index.ndim != x.ndim:
         raise ValueError(f"{op}: the index {list(index.shape)} needs as many axes as the array {list(x.shape)}")
-    return index, axes_of(axis, x.ndim, op)[0]
+    return index, axis_of(axis, x.ndim, op)
 
 
 def matmul(a: Any, b: Any) -> Any:

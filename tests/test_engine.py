@@ -126,6 +126,30 @@ def test_axes_that_are_not_there(op: str, axis: int) -> None:
         AXES[op](axis)
 
 
+NUMBER: dict[str, Callable[[Tensor, int], Any]] = {
+    "max": lambda x, a: x.max(a), "min": lambda x, a: x.min(a), "prod": lambda x, a: x.prod(a),
+    "sort": lambda x, a: x.sort(a), "cumsum": lambda x, a: x.cumsum(a), "sum": lambda x, a: x.sum(a),
+    "amax": lambda x, a: x.amax(a), "logsumexp": lambda x, a: x.logsumexp(a),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("op", NUMBER)
+def test_a_number_is_its_own_line(op: str) -> None:
+    """What goes along an axis takes a 0-d Tensor along axis 0, as PyTorch does."""
+    x = mg.tensor(3.0, requires_grad=True)
+    for axis in (0, -1):
+        y = NUMBER[op](x, axis)
+        assert y.shape == () and y.item() == 3 and mg.grad(y, x).item() == 1
+    with pytest.raises((IndexError, ValueError), match="axis 1 "):
+        NUMBER[op](x, 1)
+
+
+@pytest.mark.parametrize("op", [lambda x: x.split(1), lambda x: x.swapaxes(0, 0), lambda x: x.repeat(2, 0)])
+def test_a_number_has_no_axes(op: Callable[[Tensor], Any]) -> None:
+    with pytest.raises(IndexError, match="axis 0 is out of range for an array of 0 axes"):
+        op(mg.tensor(3.0))
+
+
 @pytest.mark.parametrize("index", [2, -3, (0, 3), np.array([0, 2]), ([0], [3]), (0, 0, 0), np.ones((3, 3), bool)])
 def test_indices_out_of_range(index: Any) -> None:
     with pytest.raises(IndexError, match=r"^take: .*float32 \[2, 3\]"):
