@@ -741,9 +741,9 @@ _OPERATORS = {
     "add": add, "sub": subtract, "mul": multiply, "truediv": divide, "floordiv": floor_divide, "mod": remainder,
     "pow": power, "matmul": matmul, "and": bitwise_and, "or": bitwise_or, "xor": bitwise_xor,
 }  # fmt: skip
-_UNARY = {"neg": negative, "pos": alias, "abs": abs, "invert": bitwise_not, "getitem": getitem}
+_UNARY = {"neg": negative, "pos": alias, "abs": abs, "invert": bitwise_not, "round": round, "getitem": getitem}
 _COMPARISONS = {"lt": less, "le": less_equal, "gt": greater, "ge": greater_equal, "eq": equal, "ne": not_equal}
-_PROPERTIES: dict[str, Callable[[Any], Any]] = {"T": transpose, "mT": mT}
+_PROPERTIES: dict[str, Callable[[Any], Any]] = {"T": transpose, "mT": matrix_transpose}
 _METHODS = [
     "abs", "alias", "all", "amax", "amin", "any", "arccos", "arccosh", "arcsin", "arcsinh", "arctan", "arctanh",
     "argmax", "argmin", "argsort", "astype", "broadcast_to", "ceil", "clip", "cos", "cosh", "cumsum", "diagonal", "elu",

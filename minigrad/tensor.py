@@ -58,6 +58,7 @@ class Tensor:
         __and__ = __rand__ = __or__ = __ror__ = __xor__ = __rxor__ = __getitem__ = maximum = minimum = _with
         __lt__ = __le__ = __gt__ = __ge__ = matmul = outer = _with
         __neg__ = __pos__ = __abs__ = __invert__ = _of
+        __round__ = _by
         abs = alias = ceil = floor = isfinite = isinf = isnan = logical_not = reciprocal = sign = sqrt = square = _of
         exp = exp2 = expm1 = log = log10 = log1p = log2 = erf = erfc = sigmoid = silu = softplus = relu = _of
         sin = cos = tan = arcsin = arccos = arctan = sinh = cosh = tanh = arcsinh = arccosh = arctanh = _of
@@ -179,6 +180,12 @@ class Tensor:
                 f"bool: the truth of a Tensor of shape {list(self.shape)} is ambiguous; use (...).all() or .any()"
             )
         return bool(to_numpy(self.data).item())
+
+    def __format__(self, form: str) -> str:
+        """One number as Python's would be written: `f"{loss:.4f}"`."""
+        if form and self.size != 1:
+            raise TypeError(f"format: {form!r} is for one number, not for a Tensor of shape {list(self.shape)}")
+        return format(self.item(), form) if form else str(self)
 
     def __index__(self) -> int:
         if self.data.dtype.kind not in "iu":

@@ -124,6 +124,12 @@ def test_repr_shows_values_dtype_shape_and_the_tape(make: Any, shown: str) -> No
     assert repr(make()) == shown
 
 
+def test_one_number_is_formatted_and_rounded_as_pythons() -> None:
+    loss = mg.tensor([[0.123456]])
+    assert f"{loss:.3f}" == "0.123" and f"{mg.tensor(42):>5d}" == "   42" and f"{loss}" == str(loss)
+    assert round(mg.tensor([1.26, 2.0]), 1).tolist() == mg.tensor([1.3, 2.0]).tolist()
+
+
 def test_repr_of_a_large_tensor_is_short_and_of_a_matrix_aligned() -> None:
     assert len(repr(mg.zeros(1000, 1000))) < 1000
     lines = repr(mg.Parameter(np.eye(2, dtype="float32"))).splitlines()
