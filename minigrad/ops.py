@@ -21,7 +21,7 @@ from typing import Any
 from minigrad import convolution, kernels, pooling
 from minigrad.backend import is_scalar, or_kernel, xp
 from minigrad.primitive import bilinear, describe, discrete, elementwise, linear, name_rows, primitive
-from minigrad.tensor import Tensor, as_array, raw_index
+from minigrad.tensor import Tensor, as_array, fitting, raw_index
 
 Axis = int | tuple[int, ...] | None
 any_, all_, sum_, abs_, max_, min_, slice_ = (
@@ -116,7 +116,7 @@ norm_       = primitive(lambda x, axis, keepdims: kernels.norm(x, axis, keepdims
 reshape_    = linear(lambda x, shape: x.reshape(shape),    lambda g, x_shape: reshape_(g, x_shape), shape=...)
 transpose_  = linear(lambda x, axes: x.transpose(axes),    lambda g, axes: transpose_(g, inverse(axes)), axes=...)
 flip        = linear(lambda x, axis: xp.flip(x, axis),     lambda g, axis: flip(g, axis), axis=None)
-roll        = linear(lambda x, shift, axis: xp.roll(x, shift, axis), lambda g, shift, axis: roll(g, opposite(shift), axis), shift=..., axis=None)
+roll        = linear(lambda x, shift, axis: xp.roll(x, whole(shift), axis), lambda g, shift, axis: roll(g, opposite(shift), axis), shift=..., axis=None)
 pad_        = linear(lambda x, width, value: kernels.framed(x, width, value),
                      lambda g, width, x_shape: take(g, unpad(width, x_shape)), width=..., value=0)
 take        = linear(lambda x, index: x[index],            lambda g, x_shape, index: scatter(g, x_shape, index), index=...)
@@ -258,6 +258,11 @@ def inverse(axes: tuple[int, ...]) -> tuple[int, ...]:
     for place, axis in enumerate(axes):
         back[axis] = place
     return tuple(back)
+
+
+def whole(shift: Any) -> Any:
+    """Integers, and no floats, which NumPy would cut off."""
+    return tuple(map(index_of, shift)) if isinstance(shift, (tuple, list)) else index_of(shift)
 
 
 def opposite(shift: Any) -> Any:
@@ -546,6 +551,8 @@ def pad(x: Any, width: Any, value: float = 0) -> Any:
     pairs = [tuple(pairs)] * x.ndim if all_(is_integer(n) for n in pairs) else pairs
     if len(pairs) != x.ndim or any_(len(pair) != 2 or not all_(is_integer(n) and n >= 0 for n in pair) for pair in pairs):
         raise ValueError(f"pad: needs a pair of widths >= 0 for each axis of shape {list(x.shape)}, not {width!r:.60}")
+    if x.dtype.kind != "f":
+        fitting(value, x.dtype, "pad")
     return pad_(x, tuple(tuple(pair) for pair in pairs), value)
 
 
@@ -580,6 +587,12 @@ def tril(x: Any, k: int = 0) -> Any:
 def triu(x: Any, k: int = 0) -> Any:
     """The last two axes' upper triangle, from the k-th diagonal up; zeros below."""
     return where_(~xp.tri(*matrix_shape("triu", x), k - 1, dtype=bool), x, False)
+
+
+def matrix_transpose(x: Any) -> Any:
+    """The last two axes exchanged."""
+    matrix_shape("mT", x)
+    return mT(x)
 
 
 def matrix_shape(op: str, x: Any) -> tuple[int, int]:
@@ -658,6 +671,8 @@ def tensordot(a: Any, b: Any, axes: Any = 2) -> Any:
     """The sum of products over the last `axes` of a and the first of b, or over two lists of axes."""
     arrays_of("tensordot", (a, b))
     if is_integer(axes):
+        if axes < 0:
+            raise ValueError(f"tensordot: a number of axes is >= 0, not {axes}")
         axes = (tuple(range(-axes, 0)), tuple(range(axes)))
     if not isinstance(axes, (tuple, list)) or len(axes) != 2:
         raise ValueError(f"tensordot: axes is a number or a pair, of a's and of b's axes, not {axes!r:.60}")
@@ -699,7 +714,7 @@ def einsum(equation: str, *operands: Any) -> Any:
     """
     if not isinstance(equation, str):
         raise TypeError(f"einsum: the equation comes first and is a string such as 'ij,jk->ik', not {equation!r:.60}")
-    operands = tuple(x if hasattr(x, "ndim") else as_array(x, None, "einsum") for x in operands)
+    operands = tuple(x if hasattr(x, "ndim") and not is_scalar(x) else as_array(x, None, "einsum") for x in operands)
     terms, output = kernels.explicit(equation, [x.ndim for x in operands])
     sizes: dict[str, int] = {}
     for term, x in zip(terms, operands, strict=True):

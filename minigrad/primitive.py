@@ -526,6 +526,10 @@ def complain(row: Primitive, error: Exception, arguments: Sequence[Any], params:
         raise out_of_memory(f"{row.name} of {describe(arguments)}", error) from error
     if str(error).startswith(f"{row.name}:"):
         raise error
+    operands = [a for a in arguments if not is_array(a)]
+    if isinstance(error, AttributeError) and operands and not is_scalar(operands[0]):
+        hint = "; make it a Tensor with mg.tensor"
+        raise TypeError(f"{row.name}: an operand is {type(operands[0]).__name__} {operands[0]!r:.60}{hint}") from error
     kind = next((k for k in (IndexError, ValueError, OverflowError) if isinstance(error, k)), TypeError)
     mixed = [a for a in arguments if is_array(a) and not isinstance(a, xp.ndarray)]
     hint = f"; the backend in use is {current()!r} and operands of another library were given" if mixed else ""

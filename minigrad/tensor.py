@@ -27,6 +27,10 @@ class Tensor:
     node: Node | None
 
     def __init__(self, data: Array, node: Node | None = None) -> None:
+        if data.__class__ is not xp.ndarray and not is_array(data):
+            if not is_scalar(data):
+                raise TypeError(f"Tensor: data is a raw array, not {type(data).__name__} {data!r:.60}; use mg.tensor")
+            data = xp.asarray(data)
         self.data = data
         self.node = node
 
@@ -144,6 +148,8 @@ class Tensor:
         if self.node is None:
             raise RuntimeError("grad: this Tensor is not on the tape; create it with requires_grad=True")
         array = value.data if isinstance(value, Tensor) else value
+        if not is_array(array):
+            raise TypeError(f"grad: a gradient is a Tensor or an array, not {type(value).__name__} {value!r:.60}")
         if array.shape != self.shape or array.dtype != self.dtype:
             raise ValueError(
                 f"grad: a gradient of {self.dtype} {list(self.shape)} is needed, not {array.dtype} {list(array.shape)}"

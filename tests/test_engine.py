@@ -313,6 +313,8 @@ def test_setting_grad() -> None:
     for wrong in (mg.tensor([1.0]), WIDE):
         with pytest.raises(ValueError, match=r"grad: a gradient of float32 \[2\] is needed, not"):
             x.grad = wrong
+    with pytest.raises(TypeError, match=r"grad: a gradient is a Tensor or an array, not int 3"):
+        x.grad = 3
     with pytest.raises(RuntimeError, match=r"grad: this Tensor is not on the tape"):
         mg.tensor([1.0]).grad = mg.tensor([1.0])
 

@@ -685,6 +685,12 @@ def test_rows_of_minus_infinity_have_no_gradient_but_no_nan_either() -> None:
     np.testing.assert_array_equal(x.grad.numpy(), [[0, 0], [1, 0]])
 
 
+def test_an_einsum_with_a_scalar_of_numpys() -> None:
+    x = mg.tensor([1.0, 2.0], requires_grad=True)
+    y = mg.einsum("i,->i", x, np.float64(2))
+    assert y.dtype == np.float32 and mg.grad(y, x, np.ones(2)).tolist() == [2, 2]
+
+
 def test_every_index_reads_and_scatters_like_numpy() -> None:
     for index in INDICES:
         x = mg.tensor(np.arange(12.0).reshape(3, 4), requires_grad=True)
