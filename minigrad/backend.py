@@ -361,7 +361,10 @@ def generator() -> numpy.random.Generator:
 
 def seed(value: int) -> None:
     """Restarts the host generator: the same seed gives the same numbers on every backend."""
-    _generator.bit_generator.state = numpy.random.default_rng(value).bit_generator.state
+    try:
+        _generator.bit_generator.state = numpy.random.default_rng(value).bit_generator.state
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"seed: an integer >= 0 starts the generator, not {value!r:.60}") from error
 
 
 use(os.environ.get("MINIGRAD_BACKEND") or "numpy")

@@ -254,7 +254,7 @@ def place() -> str:
     """Which public call of minigrad is running, and the line outside minigrad that made it."""
     frame, called = sys._getframe(1), ""
     while frame.f_back is not None and frame.f_code.co_filename.startswith((HERE, GENERATED)):
-        row = frame.f_globals.get("primitive") if frame.f_code.co_filename == GENERATED else None
+        row = frame.f_globals.get("_primitive") if frame.f_code.co_filename == GENERATED else None
         if row is not None:
             called = row.name
         elif "<locals>" not in frame.f_code.co_qualname:  # the wrapped function's name, not the wrapper's

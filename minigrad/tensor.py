@@ -27,6 +27,10 @@ class Tensor:
     node: Node | None
 
     def __init__(self, data: Array, node: Node | None = None) -> None:
+        if data.__class__ is not xp.ndarray and not is_array(data):
+            if not is_scalar(data):
+                raise TypeError(f"Tensor: data is a raw array, not {type(data).__name__} {data!r:.60}; use mg.tensor")
+            data = xp.asarray(data)
         self.data = data
         self.node = node
 
@@ -58,6 +62,7 @@ class Tensor:
         __and__ = __rand__ = __or__ = __ror__ = __xor__ = __rxor__ = __getitem__ = maximum = minimum = _with
         __lt__ = __le__ = __gt__ = __ge__ = matmul = outer = _with
         __neg__ = __pos__ = __abs__ = __invert__ = _of
+        __round__ = _by
         abs = alias = ceil = floor = isfinite = isinf = isnan = logical_not = reciprocal = sign = sqrt = square = _of
         exp = exp2 = expm1 = log = log10 = log1p = log2 = erf = erfc = sigmoid = silu = softplus = relu = _of
         sin = cos = tan = arcsin = arccos = arctan = sinh = cosh = tanh = arcsinh = arccosh = arctanh = _of
@@ -143,6 +148,8 @@ class Tensor:
         if self.node is None:
             raise RuntimeError("grad: this Tensor is not on the tape; create it with requires_grad=True")
         array = value.data if isinstance(value, Tensor) else value
+        if not is_array(array):
+            raise TypeError(f"grad: a gradient is a Tensor or an array, not {type(value).__name__} {value!r:.60}")
         if array.shape != self.shape or array.dtype != self.dtype:
             raise ValueError(
                 f"grad: a gradient of {self.dtype} {list(self.shape)} is needed, not {array.dtype} {list(array.shape)}"
@@ -182,6 +189,12 @@ class Tensor:
             )
         return bool(to_numpy(self.data).item())
 
+    def __format__(self, form: str) -> str:
+        """One number as Python's would be written: `f"{loss:.4f}"`."""
+        if form and self.size != 1:
+            raise TypeError(f"format: {form!r} is for one number, not for a Tensor of shape {list(self.shape)}")
+        return format(self.item(), form) if form else str(self)
+
     def __index__(self) -> int:
         if self.data.dtype.kind not in "iu":
             raise TypeError(f"index: a {self.dtype} Tensor is not an integer")
@@ -210,9 +223,7 @@ class Tensor:
             if value.node is not None:
                 raise RuntimeError("setitem: the value is on the tape, and its history would be lost; detach it")
             value = value.data
-        value = as_array(value, None, "setitem")
-        if not xp.can_cast(value.dtype, self.dtype, "same_kind"):
-            raise TypeError(f"setitem: {value.dtype} values do not fit into a {self.dtype} Tensor; use .astype first")
+        value = fitting(value, self.dtype, "setitem")
         try:
             self.data[raw_index(index)] = value
         except (IndexError, ValueError) as error:
@@ -373,9 +384,9 @@ def as_array(data: Any, dtype: Any, op: str) -> Array:
     if isinstance(data, Tensor):
         data = data.data
     if isinstance(data, xp.ndarray):
-        return data if dtype is None else data.astype(dtype, copy=False)
-    if is_array(data) or is_scalar(data):
-        array = from_numpy(data)
+        array = data
+    elif is_array(data) or is_scalar(data):
+        array = from_numpy(data) if data.dtype.kind in NUMERIC else data
     else:
         if isinstance(data, (list, tuple)) and any(isinstance(item, Tensor) for item in data):
             raise TypeError(f"{op}: a list of Tensors; join them with mg.stack")
@@ -387,9 +398,46 @@ def as_array(data: Any, dtype: Any, op: str) -> Array:
             raise ValueError(f"{op}: {error}") from error
         if dtype is None and array.dtype == xp.float64 and not holds_arrays(data):
             array = array.astype(xp.float32)
-    if array.dtype.kind not in "biufc":
+    if array.dtype.kind not in NUMERIC:
         raise TypeError(f"{op}: cannot make numbers of {type(data).__name__} data (dtype {array.dtype})")
-    return array if dtype is None else array.astype(dtype, copy=False)
+    if dtype is None:
+        return array
+    if xp.dtype(dtype).kind in "iu" and not is_array(data):  # a cast would wrap numbers that do not fit, and NaN
+        try:
+            return xp.asarray(data, dtype)
+        except (OverflowError, ValueError) as error:
+            raise type(error)(f"{op}: {error}; the dtype asked for is {xp.dtype(dtype)}") from error
+    return array.astype(dtype, copy=False)
+
+
+def fitting(value: Any, dtype: Any, op: str) -> Array:
+    """`value` as an array that one of `dtype` takes in without loss.
+
+    Numbers and lists of them take the dtype themselves, as 0-d floats do; arrays keep theirs, and any floats take
+    integers. Raises TypeError, naming the op, where another kind of number would be cut off or a dtype narrowed,
+    and OverflowError for an integer out of range.
+    """
+    dtype = xp.dtype(dtype)
+    if is_scalar(value):
+        value = value.item()
+    if dtype.kind == "b" and isinstance(value, int) and value in (0, 1):
+        value = bool(value)
+    array = as_array(value, None, op)
+    kind = array.dtype.kind
+    weak = not is_array(value) or (not value.ndim and kind == "f")
+    if weak:
+        fits = KINDS[kind] <= KINDS[dtype.kind]
+    else:
+        fits = xp.can_cast(array.dtype, dtype) or (kind in "biu" and dtype.kind in "fc")
+    if not fits:
+        raise TypeError(f"{op}: {array.dtype} values do not fit into a {dtype} Tensor; use .astype first")
+    return as_array(value, dtype, op) if weak else array
+
+
+KINDS = {"b": 0, "i": 1, "u": 1, "f": 2, "c": 3}
+"""The kinds of numbers, each of which holds those before it."""
+
+NUMERIC = "".join(KINDS)
 
 
 def holds_arrays(data: Any) -> bool:

@@ -231,5 +231,20 @@ def test_gelu_and_silu_keep_their_digits_for_negative_numbers() -> None:
     np.testing.assert_allclose(x.silu().numpy(), [v / (1 + math.exp(-v)) for v in x.tolist()], rtol=1e-6)
 
 
+def test_erfc_reaches_zero() -> None:
+    x = np.array([26.0, 26.5, 27.5, 30.0, 1e300, np.inf])
+    tail = mg.tensor(x).erfc().numpy()
+    np.testing.assert_allclose(tail, [math.erfc(v) for v in x], rtol=1e-12)
+    assert (tail[2:] == 0).all() and mg.tensor(np.array(-1e300)).gelu().item() == 0
+
+
+def test_the_softmax_of_nothing() -> None:
+    x = mg.zeros(0, 3, requires_grad=True)
+    with np.errstate(divide="ignore"):
+        y = x.logsumexp(0)
+    assert y.tolist() == [-np.inf] * 3 and x.logsumexp(1).shape == (0,)
+    assert mg.grad(y, x, np.ones(3)).shape == ops.log_softmax(x, 0).shape == ops.log_softmax(x, 1).shape == (0, 3)
+
+
 def test_the_norm_of_order_zero_counts_what_is_not_zero() -> None:
     assert mg.tensor([[0.0, 1.0, 2.0], [0.0, 0.0, 1.0]]).norm(0, axis=1).tolist() == [2.0, 1.0]
