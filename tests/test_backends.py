@@ -750,6 +750,34 @@ def test_why_a_step_is_not_captured(monkeypatch: pytest.MonkeyPatch) -> None:
     assert calls.count("launch") == 1
 
 
+def test_a_recomputation_is_captured_and_one_that_draws_is_not() -> None:
+    """What a graph draws on the device could not be drawn again by the replay of the checkpoint within it."""
+    if standin.emulator.COMPILER is None:
+        pytest.skip("no g++ here to compile kernels with")
+    x = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
+    for p in (0.0, 0.5):
+        found = []
+        for name in ("numpy", "emulated"):
+            with mg.using(name):
+                mg.random.seed(0)
+                model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Dropout(p), nn.Linear(3, 2))
+                optimizer = optim.SGD(model.parameters(), 0.1)
+
+                def step(x: mg.Tensor, model: Any = model, optimizer: Any = optimizer) -> mg.Tensor:
+                    loss = mg.square(mg.checkpoint(model, x)).mean()
+                    optimizer.zero_grad()
+                    loss.backward()
+                    optimizer.step()
+                    return loss.detach()
+
+                fast = mg.capture(step, optimizer, warmup=2)
+                found.append([fast(mg.tensor(x)).item() for _ in range(6)])
+        assert (fast.replays > 0) == (p == 0.0), fast.reason
+        np.testing.assert_allclose(found[1], found[0], rtol=1e-5)
+    standin.Cuda.in_use = False
+    standin.Graph.alive.clear()
+
+
 def test_a_capture_that_the_library_refuses_falls_back_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = capturable(monkeypatch)
     with mg.using("cupy"):
