@@ -422,5 +422,6 @@ def tensor(data: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
     requires_grad: whether gradients with respect to it will be asked for (floating dtypes only).
     Raises TypeError for data that are not numbers or cannot have gradients, ValueError for ragged lists.
     """
-    array = as_array(data, dtype, "tensor").copy()
+    array = as_array(data, dtype, "tensor")
+    array = array.astype(array.dtype.type, order="C")  # a copy, in this machine's order of bytes
     return Tensor(array, differentiable(array) if requires_grad else None)

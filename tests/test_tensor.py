@@ -69,6 +69,12 @@ def test_what_is_no_array_of_numbers_is_refused(data: Any, error: type[Exception
         mg.tensor(data)
 
 
+@pytest.mark.parametrize("order", "<>")
+def test_bytes_are_in_this_machines_order(order: str) -> None:
+    t = mg.tensor(np.arange(3, dtype=f"{order}f4"))
+    assert t.dtype is np.dtype("float32") and (t * mg.ones(3)).tolist() == [0.0, 1.0, 2.0]
+
+
 def test_attributes_and_conversions() -> None:
     t = mg.tensor([[1.5, 2.5, 3.5]])
     assert (t.shape, t.ndim, t.size, len(t), t.requires_grad, t.is_leaf) == ((1, 3), 2, 3, 1, False, True)
