@@ -187,7 +187,7 @@ class Tensor:
 
     def __repr__(self) -> str:
         kind = type(self).__name__.lower()
-        values = xp.array2string(self.data, separator=", ", prefix=f"{kind}(", threshold=200)
+        values = xp.array2string(to_numpy(self.data), separator=", ", prefix=f"{kind}(", threshold=200)
         if self.node is None:
             on_tape = ""
         elif self.node.primitive is None:

@@ -97,6 +97,18 @@ REFUSED: dict[str, Callable[[Any, Any], Any]] = {
     "a method that CuPy lacks": lambda x, i: x.newbyteorder(),
     "an array as an index of a list": lambda x, i: [1, 2, 3][i[0]],
     "a hash": lambda x, i: hash(x),
+    "an array as a number of elements": lambda x, i: xp.arange(i[1]),
+    "an array as a shape": lambda x, i: xp.zeros(i[1]),
+    "an array in a shape": lambda x, i: x.reshape(i[1], 3),
+    "an array as an axis": lambda x, i: x.sum(axis=i[0]),
+    "an array as a count of repeats": lambda x, i: xp.repeat(x, i[1]),
+    "an array as a shift": lambda x, i: xp.roll(x, i[1]),
+    "an array as a padding": lambda x, i: xp.pad(x, (0, i[1])),
+    "an array as a number of parts": lambda x, i: xp.split(x, i[1]),
+    "a list to concatenate": lambda x, i: xp.concatenate([x, [1.0]]),
+    "numbers to stack": lambda x, i: xp.stack([1.0, 2.0]),
+    "a list to choose from": lambda x, i: xp.where(x > 0, [1.0, 2.0, 3.0], x),
+    "a lock": lambda x, i: setattr(x.flags, "writeable", False),
 }
 
 
@@ -114,7 +126,7 @@ WAITS: dict[str, Callable[[Any], Any]] = {
     "an if": lambda x: 1 if x > 0 else 2, "to_numpy": backend.to_numpy, "unique": lambda x: xp.unique(x),
     "a mask": lambda x: x.reshape(1)[x.reshape(1) > 0], "where with one argument": lambda x: xp.where(x.reshape(1) > 0),
     "assigning by a mask": lambda x: x.reshape(1).__setitem__(x.reshape(1) > 0, 1.0),
-    "nonzero": lambda x: xp.nonzero(x.reshape(1)),
+    "nonzero": lambda x: xp.nonzero(x.reshape(1)), "tobytes": lambda x: x.tobytes(), "dumps": lambda x: x.dumps(),
 }  # fmt: skip
 
 
@@ -376,6 +388,16 @@ def test_a_forbidden_transfer_names_itself(device: None) -> None:
     with mg.transfers(limit=1), pytest.raises(RuntimeError, match=message):
         train(2, extra=lambda loss: loss.item())
     assert backend._watching == []
+
+
+@pytest.mark.parametrize("look", [str, repr, "{}".format, "{:.3f}".format, float, bool, int, lambda t: t.tolist()])
+def test_every_look_at_a_loss_is_counted_as_it_crosses(look: Callable[[Any], Any], device: None) -> None:
+    loss = mg.ones(3).sum()
+    with mg.transfers() as crossed, contextlib.suppress(TypeError):  # a Tensor may know no format
+        look(loss)
+    assert crossed.to_host == transfers.count
+    with mg.transfers(limit=0), pytest.raises((RuntimeError, TypeError), match=r"crosses to the host|__format__"):
+        look(loss)
 
 
 def test_on_the_host_nothing_crosses() -> None:
