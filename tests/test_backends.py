@@ -455,8 +455,7 @@ def test_a_tape_can_be_printed(device: None) -> None:
 
 
 def test_the_main_job_trains_on_the_device(tmp_path: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    from examples.mnist import __main__ as command
-    from examples.mnist import pictures
+    from examples.mnist import command, pictures
 
     small = data.Dataset("few", IMAGES, LABELS, IMAGES, LABELS, tuple("0123456789"), "random numbers")
     monkeypatch.setattr(command, "load", lambda *arguments: small)

@@ -457,7 +457,7 @@ def test_a_bad_mirror_gives_way_to_the_next(
     publish(monkeypatch, files, (bad.url,))
     with pytest.raises(DataNotFoundError, match=f"{bad.url} failed") as raised:
         data.mnist()
-    assert "name it with folder=... or MINIGRAD_DATA" in str(raised.value)
+    assert "name that folder as MINIGRAD_DATA, or as the one to load from" in str(raised.value)
     assert in_cache(tmp_path) == []
     publish(monkeypatch, files, (bad.url, good.url))
     assert len(data.mnist().train_images) == 12

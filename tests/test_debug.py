@@ -45,7 +45,7 @@ def test_a_parameter_stepped_between_forward_and_backward_is_named_with_both_pla
     model(x).sum().backward()
     late = model(x).sum()
     opt.step()
-    says = rf"matmul .*kept '4.weight', .*float32 \[.*\].*overwritten by Optimizer.step at .*{HERE}:{line(-1)}; call back"
+    says = rf"matmul .*kept '4.weight', .*float32 \[.*\].*overwritten by Optimizer.step at .*{HERE}:{line(-1)}; call"
     with pytest.raises(RuntimeError, match=says):
         late.backward()
 

@@ -21,8 +21,7 @@ import numpy as np
 import pytest
 
 import minigrad as mg
-from examples.mnist import __main__ as command
-from examples.mnist import pictures, training
+from examples.mnist import command, pictures, training
 from minigrad import backend, convolution, data, fused, nn, ops, optim, pooling
 from minigrad import functional as F
 from minigrad.backend import xp
