@@ -771,6 +771,23 @@ def test_why_a_step_is_not_captured(monkeypatch: pytest.MonkeyPatch) -> None:
     assert calls.count("launch") == 1
 
 
+def test_a_replay_is_compared_on_the_device_and_told_when_a_value_next_crosses(device: None) -> None:
+    layer, x = nn.BatchNorm1d(3), mg.random.normal(4, 3, requires_grad=True)
+    for changes in (False, True):
+        y = mg.checkpoint(layer.train(), x)
+        held = weakref.ref(y.data)
+        layer.train(not changes)
+        y.sum().backward()
+        del y
+        assert transfers.count == 0 and held() is None, "what waits to be told holds no tape"
+        if changes:
+            with pytest.raises(RuntimeError, match=r"another result .*BatchNorm1d '' evaluates now, and was training"):
+                mg.ones(1).item()
+        else:
+            mg.ones(1).item()
+            transfers.reset()
+
+
 def test_a_recomputation_is_captured_and_one_that_draws_is_not() -> None:
     """What a graph draws on the device could not be drawn again by the replay of the checkpoint within it."""
     if standin.emulator.COMPILER is None:
