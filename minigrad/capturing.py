@@ -199,4 +199,6 @@ def capture(step: Callable[..., Any], optimizer: Optimizer | None = None, warmup
     does and `fast.reason` says why: no CUDA, other shapes, values read on the host, or a library that refuses to be
     captured.
     """
+    if not callable(step):
+        raise TypeError(f"capture: needs a function of Tensors, not a {type(step).__name__}")
     return Captured(step, optimizer, warmup)

@@ -120,9 +120,6 @@ class Session:
 
     # ---- forward -----------------------------------------------------------------------------------
     def _watch(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if not self._layers and not module.path:
-            for walk in (module.named_parameters, module.named_buffers):  # gives names, and to the layers paths
-                list(walk())
         self._layers.append(f"{type(module).__name__} {module.path!r}" if module.path else type(module).__name__)
         outer = self._before[1]
         try:

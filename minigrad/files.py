@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,14 @@ def save(source: Module | dict[str, Any], path: str | Path, metadata: dict[str, 
     """Writes a Module's state dict, or a dict of Tensors or arrays, to a safetensors file.
 
     metadata: text by name, kept in the file's header. Raises TypeError for entries that are not
-    arrays, OSError where the disk refuses; an older file at `path` then stays as it was.
+    arrays, or text, by name, OSError where the disk refuses; an older file at `path` then stays as it was.
     """
     state = source.state_dict() if isinstance(source, Module) else source
+    if not isinstance(state, Mapping):
+        raise TypeError(f"save: needs a Module or a dict of arrays, not a {type(source).__name__}")
+    for where, names in (("names", state), ("metadata", [*(metadata or {}), *(metadata or {}).values()])):
+        if other := [name for name in names if not isinstance(name, str)]:
+            raise TypeError(f"save: the {where} are text, not {type(other[0]).__name__} {other[0]!r:.60}")
     arrays = {}
     for name, value in state.items():
         array = value.data if isinstance(value, Tensor) else value

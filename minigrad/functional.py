@@ -13,10 +13,11 @@ from typing import Any
 
 from minigrad import creation, ops, random
 from minigrad.autodiff import label
-from minigrad.backend import kernel, on_host, require
+from minigrad.backend import is_array, kernel, on_host, require
+from minigrad.given import fraction, non_negative, positive, whole
 from minigrad.ops import Axis
 from minigrad.pooling import Windows
-from minigrad.tensor import Tensor
+from minigrad.tensor import Tensor, as_array
 
 Pair = int | tuple[int, int]
 Single = int | tuple[int]
@@ -42,24 +43,39 @@ def single(value: Any, what: str, least: int = 1) -> int:
     return pair(alone, what, least)[0]
 
 
-def _need(x: Tensor, ndim: int, op: str, axes: str) -> None:
+def as_tensor(value: Any, op: str) -> Tensor:
+    """What a layer or loss was given, as a Tensor: arrays, lists and numbers become one; TypeError for others."""
+    if isinstance(value, Tensor):
+        return value
+    return Tensor(value if is_array(value) else as_array(value, None, op))
+
+
+def _need(x: Any, ndim: int, op: str, axes: str) -> Tensor:
+    x = as_tensor(x, op)
     if x.ndim != ndim:
         raise ValueError(f"{op}: needs {ndim} axes ({axes}), not shape {list(x.shape)}")
+    return x
 
 
-def _fits(value: Tensor | None, shape: Sequence[int], op: str, name: str) -> None:
-    """Refuses a bias or weight that would broadcast, or fail to, instead of fitting."""
-    if value is not None and value.shape != tuple(shape):
-        raise ValueError(f"{op}: the {name} needs shape {list(shape)}, not {list(value.shape)}")
-
-
-def _broadcasts(value: Tensor | None, x: Tensor, op: str, name: str) -> None:
-    """Refuses a factor that x would broadcast to: the result has the shape of x."""
+def _fits(value: Any, shape: Sequence[int], op: str, name: str) -> Any:
+    """A bias or weight as a Tensor, or None. Refuses one that would broadcast, or fail to, instead of fitting."""
     if value is None:
-        return
+        return None
+    value = as_tensor(value, f"{op} {name}")
+    if value.shape != tuple(shape):
+        raise ValueError(f"{op}: the {name} needs shape {list(shape)}, not {list(value.shape)}")
+    return value
+
+
+def _broadcasts(value: Any, x: Tensor, op: str, name: str) -> Any:
+    """A factor, as a Tensor if it is no number. Refuses one that x would broadcast to: x has the result's shape."""
+    if value is None or isinstance(value, (int, float)):
+        return value
+    value = as_tensor(value, f"{op} {name}")
     given = (1,) * (x.ndim - value.ndim) + value.shape
     if value.ndim > x.ndim or any(a not in (1, b) for a, b in zip(given, x.shape, strict=True)):
         raise ValueError(f"{op}: the {name} {list(value.shape)} does not broadcast to the input {list(x.shape)}")
+    return value
 
 
 def per_channel(value: Tensor, x: Tensor) -> Tensor:
@@ -70,7 +86,9 @@ def per_channel(value: Tensor, x: Tensor) -> Tensor:
 # ---- activations that work along an axis ----------------------------------------------------------
 def log_softmax(x: Tensor, axis: int = -1) -> Tensor:
     """x - log(sum(exp(x))) along an axis, in a form that does not overflow."""
-    return ops.log_softmax(x, ops.axes_of(axis, x.ndim, "log_softmax")[0])
+    if not ops.is_integer(axis):
+        raise TypeError(f"log_softmax: the axis is one number, not {axis!r}")
+    return ops.log_softmax(x, (*ops.axes_of(axis, x.ndim, "log_softmax"), 0)[0])
 
 
 def softmax(x: Tensor, axis: int = -1) -> Tensor:
@@ -81,20 +99,20 @@ def softmax(x: Tensor, axis: int = -1) -> Tensor:
 # ---- linear maps ----------------------------------------------------------------------------------
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x Wᵀ + b: (..., in) with a weight (out, in) and a bias (out,) to (..., out)."""
-    _need(weight, 2, "linear weight", "out, in")
+    x, weight = as_tensor(x, "linear"), _need(weight, 2, "linear weight", "out, in")
     if x.shape[-1:] != weight.shape[1:]:
         raise ValueError(
             f"linear: the weight {list(weight.shape)} needs {weight.shape[1]} features, but the input is "
             f"{list(x.shape)}; nn.Flatten() makes features of an image"
         )
-    _fits(bias, weight.shape[:1], "linear", "bias")
+    bias = _fits(bias, weight.shape[:1], "linear", "bias")
     y = ops.matmul(x, ops.transpose_(weight, (1, 0)))
     return y if bias is None else y + bias
 
 
 def embedding(index: Tensor, weight: Tensor) -> Tensor:
     """Rows of a table: integers of any shape and a weight (number, dim) to shape + (dim,)."""
-    _need(weight, 2, "embedding weight", "number, dim")
+    index, weight = as_tensor(index, "embedding"), _need(weight, 2, "embedding weight", "number, dim")
     if index.dtype.kind not in "iu":
         raise TypeError(f"embedding: indices are integers, not {index.dtype}")
     number = weight.shape[0]
@@ -114,10 +132,9 @@ def conv2d(
     oh = floor((h + 2 padding - dilation (kh - 1) - 1) / stride) + 1. padding="same" keeps h and w
     (stride 1 only; where the padding is odd the extra one is at the end), "valid" pads nothing.
     """
-    _need(x, 4, "conv2d", "n, channels, height, width")
-    _need(weight, 4, "conv2d weight", "out, in / groups, height, width")
-    _fits(bias, weight.shape[:1], "conv2d", "bias")
-    _groups(groups, "conv2d")
+    x = _need(x, 4, "conv2d", "n, channels, height, width")
+    weight = _need(weight, 4, "conv2d weight", "out, in / groups, height, width")
+    bias, groups = _fits(bias, weight.shape[:1], "conv2d", "bias"), whole("conv2d: groups", groups)
     stride, dilation = pair(stride, "conv2d stride"), pair(dilation, "conv2d dilation")
     if isinstance(padding, str):
         if padding not in ("same", "valid"):
@@ -136,18 +153,13 @@ def conv2d(
     return y if bias is None else y + per_channel(bias, y)
 
 
-def _groups(groups: int, op: str) -> None:
-    if not isinstance(groups, int) or groups < 1:
-        raise ValueError(f"{op}: groups is an integer >= 1, not {groups!r}")
-
-
 def conv1d(
     x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Single = 1, padding: Single | str = 0,
     dilation: Single = 1, groups: int = 1,
 ) -> Tensor:  # fmt: skip
     """Cross-correlation over one axis: (n, in, l) and (out, in/groups, k) to (n, out, ol); see `conv2d`."""
-    _need(x, 3, "conv1d", "n, channels, length")
-    _need(weight, 3, "conv1d weight", "out, in / groups, length")
+    x = _need(x, 3, "conv1d", "n, channels, length")
+    weight = _need(weight, 3, "conv1d weight", "out, in / groups, length")
     flat = padding if isinstance(padding, str) else (0, single(padding, "conv1d padding", 0))
     s, d = single(stride, "conv1d stride"), single(dilation, "conv1d dilation")
     y = conv2d(ops.expand_dims(x, 2), ops.expand_dims(weight, 2), bias, (1, s), flat, (1, d), groups)
@@ -162,15 +174,15 @@ def conv_transpose2d(
 
     oh = (h - 1) stride - 2 padding + dilation (kh - 1) + output_padding + 1.
     """
-    _need(x, 4, "conv_transpose2d", "n, channels, height, width")
-    _need(weight, 4, "conv_transpose2d weight", "in, out / groups, height, width")
-    _groups(groups, "conv_transpose2d")
+    x = _need(x, 4, "conv_transpose2d", "n, channels, height, width")
+    weight = _need(weight, 4, "conv_transpose2d weight", "in, out / groups, height, width")
+    groups = whole("conv_transpose2d: groups", groups)
     if x.shape[1] != weight.shape[0] or weight.shape[0] % groups:
         raise ValueError(
             f"conv_transpose2d: the weight {list(weight.shape)} in {groups} groups needs {weight.shape[0]} channels in "
             f"equal groups, but the input is {list(x.shape)}"
         )
-    _fits(bias, (weight.shape[1] * groups,), "conv_transpose2d", "bias")
+    bias = _fits(bias, (weight.shape[1] * groups,), "conv_transpose2d", "bias")
     s, d = pair(stride, "conv_transpose2d stride"), pair(dilation, "conv_transpose2d dilation")
     p, extra = pair(padding, "conv_transpose2d padding", 0), pair(output_padding, "conv_transpose2d output_padding", 0)
     if any(e >= max(a, b) for e, a, b in zip(extra, s, d, strict=True)):
@@ -197,10 +209,9 @@ def _pooling(
 ) -> Pairs:
     """The checked kernel, stride, padding and dilation, and how many windows there are along both axes.
 
-    floor((n + 2 p - d (k - 1) - 1) / s) + 1; ceil_mode rounds up, but drops a window that would start
-    beyond the input and its left padding.
+    floor((n + 2 p - d (k - 1) - 1) / s) + 1; ceil_mode rounds up, which also gives one window where an input
+    is less than a stride too small for it, but drops a window that would start beyond the input and its left padding.
     """
-    _need(x, 4, op, "n, channels, height, width")
     k = pair(kernel_size, f"{op} kernel_size")
     s = k if stride is None else pair(stride, f"{op} stride")
     p, d = pair(padding, f"{op} padding", 0), pair(dilation, f"{op} dilation")
@@ -209,10 +220,11 @@ def _pooling(
     counts = []
     for i, n in enumerate(x.shape[2:]):
         span = n + 2 * p[i] - d[i] * (k[i] - 1) - 1
-        if span < 0:
-            raise ValueError(f"{op}: a window of {k} does not fit into an input of shape {list(x.shape)}")
         count = (-(-span // s[i]) if ceil_mode else span // s[i]) + 1
-        counts.append(count - 1 if (count - 1) * s[i] >= n + p[i] else count)
+        count -= (count - 1) * s[i] >= n + p[i]
+        if count < 1 or not n:
+            raise ValueError(f"{op}: a window of {k} does not fit into an input of shape {list(x.shape)}")
+        counts.append(count)
     return k, s, p, d, (counts[0], counts[1])
 
 
@@ -225,6 +237,7 @@ def max_pool2d(
     ceil_mode: bool = False,
 ) -> Tensor:
     """The maximum of each window of (n, c, h, w). Of equal maxima the first in row-major order gets the gradient."""
+    x = _need(x, 4, "max_pool2d", "n, channels, height, width")
     return ops.max_pool(x, Windows(*_pooling("max_pool2d", x, kernel_size, stride, padding, dilation, ceil_mode)))
 
 
@@ -236,6 +249,10 @@ def avg_pool2d(
 
     What ceil_mode lets a window see beyond the padding never counts.
     """
+    x = _need(x, 4, "avg_pool2d", "n, channels, height, width")
+    if x.dtype == creation.float16:  # the sum of a large window would overflow
+        wide = x.astype(creation.float32)
+        return avg_pool2d(wide, kernel_size, stride, padding, ceil_mode, count_include_pad).astype(creation.float16)
     k, s, p, _, out = _pooling("avg_pool2d", x, kernel_size, stride, padding, 1, ceil_mode)
     size = x.shape[2:]
     reach = [(out[i] - 1) * s[i] + k[i] for i in range(2)]
@@ -252,7 +269,7 @@ def avg_pool2d(
 
 def adaptive_avg_pool2d(x: Tensor, output_size: Pair) -> Tensor:
     """Means over as many windows as the output is to have cells: cell i covers floor(i n/o) .. ceil((i+1) n/o)."""
-    _need(x, 4, "adaptive_avg_pool2d", "n, channels, height, width")
+    x = _need(x, 4, "adaptive_avg_pool2d", "n, channels, height, width")
     out = pair(output_size, "adaptive_avg_pool2d output_size")
     if not all(x.shape[2:]):
         raise ValueError(f"adaptive_avg_pool2d: there is nothing to average in an input of shape {list(x.shape)}")
@@ -277,26 +294,34 @@ def batch_norm(
     with their axes kept. There is no derivative here: the paths through mean and var arise from these
     lines. Scaling the small array first keeps one full-size residual less.
     """
+    eps = non_negative("batch_norm: eps", eps)
     mean = label(x.mean(axis, keepdims=True), "mean")
     centred = x - mean
-    left = centred.mean(axis, keepdims=True).detach()  # by rounding: much, where the spread is far smaller
-    centred = label(centred - left, "centred")
+    left = centred.mean(axis, keepdims=True)  # by rounding: much, where the spread is far smaller
+    centred = label(without(centred, left), "centred")
     var = label((centred * centred).mean(axis, keepdims=True), "var")
     scale = label((1 if gamma is None else gamma.reshape(mean.shape)) / ops.sqrt(var + eps), "scale")
     y = centred * scale
-    return y if beta is None else y + beta.reshape(mean.shape), mean + left, var
+    return y if beta is None else y + beta.reshape(mean.shape), mean + left.detach(), var
+
+
+def without(x: Tensor, constant: Tensor) -> Tensor:
+    """x - constant. The constant is one to autodiff, and yet a line of the program, which `Tape.replay` runs again."""
+    y = x - constant.detach()
+    if y.node is not None and constant.node is not None:
+        y.node.again = (None, constant.node)
+    return y
 
 
 def layer_norm(
     x: Tensor, shape: Sequence[int], weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
 ) -> Tensor:
     """Normalises each sample over its last axes, of the given shape (Ba, Kiros and Hinton 2016)."""
-    shape = tuple(shape)
+    x, shape = as_tensor(x, "layer_norm"), tuple(shape)
     if not shape or x.shape[-len(shape) :] != shape:
         raise ValueError(f"layer_norm: the last axes of {list(x.shape)} are not {list(shape)}")
-    _fits(weight, shape, "layer_norm", "weight")
-    _fits(bias, shape, "layer_norm", "bias")
-    y = _normalised(x, tuple(range(x.ndim - len(shape), x.ndim)), eps)
+    weight, bias = _fits(weight, shape, "layer_norm", "weight"), _fits(bias, shape, "layer_norm", "bias")
+    y = _normalised(x, tuple(range(x.ndim - len(shape), x.ndim)), non_negative("layer_norm: eps", eps))
     y = y if weight is None else y * weight
     return y if bias is None else y + bias
 
@@ -305,14 +330,12 @@ def group_norm(
     x: Tensor, groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
 ) -> Tensor:
     """Normalises each sample over groups of its channels (Wu and He 2018): (n, c, ...) in `groups` groups."""
-    _groups(groups, "group_norm")
+    x, eps = as_tensor(x, "group_norm"), non_negative("group_norm: eps", eps)
+    groups = whole("group_norm: groups", groups)
     if x.ndim < 2 or x.shape[1] % groups:
-        raise ValueError(
-            f"group_norm: {x.shape[1]} channels (shape {list(x.shape)}) do not divide into {groups} groups"
-        )
+        raise ValueError(f"group_norm: the channels of {list(x.shape)}, axis 1, do not divide into {groups} groups")
     n, c, *rest = x.shape
-    _fits(weight, (c,), "group_norm", "weight")
-    _fits(bias, (c,), "group_norm", "bias")
+    weight, bias = _fits(weight, (c,), "group_norm", "weight"), _fits(bias, (c,), "group_norm", "bias")
     y = _normalised(x.reshape((n, groups, c // groups * math.prod(rest))), 2, eps).reshape(x.shape)
     y = y if weight is None else y * per_channel(weight, x)
     return y if bias is None else y + per_channel(bias, x)
@@ -327,8 +350,7 @@ def _normalised(x: Tensor, axis: Axis, eps: float) -> Tensor:
 
 def dropout(x: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
     """Zeros each element with probability p and scales the others by 1 / (1 - p), in training only."""
-    if not 0.0 <= p <= 1.0:
-        raise ValueError(f"dropout: the probability is between 0 and 1, not {p}")
+    x, p = as_tensor(x, "dropout"), fraction("dropout: p", p)
     if not training or p == 0.0:
         return x
     if p == 1.0:
@@ -347,20 +369,36 @@ def _reduced(values: Tensor, reduction: str, op: str) -> Tensor:
     raise ValueError(f"{op}: reduction is 'mean', 'sum' or 'none', not {reduction!r}")
 
 
-def _same_shape(op: str, x: Tensor, target: Tensor) -> Tensor:
-    """The target as a Tensor; broadcasting (n,) against (n, 1) would train happily towards the wrong answer."""
-    target = target if isinstance(target, Tensor) else Tensor(target)
+def _floating(op: str, x: Any) -> Tensor:
+    """The input of a loss as a Tensor: differences of unsigned integers would wrap around."""
+    x = as_tensor(x, op)
+    if x.dtype.kind != "f":
+        raise TypeError(f"{op}: the input is floating, not {x.dtype}; use .astype(mg.float32) first")
+    return x
+
+
+def _alike(op: str, x: Any, target: Any) -> tuple[Tensor, Tensor]:
+    """Input and target as Tensors; broadcasting (n,) against (n, 1) would train happily towards the wrong answer."""
+    x, target = _floating(op, x), as_tensor(target, op)
     if x.shape != target.shape:
         raise ValueError(
             f"{op}: the input has shape {list(x.shape)} and the target {list(target.shape)}; they must be equal "
             "(reshape or squeeze one of them)"
         )
-    return target
+    return x, target
+
+
+def _scores(op: str, x: Any) -> Tensor:
+    """The input of a loss of classes as a Tensor."""
+    x = _floating(op, x)
+    if x.ndim < 2:
+        raise ValueError(f"{op}: needs an input (n, classes, ...), not {list(x.shape)}; x[None] is a batch of one")
+    return x
 
 
 def _class_index(op: str, x: Tensor, target: Tensor, ignore_index: int) -> bool:
     """Checks the targets; whether all are known to be classes that are not ignored."""
-    if x.ndim < 2 or target.shape != x.shape[:1] + x.shape[2:]:
+    if target.shape != x.shape[:1] + x.shape[2:]:
         raise ValueError(
             f"{op}: an input (n, classes, ...) of shape {list(x.shape)} needs class indices of shape "
             f"{list(x.shape[:1] + x.shape[2:])}, not {list(target.shape)}"
@@ -386,6 +424,7 @@ def nll_loss(
 
     The mean is weighted: sum(w_t nll) / sum(w_t) over the targets that are not ignored; NaN where all are.
     """
+    x, target = _scores("nll_loss", x), as_tensor(target, "nll_loss")
     return _nll(x, target, weight, ignore_index, reduction, 0.0, "nll_loss")
 
 
@@ -399,22 +438,21 @@ def cross_entropy(
     target with the uniform distribution: (1 - s) nll + s/C sum_c w_c (-logp_c). With indices the mean
     divides by the sum of the targets' weights, with probabilities by the number of targets.
     """
-    target = target if isinstance(target, Tensor) else Tensor(target)
-    if not 0.0 <= label_smoothing <= 1.0:
-        raise ValueError(f"cross_entropy: label_smoothing is between 0 and 1, not {label_smoothing}")
+    x, target = _scores("cross_entropy", x), as_tensor(target, "cross_entropy")
+    label_smoothing = fraction("cross_entropy: label_smoothing", label_smoothing)
     if weight is None and not label_smoothing and reduction == "mean" and (own := kernel("cross_entropy")) is not None:
         loss = own(x, target, ignore_index)
         if loss is not None:
             return loss
-    logp = log_softmax(x, 1) if x.ndim > 1 else x
-    if target.dtype.kind != "f":
+    logp = log_softmax(x, 1)
+    if target.dtype.kind != "f" or target.ndim < x.ndim:
         return _nll(logp, target, weight, ignore_index, reduction, label_smoothing, "cross_entropy")
-    target = _same_shape("cross_entropy with probabilities", x, target)
+    _alike("cross_entropy with probabilities", x, target)
     classes = x.shape[1]
     if label_smoothing:
         target = target * (1 - label_smoothing) + label_smoothing / classes
     terms = -(target * logp)
-    _fits(weight, (classes,), "cross_entropy", "weight")
+    weight = _fits(weight, (classes,), "cross_entropy", "weight")
     if weight is not None:
         terms = terms * per_channel(weight, x)
     losses = terms.sum(1)
@@ -424,9 +462,9 @@ def cross_entropy(
 def _nll(
     logp: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, reduction: str, smoothing: float, op: str
 ) -> Tensor:
-    target = target if isinstance(target, Tensor) else Tensor(target)
     if target.dtype.kind not in "iu":
-        raise TypeError(f"{op}: class indices are integers, not {target.dtype}")
+        raise TypeError(f"{op}: class indices are integers, not {target.dtype}; use .astype(mg.int64) first")
+    ignore_index = whole(f"{op}: ignore_index", ignore_index, least=None)
     all_kept = _class_index(op, logp, target, ignore_index)
     if reduction not in ("mean", "sum", "none"):
         raise ValueError(f"{op}: reduction is 'mean', 'sum' or 'none', not {reduction!r}")
@@ -434,7 +472,7 @@ def _nll(
     kept = None if all_kept else target != ignore_index
     safe = target if all_kept else ops.where(kept, target, 0)
     picked = -ops.take_one(logp, safe, 1)
-    _fits(weight, (classes,), op, "weight")
+    weight = _fits(weight, (classes,), op, "weight")
     if weight is not None:
         weights = ops.getitem(weight, safe)
         losses = picked * weights
@@ -466,9 +504,9 @@ def bce_with_logits(
 
     weight multiplies each loss, pos_weight the term of the positive targets; both may broadcast.
     """
-    target = _same_shape("bce_with_logits", x, target)
-    _broadcasts(weight, x, "bce_with_logits", "weight")
-    _broadcasts(pos_weight, x, "bce_with_logits", "pos_weight")
+    x, target = _alike("bce_with_logits", x, target)
+    weight = _broadcasts(weight, x, "bce_with_logits", "weight")
+    pos_weight = _broadcasts(pos_weight, x, "bce_with_logits", "pos_weight")
     if pos_weight is None:
         losses = ops.softplus(x) - x * target
     else:
@@ -479,19 +517,21 @@ def bce_with_logits(
 
 def mse_loss(x: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
     """(x - t)², shapes equal."""
-    return _reduced(ops.square(x - _same_shape("mse_loss", x, target)), reduction, "mse_loss")
+    x, target = _alike("mse_loss", x, target)
+    return _reduced(ops.square(x - target), reduction, "mse_loss")
 
 
 def l1_loss(x: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
     """|x - t|, shapes equal."""
-    return _reduced(ops.abs(x - _same_shape("l1_loss", x, target)), reduction, "l1_loss")
+    x, target = _alike("l1_loss", x, target)
+    return _reduced(ops.abs(x - target), reduction, "l1_loss")
 
 
 def huber_loss(x: Tensor, target: Tensor, delta: float = 1.0, reduction: str = "mean") -> Tensor:
     """d²/2 for |d| <= delta, else delta (|d| - delta/2), where d = x - t (Huber 1964)."""
-    if not delta > 0:
-        raise ValueError(f"huber_loss: delta is positive, not {delta}")
-    d = x - _same_shape("huber_loss", x, target)
+    delta = positive("huber_loss: delta", delta)
+    x, target = _alike("huber_loss", x, target)
+    d = x - target
     size = ops.abs(d)
     return _reduced(ops.where(size <= delta, 0.5 * d * d, delta * (size - 0.5 * delta)), reduction, "huber_loss")
 

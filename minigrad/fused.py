@@ -496,12 +496,14 @@ def fuse(model: nn.Module) -> Any:
     place. Names, state dicts and results (to rounding) stay. `fuse` knows nothing that a layer's own
     class does not say: a subclass of a layer runs as written.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"fuse: needs a Module, not a {type(model).__name__}")
     if isinstance(model, nn.Sequential):
         layers = [fuse(layer) for layer in model]
         if type(model) is not nn.Sequential:
             return model
         fused = Fused(*layers)
-        fused.training, fused.frozen, fused.path = model.training, model.frozen, model.path
+        vars(fused).update({name: value for name, value in vars(model).items() if name != "layers"})
         return fused
     for name, value in vars(model).items():
         setattr(model, name, _fuse_within(value))

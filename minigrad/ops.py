@@ -139,12 +139,12 @@ conv        = bilinear(lambda x, w, stride, padding, dilation, groups: conv2d(x,
                        lambda g, x, w_shape, stride, padding, dilation, groups: conv_weight(x, g, stride, padding, dilation, groups, w_shape[2:]),
                        stride=(1, 1), padding=(0, 0), dilation=(1, 1), groups=1)
 conv_input  = bilinear(lambda a, w, stride, padding, dilation, groups, size: conv2d_input(a, w, stride, padding, dilation, groups, size),
-                       lambda g, w, stride, padding, dilation, groups: conv(g, w, stride, padding, dilation, groups),
+                       lambda g, w, a_shape, stride, padding, dilation, groups: cut(conv(g, w, stride, padding, dilation, groups), a_shape),
                        lambda g, a, w_shape, stride, padding, dilation, groups: conv_weight(g, a, stride, padding, dilation, groups, w_shape[2:]),
                        stride=..., padding=..., dilation=..., groups=..., size=...)
 conv_weight = bilinear(lambda x, a, stride, padding, dilation, groups, kernel: conv2d_weight(x, a, stride, padding, dilation, groups, kernel),
                        lambda g, a, x_shape, stride, padding, dilation, groups: conv_input(a, g, stride, padding, dilation, groups, x_shape[2:]),
-                       lambda g, x, stride, padding, dilation, groups: conv(x, g, stride, padding, dilation, groups),
+                       lambda g, x, a_shape, stride, padding, dilation, groups: cut(conv(x, g, stride, padding, dilation, groups), a_shape),
                        stride=..., padding=..., dilation=..., groups=..., kernel=...)
 
 # ---- constant almost everywhere: never on the tape -----------------------------------------------
@@ -259,6 +259,11 @@ def section(shapes: Sequence[tuple[int, ...]], axis: int, i: int) -> tuple[slice
     axis = axis % len(shapes[0])
     start = sum_(shape[axis] for shape in shapes[:i])
     return (slice_(None),) * axis + (slice_(start, start + shapes[i][axis]),)
+
+
+def cut(y: Any, shape: tuple[int, ...]) -> Any:
+    """The first rows and columns of a convolution, where its input has room for windows that nothing was made of."""
+    return y if y.shape == shape else take(y, tuple(map(slice_, shape)))
 
 
 def others(xs: Sequence[Any], i: int) -> list[Any]:
@@ -427,8 +432,10 @@ def reshape(x: Any, *shape: Any) -> Any:
 
 def flatten(x: Any, start_axis: int = 0) -> Any:
     """All axes from `start_axis` on as one."""
-    lead = x.shape[:start_axis]
-    return reshape_(x, (*lead, math.prod(x.shape[start_axis:])))
+    if not is_integer(start_axis):
+        raise TypeError(f"flatten: the axis is one number, not {start_axis!r}")
+    axes_of(start_axis, x.ndim, "flatten")
+    return reshape_(x, (*x.shape[:start_axis], math.prod(x.shape[start_axis:])))
 
 
 def transpose(x: Any, *axes: Any) -> Any:

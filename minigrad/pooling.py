@@ -57,21 +57,30 @@ class Windows(NamedTuple):
         tiled = self.stride == self.kernel and self.padding == (0, 0) and self.dilation == (1, 1)
         return tiled and tuple(o * k for o, k in zip(self.out, self.kernel, strict=True)) == size
 
+    def whole(self, size: Pair) -> bool:
+        """Whether all cells of all windows lie on x: none in the padding, none beyond the end (`ceil_mode`)."""
+        last = (
+            (o - 1) * s + (k - 1) * d
+            for o, s, k, d in zip(self.out, self.stride, self.kernel, self.dilation, strict=True)
+        )
+        return self.padding == (0, 0) and all(at < n for at, n in zip(last, size, strict=True))
+
 
 # ---- some channels, batch last --------------------------------------------------------------------
 def largest_of(x: Array, at: Windows, out: Array) -> None:
     """The maximum of each window, into `out`; NaN wins."""
-    size, started = x.shape[1:3], at.padding == (0, 0)
-    if not started:
+    size = x.shape[1:3]
+    whole = at.whole(size)
+    if not whole:
         out[...] = -xp.inf if x.dtype.kind == "f" else xp.iinfo(x.dtype).min
     for number, here, there in at.cells(size):
-        if started and number == 0:
-            first = x[there]  # the windows of the first cell are all windows
-        elif started and number == 1:
+        if whole and number == 0:
+            first = x[there]  # the windows of the first two cells are all windows
+        elif whole and number == 1:
             xp.maximum(first, x[there], out=out)
         else:
             xp.maximum(out[here], x[there], out=out[here])
-    if started and at.size == 1:
+    if whole and at.size == 1:
         out[...] = first
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from minigrad import backend
 from minigrad.backend import from_numpy, seed, xp
 from minigrad.creation import _shape, float32
+from minigrad.given import finite, fraction, non_negative, whole
 from minigrad.tensor import Tensor, differentiable
 
 __all__ = ["bernoulli", "normal", "permutation", "seed", "set_state", "state", "uniform"]
@@ -25,6 +26,7 @@ def normal(
     *shape: Any, mean: float = 0.0, std: float = 1.0, dtype: Any = float32, requires_grad: bool = False
 ) -> Tensor:
     """Independent draws from the normal distribution: `normal(2, 3)` or `normal((2, 3))`."""
+    mean, std = finite("normal: mean", mean), non_negative("normal: std", std)
     return _finish(backend.generator().normal(mean, std, _shape(shape)), dtype, requires_grad)
 
 
@@ -32,6 +34,9 @@ def uniform(
     *shape: Any, low: float = 0.0, high: float = 1.0, dtype: Any = float32, requires_grad: bool = False
 ) -> Tensor:
     """Independent draws from [low, high)."""
+    low, high = finite("uniform: low", low), finite("uniform: high", high)
+    if low > high:
+        raise ValueError(f"uniform: low must not be above high, but low is {low} and high {high}")
     drawn = _finish(backend.generator().uniform(low, high, _shape(shape)), dtype, requires_grad)
     if drawn.dtype.kind == "f":  # a double just below `high` may round to it
         below = xp.nextafter(xp.asarray(high, drawn.dtype), xp.asarray(low, drawn.dtype))
@@ -41,13 +46,12 @@ def uniform(
 
 def permutation(n: int) -> Tensor:
     """The integers below n in random order."""
-    return Tensor(from_numpy(backend.generator().permutation(n)))
+    return Tensor(from_numpy(backend.generator().permutation(whole("permutation: n", n, least=0))))
 
 
 def bernoulli(p: float, *shape: Any, dtype: Any = float32) -> Tensor:
     """Ones with probability p, zeros otherwise."""
-    if not 0.0 <= p <= 1.0:
-        raise ValueError(f"bernoulli: the probability is between 0 and 1, not {p}")
+    p = fraction("bernoulli: p", p)
     if (own := backend.kernel("bernoulli")) is not None and (drawn := own(p, _shape(shape), dtype)) is not None:
         return drawn
     return Tensor(from_numpy((backend.generator().random(_shape(shape), dtype="float32") < p).astype(dtype)))

@@ -137,7 +137,7 @@ def load(run: Run, path: str | os.PathLike[str]) -> Path:
         run.model.load_state_dict(model, allow_nonfinite=True)
         if run.schedule is not None and schedule is not None:
             run.schedule.load_state_dict(schedule)
-        run.optimizer.load_state_dict(optimizer)
+        run.optimizer.load_state_dict(optimizer, allow_nonfinite=True)
         random.set_state(generator)
         if isinstance(error, Exception) and not isinstance(error, MemoryError):
             raise ValueError(f"{where} does not fit this run: {error}") from error

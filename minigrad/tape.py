@@ -40,11 +40,14 @@ class Node:
     label:      a name given by `mg.label`, by a layer or by a model
     aside:      what only a view of the tape asks for, where there is any: a leaf's array, an op's
                 constant operands that were numbers or broadcast, or all that `mg.trace` kept
+    again:      where there is one: for each input None, or the node that computed a constant operand, which
+                a replay computes again
     record:     in debug mode, where the line was recorded
     """
 
     __slots__ = (
-        "aside", "dtype", "grad", "inputs", "label", "params", "primitive", "record", "residuals", "serial", "shape",
+        "again", "aside", "dtype", "grad", "inputs", "label", "params", "primitive", "record", "residuals", "serial",
+        "shape",
     )  # fmt: skip
 
     primitive: Primitive | None
@@ -57,6 +60,7 @@ class Node:
     grad: Any
     label: str | None
     aside: Any
+    again: tuple[Node | None, ...]
     record: Any
 
     def __repr__(self) -> str:
@@ -238,6 +242,16 @@ OWN = tuple(os.path.join(os.path.dirname(os.path.abspath(__file__)), name) for n
 GENERATED = "<call of a minigrad primitive>"
 """The file name of the functions that are written out for the rows."""
 HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+
+
+detached: dict[int, weakref.ref[Any]] = {}
+"""The arrays that `detach` took off the tape, by id, as long as they live: constants that were computed."""
+
+
+def note_detached(array: Any) -> None:
+    """Lets a replay know that this array, wherever it is a constant, was computed from what is on the tape."""
+    key = id(array)
+    detached[key] = weakref.ref(array, lambda _: detached.pop(key, None))
 
 
 def place() -> str:

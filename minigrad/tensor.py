@@ -151,6 +151,8 @@ class Tensor:
 
     def detach(self) -> Tensor:
         """The same array without its history: a constant to autodiff."""
+        if self.node is not None:
+            tape.note_detached(self.data)
         return Tensor(self.data)
 
     def numpy(self) -> Any:
@@ -278,7 +280,8 @@ class Versioned(Tensor):
     def update(self, value: Tensor | Array) -> None:
         """Overwrites the values; shape and dtype stay.
 
-        Raises ValueError where the shape differs, RuntimeError where the value has a history.
+        Raises ValueError where the shape differs, TypeError where the dtype is of another kind (such as floating
+        values for a count), RuntimeError where the value has a history.
         """
         if isinstance(value, Tensor):
             if value.node is not None:
@@ -286,12 +289,14 @@ class Versioned(Tensor):
                     f"update: the new value of this {type(self).__name__} is on the tape; pass value.detach()"
                 )
             value = value.data
-        value = as_array(value, None, "update")
-        if value.shape != self.data.shape:
-            raise ValueError(
-                f"update: {type(self).__name__} {self.label or ''} of shape {list(self.data.shape)} was given "
-                f"shape {list(value.shape)}"
-            )
+        value, held = as_array(value, None, "update"), self.data
+        castable = value.dtype == held.dtype or xp.can_cast(value.dtype, held.dtype, "same_kind")
+        if value.shape != held.shape or not castable:
+            own = f"{type(self).__name__} {self.label or ''}".rstrip()
+            if castable:
+                raise ValueError(f"update: {own} of shape {list(held.shape)} was given shape {list(value.shape)}")
+            raise TypeError(f"update: {value.dtype} values do not fit into the {held.dtype} {own}; use .astype first")
+        del held  # `bump` counts who else holds the array
         if recording.replaying and isinstance(self, Buffer):
             return
         self.unlock()[...] = value
@@ -299,11 +304,19 @@ class Versioned(Tensor):
 
 
 class Parameter(Versioned):
-    """Something to learn: a Tensor born with a leaf node. `data` is a floating array or Tensor, copied."""
+    """Something to learn: a Tensor born with a leaf node. `data` is a floating array or Tensor, copied.
+
+    RuntimeError for the result of ops on the tape: its history would be lost.
+    """
 
     __slots__ = ()
 
     def __init__(self, data: Tensor | Array, requires_grad: bool = True) -> None:
+        if isinstance(data, Tensor) and not data.is_leaf:
+            raise RuntimeError(
+                f"Parameter: the value given is a result, {data.node!r}, and a Parameter begins without a history; "
+                "pass t.detach()"
+            )
         array = as_array(data, None, "Parameter").copy()
         super().__init__(array, differentiable(array))
         writes.expect(array)

@@ -35,6 +35,7 @@ TESTS = {
     "debug": "debug",
     "device": "device",
     "files": "files checkpoint",
+    "numpy_protocol": "numpy_protocol recorded",
     "ops": "engine tensor numpy_protocol programs numbers table",
     "optim": "optim device",
     "recompute": "debug",

@@ -458,6 +458,21 @@ for stride, padding, dilation, groups, size in [
         lambda x, g, how=how, k=weight.shape[2:]: ops.conv_weight(x, g, kernel=k, **how),
     )
 
+how = {"stride": (2, 1), "padding": (0, 1), "dilation": (3, 2), "groups": 1}
+weight, g = normal(3, 2, 2, 2), normal(2, 3, 2, 1)  # 7 x 2 has room for 2 x 2 windows
+sample(
+    "conv_input",
+    (g, weight),
+    lambda g, w, how=how: adjoint(lambda x: convolved(x, w, **how)[..., :1], g, (2, 2, 7, 2)),
+    lambda g, w, how=how: ops.conv_input(g, w, size=(7, 2), **how),
+)
+sample(
+    "conv_weight",
+    (normal(2, 2, 7, 2), g),
+    lambda x, g, how=how: adjoint(lambda w: convolved(x, w, **how)[..., :1], g, (3, 2, 2, 2)),
+    lambda x, g, how=how: ops.conv_weight(x, g, kernel=(2, 2), **how),
+)
+
 # ---- constant almost everywhere ------------------------------------------------------------------
 few = np.array([[0.5, -1.5, 2.5], [np.nan, np.inf, -0.0]])
 other = np.array([0.5, 1.0, 2.5])

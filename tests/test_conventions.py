@@ -111,14 +111,55 @@ def test_a_missing_gamma_stays_at_one():
 def test_the_other_convention_warns():
     with pytest.warns(UserWarning, match="weight of the NEW value"):
         batchnorm_from("pytorch", state_of("pytorch", 1e-5), rate=0.9)
-    with pytest.warns(UserWarning, match="weight of the NEW value"):
+    with pytest.warns(UserWarning, match=r"keras's momentum=0.1 is the weight of the OLD value, so that .* is 0.9"):
         batchnorm_from("keras", state_of("keras", 1e-3), rate=0.1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         batchnorm_from("keras", state_of("keras", 1e-3))
 
 
+def test_pytorchs_count_of_batches_goes_there_and_back():
+    layer = nn.BatchNorm1d(3)
+    layer(mg.random.normal(5, 3))
+    assert batchnorm_from("pytorch", batchnorm_to("pytorch", layer), dims=1).num_batches_tracked.item() == 1
+
+
+def test_a_rate_of_none_is_pytorchs_average_of_all_batches_and_nobody_elses():
+    state = {**state_of("pytorch", 1e-5), "num_batches_tracked": np.array(2)}
+    layer = batchnorm_from("pytorch", state, rate=None, dims=1)
+    assert layer.momentum is None and layer.num_batches_tracked.item() == 2
+    with pytest.raises(ValueError, match="keras's momentum is a number; only PyTorch's may be None"):
+        batchnorm_from("keras", state_of("keras", 1e-3), rate=None)
+
+
+def test_lists_of_integers_are_floating_statistics():
+    layer = batchnorm_from("keras", [[1, 2], [0, 0], [0, 0], [1, 1]], dims=1)
+    assert layer.running_var.dtype == layer.weight.dtype == np.float32 and layer.weight.tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("value", [-1.0, 0.0, np.nan, np.inf])
+@pytest.mark.parametrize(("name", "what"), [("lasagne", "inv_std"), ("matconvnet", "sigma"), ("keras", "moving_var")])
+def test_a_spread_that_cannot_be_one_is_refused(name, what, value):
+    if name == "keras" and value == 0:
+        return  # a variance may be
+    one, n = np.ones(3), np.array([1.0, value, 1.0])
+    state = {"lasagne": [one, one, one, n], "keras": [one, one, one, n]}
+    state["matconvnet"] = [one, one, np.stack([one, n], 1)]
+    with pytest.raises(ValueError, match=f"{name}'s {what}.* must be finite and .*, not"):
+        batchnorm_from(name, state[name], eps=0.0)
+
+
+def test_the_table_of_conventions_is_part_of_nn():
+    assert mg.nn.CONVENTIONS["keras"].eps == 1e-3
+
+
 def test_refusals():
+    with pytest.raises(TypeError, match="a convention is a name, such as 'pytorch', not None"):
+        batchnorm_from(None, {})
+    with pytest.raises(TypeError, match="the state is a dict or list of arrays, not NoneType"):
+        batchnorm_from("keras", None)
+    with pytest.raises(TypeError, match="batchnorm_to: needs a BatchNorm layer, not a Linear"):
+        batchnorm_to("keras", nn.Linear(3, 3))
     with pytest.raises(ValueError, match="no convention is called 'mxnet'"):
         batchnorm_from("mxnet", {})
     with pytest.raises(ValueError, match=r"missing are \['moving_variance'\] and unknown are \['var'\]"):
@@ -127,7 +168,7 @@ def test_refusals():
         batchnorm_from("keras", {"moving_mean": np.zeros(3), "moving_variance": np.ones(2)})
     with pytest.raises(ValueError, match="give the eps that its layer had"):
         batchnorm_from("lasagne", {"mean": np.zeros(1), "inv_std": np.array([1000.0])})
-    with pytest.raises(ValueError, match="has negative entries"):
+    with pytest.raises(ValueError, match="must be finite and not negative, not -1"):
         batchnorm_from("keras", {"moving_mean": np.zeros(1), "moving_variance": np.array([-1.0])})
     with pytest.raises(ValueError, match="averages all batches alike, which keras cannot"):
         batchnorm_to("keras", nn.BatchNorm1d(3, momentum=None))

@@ -144,6 +144,18 @@ def test_convolution_and_its_adjoints(name: str, dtype: str) -> None:
     assert_close(dw, convolution.conv2d_weight(x, g, *options, kernel).get(), scale=4)
 
 
+def test_a_transposed_convolution_whose_result_has_room_for_more_windows() -> None:
+    arrays = normal("float64", 2, 2, 3, 1), normal("float64", 2, 3, 2, 4)
+    found = []
+    for name in ("numpy", "emulated"):
+        with mg.using(name):
+            x, w = (mg.tensor(a, requires_grad=True) for a in arrays)
+            y = F.conv_transpose2d(x, w, None, (2, 1), 0, (2, 1), 1, (3, 2))
+            found.append([t.numpy() for t in (y, *mg.grad((y * y).sum(), (x, w)))])
+    for a, b in zip(*found, strict=True):
+        assert_close(b, a)
+
+
 def test_a_convolution_with_bias_and_relu_in_its_launch() -> None:
     x, w, b = (there(normal("float64", *shape)) for shape in ((2, 2, 5, 4), (3, 2, 2, 2), (3,)))
     x[0, 0, 0, 0] = np.nan
@@ -387,6 +399,8 @@ POOLS = {
     "tiles": Windows((2, 2), (2, 2), (0, 0), (1, 1), (3, 4)),
     "overlapping and padded": Windows((3, 2), (2, 1), (1, 1), (1, 1), (3, 9)),
     "dilated": Windows((2, 3), (1, 2), (0, 1), (3, 2), (3, 3)),
+    "some end beyond the image": Windows((4, 3), (4, 3), (0, 0), (1, 1), (2, 3)),
+    "the only one does": Windows((7, 9), (4, 4), (0, 0), (1, 1), (1, 1)),
     "one of many cells": Windows((6, 8), (6, 8), (0, 0), (1, 1), (1, 1)),
 }
 

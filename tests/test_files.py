@@ -82,6 +82,19 @@ def test_pytorch_reads_our_files_and_we_read_its(tmp_path):
         assert np.array_equal(value.numpy(), ours.state_dict()[name].numpy())
 
 
+@pytest.mark.parametrize(
+    ("source", "metadata", "says"),
+    [
+        (3, None, "save: needs a Module or a dict of arrays, not a int"),
+        ({1: np.ones(2)}, None, "save: the names are text, not int 1"),
+        ({"a": np.ones(2)}, {"epoch": 3}, "save: the metadata are text, not int 3"),
+    ],
+)
+def test_names_and_metadata_are_text(tmp_path, source, metadata, says):
+    with pytest.raises(TypeError, match=says):
+        mg.save(source, tmp_path / "a.safetensors", metadata)
+
+
 def test_what_is_no_array_of_numbers_is_not_saved(tmp_path):
     with pytest.raises(TypeError, match=r"save: 'a' is a list, not an array of numbers"):
         mg.save({"a": [1, 2]}, tmp_path / "f")

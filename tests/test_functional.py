@@ -99,12 +99,15 @@ def test_conv1d(options, kernel):
         {"stride": (1, 3), "padding": (1, 0), "output_padding": (0, 2)},
         {"groups": 2, "dilation": 2},
         {"groups": 2, "stride": 2, "padding": 1, "dilation": (1, 2)},
+        {"output_padding": (0, 1), "dilation": (1, 2)},  # a convolution of the output has room for more windows
+        {"stride": (2, 1), "output_padding": (2, 1), "dilation": (3, 2)},
     ],
     ids=str,
 )
 @pytest.mark.parametrize("kernel", [(3, 3), (2, 4)])
-def test_conv_transpose2d(options, kernel):
-    x, w, b = floats((2, 4, 4, 3), (4, 6 // options.get("groups", 1), *kernel), (6,))
+@pytest.mark.parametrize("size", [(4, 3), (3, 1)])
+def test_conv_transpose2d(options, kernel, size):
+    x, w, b = floats((2, 4, *size), (4, 6 // options.get("groups", 1), *kernel), (6,))
     ours = lambda x, w, b: F.conv_transpose2d(x, w, b, **options)
     agrees_with_reference(ours, lambda x, w, b: ref.conv_transpose2d(x, w, b, **options), x, w, b)
     agrees_with_torch(ours, lambda x, w, b: torch_functional().conv_transpose2d(x, w, b, **options), x, w, b)
@@ -120,6 +123,9 @@ POOLS = [
     {"kernel_size": 2, "stride": 3, "padding": 1, "ceil_mode": True},
     {"kernel_size": (3, 2), "stride": 2, "padding": 1, "ceil_mode": True},
     {"kernel_size": 2, "stride": 1},
+    {"kernel_size": 2, "ceil_mode": True},  # the last windows end beyond the input
+    {"kernel_size": (1, 5), "stride": (1, 3), "ceil_mode": True},
+    {"kernel_size": (8, 9), "stride": 4, "ceil_mode": True},  # the only window does
 ]
 
 
@@ -154,6 +160,10 @@ def test_avg_pool2d(options, count_include_pad, size):
         x,
     )
     agrees_with_torch(lambda x: F.avg_pool2d(x, **options), lambda x: torch_functional().avg_pool2d(x, **options), x)
+
+
+def test_avg_pool2d_of_half_precision_does_not_overflow_in_its_sum():
+    assert F.avg_pool2d(mg.full((1, 1, 28, 28), 100.0, dtype=mg.float16), 28).tolist() == [[[[100.0]]]]
 
 
 def test_max_pool2d_gives_the_gradient_to_the_first_of_equal_maxima():
@@ -322,10 +332,23 @@ def image(*shape):
         (lambda: F.layer_norm(mg.ones(2, 3), (2,)), r"layer_norm: the last axes of \[2, 3\] are not \[2\]"),
         (lambda: F.layer_norm(mg.ones(3), (2, 3)), r"layer_norm"),
         (lambda: F.layer_norm(mg.ones(2, 3), (3,), mg.ones(2)), r"layer_norm: the weight.*\[3\].*\[2\]"),
-        (lambda: F.group_norm(mg.ones(2, 3), 2), r"group_norm: 3 channels .* into 2 groups"),
+        (lambda: F.group_norm(mg.ones(2, 3), 2), r"group_norm: the channels of \[2, 3\], .* into 2 groups"),
         (lambda: F.group_norm(mg.ones(2, 4), 2, mg.ones(3)), r"group_norm: the weight.*\[4\].*\[3\]"),
         (lambda: F.batch_norm(mg.ones(2, 3), mg.ones(2)), r"reshape.* size 2 into shape \(1, ?3\)"),
-        (lambda: F.dropout(mg.ones(3), float("nan")), r"dropout: the probability is between 0 and 1, not nan"),
+        (lambda: F.dropout(mg.ones(3), float("nan")), r"dropout: p must be in \[0, 1\], not nan"),
+        (lambda: F.dropout(mg.ones(3), "a"), r"dropout: p must be a number, not 'a'"),
+        (lambda: F.batch_norm(mg.ones(2, 3), eps=float("nan")), r"batch_norm: eps must be finite .* not nan"),
+        (lambda: F.layer_norm(mg.ones(2, 3), (3,), eps=float("nan")), r"layer_norm: eps must be finite"),
+        (lambda: F.group_norm(mg.ones(2, 4), 2, eps=-1.0), r"group_norm: eps must be finite and not negative, not -1"),
+        (lambda: F.max_pool2d(mg.ones(1, 1, 6, 1), 4, 2, ceil_mode=True), r"a window of \(4, 4\) does not fit"),
+        (lambda: F.softmax(mg.ones(2, 3), None), r"log_softmax: the axis is one number, not None"),
+        (lambda: F.log_softmax(mg.ones(2, 3), (0, 1)), r"log_softmax: the axis is one number, not \(0, 1\)"),
+        (lambda: F.flatten(mg.ones(2, 3), 7), r"flatten: axis 7 is out of range for an array of 2 axes"),
+        (lambda: F.flatten(mg.ones(2, 3), -5), r"flatten: axis -5 is out of range for an array of 2 axes"),
+        (lambda: F.flatten(mg.ones(2, 3), None), r"flatten: the axis is one number, not None"),
+        (lambda: F.embedding([3], mg.ones(3, 2)), r"embedding: an index lies outside 0..2"),
+        (lambda: F.embedding(mg.tensor([-1]).data, mg.ones(3, 2)), r"embedding: an index lies outside 0..2"),
+        (lambda: F.conv2d(None, mg.ones(1, 2, 3, 3)), r"conv2d: cannot make numbers of NoneType"),
     ],
 )  # fmt: skip
 def test_bad_input_is_refused_at_once(call, says):
@@ -341,6 +364,9 @@ TWICE = {
     "conv2d same": (lambda x, w: F.conv2d(x, w, padding="same"), [(1, 2, 4, 4), (2, 2, 2, 3)]),
     "conv1d": (lambda x, w: F.conv1d(x, w, stride=2, padding=1), [(2, 2, 5), (3, 2, 3)]),
     "conv_transpose2d": (lambda x, w: F.conv_transpose2d(x, w, None, 2, 1, 1), [(2, 2, 3, 3), (2, 3, 3, 3)]),
+    "conv_transpose2d with room for more windows": (
+        lambda x, w: F.conv_transpose2d(x, w, None, (2, 1), 0, (2, 1), 1, (3, 2)), [(1, 2, 2, 1), (2, 2, 2, 2)],
+    ),
     "max_pool2d": (lambda x: F.max_pool2d(x, 2, 1, 1), [(1, 2, 4, 4)]),
     "avg_pool2d": (lambda x: F.avg_pool2d(x, 3, 2, 1, True, False), [(1, 2, 5, 4)]),
     "adaptive_avg_pool2d": (lambda x: F.adaptive_avg_pool2d(x, (2, 3)), [(1, 2, 5, 4)]),

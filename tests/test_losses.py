@@ -199,12 +199,21 @@ def scores(*shape):
         (lambda: F.cross_entropy(scores(), mg.tensor([0, -1])), r"cross_entropy: a target is -1"),
         (lambda: F.cross_entropy(scores(), mg.tensor([[0], [1]])), r"needs class indices of shape \[2\], not \[2, 1\]"),
         (lambda: F.cross_entropy(scores(), mg.tensor([0, 1, 2])), r"needs class indices of shape \[2\], not \[3\]"),
-        (lambda: F.cross_entropy(scores(3), mg.tensor(0)), r"cross_entropy"),
+        (lambda: F.cross_entropy(scores(3), mg.tensor(0)), r"cross_entropy: needs an input \(n, classes, .*x\[None\]"),
+        (lambda: F.cross_entropy(scores(3), scores(3)), r"cross_entropy: needs an input .* not \[3\]"),
+        (lambda: F.cross_entropy(mg.tensor([[1, 2]]), mg.tensor([0])), r"cross_entropy: the input is floating, not"),
+        (lambda: F.cross_entropy(scores(), [0, 1], ignore_index=1.5), r"ignore_index must be a whole number, not 1.5"),
+        (lambda: nn.CrossEntropyLoss(ignore_index=None), r"CrossEntropyLoss: ignore_index must be a whole number"),
+        (lambda: F.cross_entropy(None, [0, 1]), r"cross_entropy: cannot make numbers of NoneType"),
+        (lambda: F.mse_loss(scores(2), 1.0), r"mse_loss: .*\[2\] and the target \[\]"),
+        (lambda: F.huber_loss(scores(2), scores(2), "sum"), r"huber_loss: delta must be a number, not 'sum'"),
+        (lambda: F.huber_loss(scores(2), scores(2), np.inf), r"huber_loss: delta must be finite .* not inf"),
         (
             lambda: F.cross_entropy(scores(), mg.tensor([True, False])),
             r"cross_entropy: class indices are integers, not bool",
         ),
-        (lambda: F.cross_entropy(scores(), mg.ones(2)), r"cross_entropy .*probabilities: .*\[2, 3\].*\[2\]"),
+        (lambda: F.cross_entropy(scores(), mg.ones(2)), r"cross_entropy: class indices are integers, not float32; use"),
+        (lambda: F.cross_entropy(scores(), mg.ones(2, 4)), r"cross_entropy .*probabilities: .*\[2, 3\].*\[2, 4\]"),
         (lambda: F.cross_entropy(scores(), mg.tensor([0, 1]), mg.ones(2)), r"the weight needs shape \[3\], not \[2\]"),
         (lambda: F.cross_entropy(scores(), mg.ones(2, 3), mg.ones(2)), r"the weight needs shape \[3\], not \[2\]"),
         (lambda: F.cross_entropy(scores(), mg.tensor([0, 1]), reduction="avg"), r"reduction is .* not 'avg'"),
@@ -222,11 +231,11 @@ def scores(*shape):
             lambda: F.bce_with_logits(scores(4), scores(4), None, scores(4, 1)),
             r"bce_with_logits: the pos_weight \[4, 1\]",
         ),
-        (lambda: F.huber_loss(scores(), scores(), delta=-1.0), r"delta is positive, not -1"),
-        (lambda: nn.HuberLoss(delta=float("nan")), r"HuberLoss: delta is positive and finite, not nan"),
+        (lambda: F.huber_loss(scores(), scores(), delta=-1.0), r"delta must be finite and above zero, not -1"),
+        (lambda: nn.HuberLoss(delta=float("nan")), r"HuberLoss: delta must be finite and above zero, not nan"),
         (
             lambda: nn.CrossEntropyLoss(label_smoothing=1.5),
-            r"CrossEntropyLoss: label_smoothing is between 0 and 1, not 1.5",
+            r"CrossEntropyLoss: label_smoothing must be in \[0, 1\], not 1.5",
         ),
         (lambda: nn.MSELoss("average"), r"MSELoss: reduction is 'mean', 'sum' or 'none', not 'average'"),
         (lambda: nn.CrossEntropyLoss(mg.ones(3), reduction=None), r"CrossEntropyLoss: reduction"),
@@ -236,6 +245,47 @@ def test_bad_input_is_refused_at_once(call, says):
     with pytest.raises((ValueError, TypeError), match=says):
         result = call()
         result.numpy()  # a device is asked about labels when values next cross to the host
+
+
+@pytest.mark.parametrize("loss", [F.mse_loss, F.l1_loss, F.huber_loss])
+def test_unsigned_integers_have_no_differences(loss):
+    small, large = mg.tensor(np.array([1], np.uint8)), mg.tensor(np.array([3], np.uint8))
+    with pytest.raises(TypeError, match=r"the input is floating, not uint8; use .astype"):
+        loss(small, large)
+
+
+SCORES = np.array([[1.0, -2.0, 0.5], [0.25, 3.0, -1.0]], np.float32)
+PER_CLASS = [1.0, 2.0, 3.0]
+LOSSES = {
+    "cross_entropy": (F.cross_entropy, SCORES, [0, 2], {"weight": PER_CLASS}),
+    "cross_entropy of probabilities": (F.cross_entropy, SCORES, [[0.5, 0.5, 0.0], [0.0, 0.0, 1.0]], {}),
+    "nll_loss": (F.nll_loss, SCORES, [0, 2], {"weight": PER_CLASS}),
+    "mse_loss": (F.mse_loss, SCORES, (SCORES + 1).tolist(), {}),
+    "l1_loss": (F.l1_loss, SCORES, (SCORES + 1).tolist(), {}),
+    "huber_loss": (F.huber_loss, SCORES, (SCORES + 1).tolist(), {}),
+    "bce_with_logits": (F.bce_with_logits, SCORES, [[1, 0, 1], [0, 1, 0]], {"weight": PER_CLASS}),
+    "bce_with_logits, pos_weight": (F.bce_with_logits, SCORES, [[1, 0, 1], [0, 1, 0]], {"pos_weight": PER_CLASS}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_loss_takes_lists_and_arrays_for_tensors(name):
+    loss, x, target, weights = LOSSES[name]
+    array = lambda values: mg.tensor(values).data
+    expected = loss(mg.tensor(x), mg.tensor(target), **{k: mg.tensor(w) for k, w in weights.items()})
+    assert isinstance(expected, mg.Tensor) and expected.shape == ()
+    for found in (
+        loss(mg.tensor(x), target, **weights),
+        loss(array(x), array(target), **{k: array(w) for k, w in weights.items()}),
+        loss(x.tolist(), target, **weights),
+    ):
+        assert isinstance(found, mg.Tensor) and found.item() == expected.item()
+
+
+def test_a_number_as_pos_weight_is_one_for_all():
+    x, t = mg.tensor(SCORES.astype(np.float64)), mg.tensor((SCORES > 0).astype(np.float64))
+    expected = F.bce_with_logits(x, t, pos_weight=mg.full((3,), 2.0, dtype=mg.float64))
+    assert F.bce_with_logits(x, t, pos_weight=2.0).item() == expected.item()
 
 
 def test_a_loss_names_its_weight_as_pytorch_does_and_never_learns_it():

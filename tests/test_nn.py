@@ -197,6 +197,72 @@ def test_train_and_eval_reach_everything_below():
     assert all(m.training for m in net.train().modules())
 
 
+def test_a_part_that_is_unfrozen_goes_back_to_the_mode_of_its_model():
+    net = Net()
+    net.freeze().eval()
+    net.blocks[0].unfreeze()
+    assert not net.blocks[0].bn.training and net.blocks[0].bn.weight.requires_grad
+    net.train()
+    assert net.blocks[0].bn.training and not net.blocks[1].bn.training
+
+
+def test_the_names_are_those_of_the_last_walk():
+    """A part of a model that was walked, put into another: an optimizer saves under the names of the model it got."""
+    encoder = nn.Sequential(nn.Linear(2, 2))
+    list(nn.Sequential(nn.Identity(), nn.Sequential(encoder)).named_parameters())
+    model = nn.Sequential(encoder, nn.BatchNorm1d(2))
+    optimizer = mg.optim.SGD(model.parameters(), lr=0.1)
+    assert list(optimizer.state) == [name for name, _ in model.named_parameters()]
+    assert next(iter(optimizer.state)) == "0.0.weight" and encoder[0].path == "0.0"
+    model[0].freeze().unfreeze().eval().zero_grad()
+    assert encoder[0].weight.label == "0.0.weight"  # modes leave names alone
+
+
+def test_the_first_call_of_a_model_gives_its_layers_their_names():
+    model = nn.Sequential(nn.Identity(), nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)))
+    y = model(mg.ones(3, 2))
+    assert model[1][1].path == "1.1" and model[1][1].running_mean.label == "1.1.running_mean"
+    assert "1.0.weight" in str(mg.Tape(y))
+
+
+def test_a_layer_that_stands_alone_is_named_by_its_class():
+    with pytest.raises(ValueError, match=r"^BatchNorm1d: an input of shape \[1, 2\].*") as caught:
+        nn.BatchNorm1d(2)(mg.ones(1, 2))
+    assert caught.value.__notes__ == ["in BatchNorm1d(2, eps=1e-05, momentum=0.1)"]
+    with pytest.raises(ValueError, match=r"^BatchNorm1d 1: an input of shape \[1, 2\].*"):
+        nn.Sequential(nn.Identity(), nn.BatchNorm1d(2))(mg.ones(1, 2))
+
+
+LAYERS = {
+    "linear": (lambda: nn.Linear(3, 2), (4, 3)),
+    "conv": (lambda: nn.Conv2d(3, 2, 2), (1, 3, 4, 4)),
+    "batchnorm": (lambda: nn.BatchNorm1d(3), (4, 3)),
+    "layernorm": (lambda: nn.LayerNorm(3), (4, 3)),
+    "groupnorm": (lambda: nn.GroupNorm(1, 3), (4, 3)),
+    "max pooling": (lambda: nn.MaxPool2d(2), (1, 3, 4, 4)),
+    "avg pooling": (lambda: nn.AvgPool2d(2), (1, 3, 4, 4)),
+    "relu": (nn.ReLU, (4, 3)),
+    "dropout": (lambda: nn.Dropout(0.0), (4, 3)),
+    "flatten": (nn.Flatten, (1, 3, 4)),
+    "sequential": (lambda: nn.Sequential(nn.ReLU(), nn.Linear(3, 2)), (4, 3)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_layer_takes_an_array_for_a_tensor(name):
+    make, shape = LAYERS[name]
+    layer, x = make(), mg.random.normal(shape)
+    y = layer(x.data)
+    assert isinstance(y, mg.Tensor) and np.array_equal(y.numpy(), layer(x).numpy())
+
+
+@pytest.mark.parametrize("index", [np.array([-1, 0]), np.array([0, 5]), [5], 5])
+def test_an_index_out_of_range_is_refused_whatever_holds_it(index):
+    with pytest.raises(IndexError, match=r"embedding: an index lies outside 0..4"):
+        nn.Embedding(5, 3)(mg.tensor(index).data if isinstance(index, np.ndarray) else index).numpy()
+    assert mg.ones(3).sum().item() == 3.0  # and no condition is left behind
+
+
 def test_freeze_survives_train():
     net = Net()
     net.blocks[0].freeze()
@@ -223,6 +289,8 @@ def test_a_plain_tensor_cannot_take_the_place_of_a_buffer_or_parameter(name, his
     with pytest.raises(TypeError, match=says + (r"; this one has a history.*t.detach\(\)" if history else "$")):
         setattr(layer, name, value)
     assert getattr(layer, name) is held and model.state_dict().keys() == before
+    with pytest.raises(TypeError, match=rf"0.{name} is a \w+, and a ndarray cannot take its place"):
+        setattr(layer, name, np.zeros(2))
     setattr(layer, name, None)
     layer.note = value  # an attribute of its own may be any Tensor
 
@@ -342,6 +410,56 @@ def test_repr_is_a_tree():
     )
 
 
+def test_repr_shows_what_is_not_usual():
+    shown = {
+        nn.MaxPool2d(3, dilation=2): "MaxPool2d((3, 3), stride=(3, 3), padding=(0, 0), dilation=(2, 2))",
+        nn.AvgPool2d(2, ceil_mode=True, count_include_pad=False): (
+            "AvgPool2d((2, 2), stride=(2, 2), padding=(0, 0), ceil_mode=True, count_include_pad=False)"
+        ),
+        nn.LayerNorm(3, bias=False): "LayerNorm((3,), eps=1e-05, bias=False)",
+        nn.LayerNorm(3, elementwise_affine=False): "LayerNorm((3,), eps=1e-05, elementwise_affine=False)",
+        nn.GroupNorm(1, 3, affine=False): "GroupNorm(1, 3, eps=1e-05, affine=False)",
+        nn.BatchNorm1d(3, affine=False): "BatchNorm1d(3, eps=1e-05, momentum=0.1, affine=False)",
+        nn.Conv1d(1, 2, 3, bias=False): "Conv1d(1, 2, kernel_size=(3,), stride=(1,), bias=False)",
+        nn.GELU(): "GELU()",
+        nn.GELU("tanh"): "GELU(approximate='tanh')",
+        nn.Softmax(1): "Softmax(axis=1)",
+        nn.LogSoftmax(): "LogSoftmax(axis=-1)",
+        nn.Flatten(): "Flatten(start_axis=1)",
+        nn.MSELoss(): "MSELoss()",
+        nn.MSELoss("sum"): "MSELoss(reduction='sum')",
+        nn.HuberLoss(delta=0.5): "HuberLoss(delta=0.5)",
+        nn.CrossEntropyLoss([1.0, 2.0], -1, label_smoothing=0.1): (
+            "CrossEntropyLoss(weight of shape [2], ignore_index=-1, label_smoothing=0.1)"
+        ),
+    }
+    assert [repr(layer) for layer in shown] == list(shown.values())
+
+
+class Shared(nn.Module):
+    """A layer called twice, a weight tied to another, a Parameter of its own, and a layer that is never called."""
+
+    def __init__(self):
+        self.scale = nn.Parameter(mg.ones(3))
+        self.twice, self.tied, self.never = nn.Linear(3, 3), nn.Linear(3, 3), nn.BatchNorm1d(3)
+        self.tied.weight = self.twice.weight
+
+    def forward(self, x):
+        return self.tied(self.twice(self.twice(x))) * self.scale
+
+
+@pytest.mark.parametrize("model", [Shared(), nn.Sequential(Shared(), nn.ReLU()), nn.Linear(3, 2)])
+def test_the_lines_of_a_summary_add_up_to_its_total(model):
+    *lines, total = (line.split()[-2:] for line in nn.summary(model, (2, 3)).splitlines() if line[-1].isdigit())
+    assert [sum(map(int, column)) for column in zip(*lines)] == list(map(int, total))
+    assert int(total[0]) == sum(p.size for p in model.parameters())
+
+
+def test_the_shape_for_a_summary_is_a_tuple():
+    with pytest.raises(TypeError, match="summary: input_shape is a tuple of lengths, the batch first, not 3"):
+        nn.summary(nn.Linear(3, 2), 3)
+
+
 def test_summary_counts_and_leaves_the_model_as_it_was():
     net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4 * 36, 10))
     net[1].freeze()
@@ -375,8 +493,8 @@ NAN = float("nan")
 @pytest.mark.parametrize(
     "make, says",
     [
-        (lambda: nn.Linear(0, 3), "Linear: in_features is an integer >= 1, not 0"),
-        (lambda: nn.Linear(3, 2.5), "Linear: out_features is an integer >= 1, not 2.5"),
+        (lambda: nn.Linear(0, 3), "Linear: in_features must be at least 1, not 0"),
+        (lambda: nn.Linear(3, 2.5), "Linear: out_features must be a whole number, not 2.5"),
         (lambda: nn.Conv2d(3, 4, 0), "Conv2d kernel_size: needs one integer >= 1"),
         (lambda: nn.Conv2d(3, 4, 3, stride=0), "Conv2d stride: needs one integer >= 1"),
         (lambda: nn.Conv2d(3, 4, 3, padding=-1), "Conv2d padding: needs one integer >= 0"),
@@ -389,17 +507,24 @@ NAN = float("nan")
         (lambda: nn.AvgPool2d(0), "AvgPool2d kernel_size: needs one integer >= 1"),
         (lambda: nn.AdaptiveAvgPool2d(0), "AdaptiveAvgPool2d output_size"),
         (lambda: nn.Dropout(NAN), "Dropout: .*not nan"),
-        (lambda: nn.LeakyReLU(NAN), "LeakyReLU: negative_slope is a finite number, not nan"),
-        (lambda: nn.ELU(NAN), "ELU: alpha is a finite number, not nan"),
+        (lambda: nn.LeakyReLU(NAN), "LeakyReLU: negative_slope must be finite, not nan"),
+        (lambda: nn.ELU(NAN), "ELU: alpha must be finite, not nan"),
         (lambda: nn.GELU("fast"), "GELU: approximate is 'none' or 'tanh', not 'fast'"),
-        (lambda: nn.BatchNorm2d(0), "BatchNorm2d: num_features is an integer >= 1, not 0"),
-        (lambda: nn.BatchNorm2d(3, eps=NAN), "BatchNorm2d: eps is a finite number >= 0, not nan"),
-        (lambda: nn.BatchNorm2d(3, momentum=NAN), "BatchNorm2d: momentum is None or between 0 and 1, not nan"),
+        (lambda: nn.BatchNorm2d(0), "BatchNorm2d: num_features must be at least 1, not 0"),
+        (lambda: nn.BatchNorm2d(3, eps=NAN), "BatchNorm2d: eps must be finite and not negative, not nan"),
+        (lambda: nn.BatchNorm2d(3, momentum=NAN), "BatchNorm2d: momentum must be in \\[0, 1\\], not nan"),
         (lambda: nn.LayerNorm(0), "LayerNorm: normalized_shape"),
-        (lambda: nn.LayerNorm(3, eps=-1.0), "LayerNorm: eps is a finite number >= 0, not -1"),
+        (lambda: nn.LayerNorm(3, eps=-1.0), "LayerNorm: eps must be finite and not negative, not -1"),
         (lambda: nn.GroupNorm(2, 3), "GroupNorm: 3 channels do not divide into 2 groups"),
-        (lambda: nn.GroupNorm(0, 3), "GroupNorm: 3 channels do not divide into 0 groups"),
-        (lambda: nn.Embedding(0, 3), "Embedding: num_embeddings is an integer >= 1"),
+        (lambda: nn.GroupNorm(0, 3), "GroupNorm: num_groups must be at least 1, not 0"),
+        (lambda: nn.Embedding(0, 3), "Embedding: num_embeddings must be at least 1"),
+        (lambda: nn.Linear(True, 3), "Linear: in_features must be a whole number, not True"),
+        (lambda: nn.LayerNorm(()), "LayerNorm: normalized_shape must have at least one axis"),
+        (lambda: nn.BatchNorm1d(3, momentum="x"), "BatchNorm1d: momentum must be a number, not 'x'"),
+        (lambda: nn.BatchNorm1d(3, eps="a"), "BatchNorm1d: eps must be a number, not 'a'"),
+        (lambda: nn.Dropout("a"), "Dropout: p must be a number, not 'a'"),
+        (lambda: nn.ModuleList([nn.ReLU(), 2]), "ModuleList: entry 1 is a int, not a Module"),
+        (lambda: nn.Parameter(mg.ones(2, requires_grad=True) * 2), r"Parameter: .*multiply.*pass t.detach\(\)"),
         (lambda: nn.Sequential(mg.relu), "Sequential: layer 0 is a function, not a Module"),
         (lambda: nn.Buffer(nn.Linear(2, 2).weight), "Buffer: .*history"),
         (lambda: nn.Parameter(mg.tensor([1, 2])), "only floating dtypes have gradients, not int64"),
@@ -434,6 +559,35 @@ def test_bad_input_is_refused_with_the_path_of_the_layer(layer, x, says):
         (ValueError, TypeError, IndexError), match=f"(?s){says}.*in the layer '1.0': {type(layer).__name__}"
     ):
         model(x)
+
+
+def test_numpys_integers_are_sizes():
+    three, one = np.int64(3), np.int64(1)
+    for make in (
+        lambda n: nn.Linear(n, n), lambda n: nn.Conv2d(n, n, n, groups=n), lambda n: nn.BatchNorm1d(n),
+        lambda n: nn.Embedding(n, n), lambda n: nn.LayerNorm(n), lambda n: nn.LayerNorm((n, n)),
+        lambda n: nn.GroupNorm(n, n),
+    ):  # fmt: skip
+        assert repr(make(three)) == repr(make(3))
+    x, w = mg.ones(1, 3, 4, 4), mg.ones(3, 3, 2, 2)
+    assert mg.functional.conv2d(x, w, groups=one).shape == (1, 3, 3, 3)
+
+
+@pytest.mark.parametrize(
+    "update, says",
+    [
+        (lambda layer: layer.num_batches_tracked.update(mg.tensor(1.7)), "float32 values do not fit into the int64"),
+        (lambda layer: layer.num_batches_tracked.update(mg.tensor(NAN)), "float32 values do not fit into the int64"),
+        (lambda layer: layer.load_state_dict(None), "load_state_dict: needs a dict of arrays, not a NoneType; mg.load"),
+        (lambda layer: layer.load_state_dict("weights.safetensors"), "load_state_dict: needs a dict of arrays, .* str"),
+        (lambda layer: layer.to_dtype("foo"), "to_dtype: Parameters are floating.*not foo"),
+        (lambda layer: mg.fused.fuse(3), "fuse: needs a Module, not a int"),
+        (lambda layer: mg.capture(3), "capture: needs a function of Tensors, not a int"),
+    ],
+)  # fmt: skip
+def test_what_would_be_cast_or_is_of_another_type_is_refused(update, says):
+    with pytest.raises(TypeError, match=says):
+        update(nn.BatchNorm1d(3))
 
 
 def test_a_momentum_of_the_other_convention_is_pointed_out():

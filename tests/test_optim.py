@@ -512,7 +512,7 @@ NUMBERS = [
 @pytest.mark.parametrize(("name", "key"), [(name, key) for name, keys in NUMBERS for key in keys])
 def test_bad_hyper_parameters_are_refused_with_name_and_value(name, key, value):
     (p,) = parameters((2,))
-    message = f"{name}: {key} must be finite and not negative, not {float(value)}"
+    message = f"{name}: {key} must be .*, not {float(value)}"
     with pytest.raises(ValueError, match=message):
         getattr(optim, name)([p], **{key: value})
     with pytest.raises(ValueError, match=message):
@@ -739,6 +739,24 @@ def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(damage, messag
     after = optimizer.state_dict()
     assert before["param_groups"] == after["param_groups"] and before["state"].keys() == after["state"].keys()
     assert all((before["state"][key] == after["state"][key]).all() for key in before["state"])
+
+
+def test_what_is_not_finite_is_loaded_only_where_that_is_wanted():
+    (p,) = parameters((2,))
+    optimizer = optim.SGD([("p", p)], momentum=0.9)
+    optimizer.step()
+    state = optimizer.state_dict()
+    state["state"]["momentum_buffer/p"][1] = math.nan
+    with pytest.raises(ValueError, match=r"SGD.load_state_dict: .*nonfinite: momentum_buffer/p"):
+        optimizer.load_state_dict(state)
+    optimizer.load_state_dict(state, allow_nonfinite=True)
+    with pytest.raises(TypeError, match=r"SGD.load_state_dict: needs what state_dict\(\) gave, not a NoneType"):
+        optimizer.load_state_dict(None)
+
+
+def test_the_longest_norm_is_a_number():
+    with pytest.raises(TypeError, match="clip_grad_norm: max_norm must be a number, not 'a'"):
+        optim.clip_grad_norm(parameters((2,)), "a")
 
 
 def test_all_faults_are_listed_at_once():

@@ -222,7 +222,15 @@ def test_random_shapes_dtypes_and_moments() -> None:
     assert set(np.unique(b.numpy())) == {0, 1} and abs(b.mean().item() - 0.25) < 0.02
     assert sorted(mg.random.permutation(10).tolist()) == list(range(10))
     assert mg.random.normal().shape == () and mg.random.normal(0, 3).shape == (0, 3)
-    with pytest.raises(ValueError, match=r"bernoulli: the probability is between 0 and 1, not 1.5"):
+    for draw, says in [
+        (lambda: mg.random.normal(2, std=float("nan")), "normal: std must be finite and not negative, not nan"),
+        (lambda: mg.random.normal(2, std=-1.0), "normal: std must be finite and not negative, not -1"),
+        (lambda: mg.random.uniform(2, low=1.0, high=0.0), "uniform: low must not be above high"),
+        (lambda: mg.random.permutation(-1), "permutation: n must be at least 0, not -1"),
+    ]:
+        with pytest.raises(ValueError, match=says):
+            draw()
+    with pytest.raises(ValueError, match=r"bernoulli: p must be in \[0, 1\], not 1.5"):
         mg.random.bernoulli(1.5, 3)
 
 

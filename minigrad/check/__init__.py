@@ -1,8 +1,11 @@
 """Checking gradients: `gradcheck` against numbers, `check_hand_gradient` against autodiff.
 
-`forward` records a user's function with names and lines, `sweep` acts out backward passes with
-mistakes in them, `explain` looks for the mistake that was made, `mutants` measures what a check could
-have caught; `findings`, `steps` and `report` say it. `python -m minigrad.check` does it from the command line.
+A `level` is a function at a point (or its derivative), `oracles` differentiate it by numbers, a `trial` compares
+in one direction, `kinks` and `culprits` name the op at a kink and the row that is wrong.
+`forward` records a user's function with names and lines, `calling` asks their backward, `comparison` and
+`rounding` tell whether it is right, `sweep` acts out backward passes with mistakes in them, `explain` looks for
+the mistake that was made, `mutants` measures what a check could have caught; `findings`, `steps` and `report`
+say it. `python -m minigrad.check` does it from the command line.
 """
 
 from typing import Any
@@ -18,7 +21,7 @@ def assert_hand_gradient(f: Any, inputs: Any, hand: Any, **options: Any) -> Repo
     __tracebackhide__ = True
     report = check_hand_gradient(f, inputs, hand, **options)
     if not report:
-        raise AssertionError(f"\n{report}")
+        raise AssertionError(str(report))
     return report
 
 
@@ -27,7 +30,7 @@ def assert_gradient(f: Any, inputs: Any, order: int = 1, **options: Any) -> Repo
     __tracebackhide__ = True
     report = gradcheck(f, inputs, order, **options)
     if not report:
-        raise AssertionError(f"\n{report}")
+        raise AssertionError(str(report))
     return report
 
 

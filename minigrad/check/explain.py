@@ -9,37 +9,59 @@ does, nothing is claimed.
 
 from __future__ import annotations
 
+import functools
+
 from minigrad.backend import numpy as host
+from minigrad.check.slips_of_constants import SlipsOfConstants
 from minigrad.check.slips_of_formulas import SlipsOfFormulas
+from minigrad.check.slips_of_loops import SlipsOfLoops
 from minigrad.check.slips_of_paths import SlipsOfPaths
 from minigrad.check.slips_of_shapes import SlipsOfShapes
+from minigrad.check.slips_of_sums import SlipsOfSums
 from minigrad.check.slips_of_values import SlipsOfValues
 from minigrad.check.suspicion import Explanation
 from minigrad.check.sweep import Sweep
 
 
-class Explainer(SlipsOfPaths, SlipsOfValues, SlipsOfShapes, SlipsOfFormulas):
+class Explainer(
+    SlipsOfPaths, SlipsOfValues, SlipsOfShapes, SlipsOfLoops, SlipsOfConstants, SlipsOfFormulas, SlipsOfSums
+):  # fmt: skip
     """Looks for the mistake behind each wrong gradient of one recorded run."""
 
     def explain(self, k: int) -> list[Explanation]:
         """Every mistake known here that reproduces the k-th gradient, the simplest first."""
-        self._prepare(k)
-        found: list[Explanation] = []
-        for search in (
-            self.whole, self.upstream, self.sites, self.constants, self.factors, self.local, self.mistaken,
-            self.sums, self.products, self.added_up, self.overwritten, self.passed_over, self.replaced, self.exchanged,
-            self.everywhere, self.nothing_summed, self.replays, self.formulas, self.pairs, self.combinations,
-        ):  # fmt: skip
-            if found and search in (
-                self.everywhere, self.nothing_summed, self.replays, self.formulas, self.pairs, self.combinations,
-            ):
-                break
-            with host.errstate(all="ignore"):
-                found += search()
-        if not found and (pruned := self.without_zeros()) is not None:
-            return pruned.explain(k)
-        return sorted(found, key=lambda e: e.rank)
+        searching = [self] if self.without_zeros is None else [self, self.without_zeros]
+        for explainer in searching:
+            explainer._prepare(k)
+        with host.errstate(all="ignore"):
+            for explainer in searching:
+                if found := explainer._plain():
+                    return sorted(found, key=lambda e: e.rank)
+            for explainer in searching:
+                if found := explainer._far_fetched():
+                    return sorted(found, key=lambda e: e.rank)
+        return []
 
+    def _plain(self) -> list[Explanation]:
+        """What the searches for single slips find."""
+        searches = (
+            self.whole, self.upstream, self.sites, self.constants, self.factors, self.local, self.mistaken, self.sums,
+            self.products, self.turned, self.added_up, self.overwritten, self.passed_over, self.replaced,
+            self.exchanged,
+        )  # fmt: skip
+        return [explanation for search in searches for explanation in search()]
+
+    def _far_fetched(self) -> list[Explanation]:
+        """What the first of the other searches finds that finds something: they take longer."""
+        for search in (
+            self.everywhere, self.nothing_summed, self.replays, self.formulas, self.sums_of_values, self.pairs,
+            self.combinations,
+        ):  # fmt: skip
+            if found := list(search()):
+                return found
+        return []
+
+    @functools.cached_property
     def without_zeros(self) -> Explainer | None:
         """The same search with what contributes nothing in all taken as constant, as hands rightly do.
 

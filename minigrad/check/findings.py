@@ -13,7 +13,7 @@ from minigrad.backend import numpy as host
 from minigrad.check.explain import Explainer
 from minigrad.check.forward import CannotRun, Forward, name_of, record
 from minigrad.check.rearranged import reshaped
-from minigrad.check.report import NOTE, Finding
+from minigrad.check.report import NOTE, VACUOUS, Finding
 from minigrad.check.suspicion import Explanation
 from minigrad.check.sweep import Sweep
 
@@ -23,7 +23,7 @@ Array = Any
 def structural_zero(a: Array, sizes: Array) -> bool:
     """Whether a gradient is nothing but what rounding leaves of terms that cancel."""
     scale = float(host.sqrt((sizes**2).sum()))
-    return a.size > 0 and scale > 0 and float(host.sqrt((a * a).sum())) <= 1e-11 * scale
+    return a.size > 0 and 0 < scale < host.inf and float(host.sqrt((a * a).sum())) <= 1e-11 * scale
 
 
 def of_a_zero(name: str, a: Array, sizes: Array) -> Finding:
@@ -49,15 +49,29 @@ def of_a_shape(name: str, h: Array, a: Array, tol: Array) -> Finding:
     return Finding(name, why[0], f"{head}: {why[1]}", evidence={"shape": h.shape, "needed": a.shape})
 
 
-def of_nan(name: str, h: Array) -> Finding:
-    """A gradient that is not finite where autodiff's is."""
-    bad = ~host.isfinite(h)
+def of_nan(name: str, h: Array, bad: Array) -> Finding:
+    """A gradient that is not finite (at the elements `bad`) where autodiff's is."""
     first = tuple(int(i) for i in host.argwhere(bad)[0])
     message = (
         f"d{name} holds {int(bad.sum())} values that are NaN or infinite, the first at {list(first)}; "
         f"autodiff's are finite"
     )
     return Finding(name, "not finite", message, evidence={"index": first})
+
+
+def of_no_derivative(name: str, h: Array, a: Array) -> Finding:
+    """Where autodiff's gradient is not finite: a note, if the hand-derived one is not either and something is left."""
+    none = ~host.isfinite(a)
+    first = tuple(int(i) for i in host.argwhere(none)[0])
+    head = (
+        f"autodiff's d{name} holds {int(none.sum())} values that are NaN or infinite, the first at {list(first)}: no "
+        f"derivative exists there (a root, a logarithm or a quotient at 0?)"
+    )
+    alike = not host.isfinite(h[none]).any()
+    if alike and not none.all():
+        return Finding(name, "no derivative", f"{head}, and by hand they are not finite either", severity=NOTE)
+    message = f"{head}, and there is nothing to compare with. Choose other inputs"
+    return Finding(name, "no derivative", message, evidence={"index": first}, severity=VACUOUS)
 
 
 def not_on_tape(run: Forward, sweep: Sweep, values: list[Any], outputs: int) -> list[Finding]:
@@ -127,7 +141,7 @@ def explained(explainer: Explainer, wrong: list[int], names: list[str], progress
             left = [k for k in left if k not in chosen]
         else:
             k = left.pop(0)
-            findings.append(_unexplained(explainer, k, names[k]))
+            findings.append(differs(explainer, k, names[k], "none of the mistakes known here explains it"))
     return findings
 
 
@@ -162,9 +176,11 @@ def _worst(explainer: Explainer, k: int, many: int = 3) -> list[dict[str, Any]]:
     """The elements that differ most."""
     h, a = explainer.hand[k], explainer.sweep.gradients[k]
     assert h is not None
-    gap = host.abs(h - a).reshape(-1)
+    gap = host.where(host.isfinite(a), host.abs(h - a), 0.0).reshape(-1)
     rows = []
     for flat in host.argsort(-gap)[:many]:
+        if not gap[flat]:
+            break
         index = tuple(int(i) for i in host.unravel_index(int(flat), a.shape)) if a.ndim else ()
         mine, right = float(h[index]), float(a[index])
         rows.append(
@@ -179,11 +195,11 @@ def _worst(explainer: Explainer, k: int, many: int = 3) -> list[dict[str, Any]]:
     return rows
 
 
-def _unexplained(explainer: Explainer, k: int, name: str) -> Finding:
+def differs(explainer: Explainer, k: int, name: str, because: str) -> Finding:
     """Where the difference is, and no guess at its cause."""
     h, a, tol = explainer.hand[k], explainer.sweep.gradients[k], explainer.tolerances[k]
     assert h is not None
-    off = host.abs(h - a) > tol
+    off = (host.abs(h - a) > tol) & host.isfinite(a)
     worst = _worst(explainer, k)
     first = tuple(int(i) for i in host.argwhere(off)[0]) if a.ndim else ()
     places = []
@@ -194,7 +210,7 @@ def _unexplained(explainer: Explainer, k: int, name: str) -> Finding:
     message = (
         f"d{name} differs from autodiff in {int(off.sum())} of {a.size} "
         f"elements{' (' + ', '.join(places) + ')' if places else ''}, "
-        f"and none of the mistakes known here explains it. The first is at {list(first)}: {float(h[first]):.6g} "
+        f"and {because}. The first is at {list(first)}: {float(h[first]):.6g} "
         f"by hand, {float(a[first]):.6g} by autodiff. "
         "To find the step, return the intermediates' cotangents in a dict too"
     )

@@ -8,39 +8,23 @@ the mutation score (`mutants`) tells whether the check could have failed at all.
 
 from __future__ import annotations
 
-import copy
-import inspect
+import operator
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
 from minigrad import backend
 from minigrad.backend import numpy as host
-from minigrad.backend import to_numpy
-from minigrad.check.explain import Explainer
-from minigrad.check.findings import explained, not_on_tape, of_a_shape, of_a_zero, of_nan, structural_zero
-from minigrad.check.forward import CannotRun, Forward, arrays_of, complaint, name_of, record
-from minigrad.check.mutants import Score, mutation_score, score_sentence
-from minigrad.check.report import NOTE, VACUOUS, Finding, Report
+from minigrad.check.calling import steps_of, takes_cotangents_by_name, way_to_call
+from minigrad.check.comparison import Comparison, floating, on_host
+from minigrad.check.findings import differs, explained, not_on_tape, of_a_zero, structural_zero
+from minigrad.check.forward import CannotRun, Forward, name_of, record
+from minigrad.check.mutants import Mutant, Score, mutation_score, score_sentence
+from minigrad.check.repeated import Repeated, require_the_same_twice
+from minigrad.check.report import MISTAKE, NOTE, VACUOUS, Finding, Report
 from minigrad.check.steps import walk
-from minigrad.check.sweep import Sweep
-from minigrad.tape import Node
-from minigrad.tensor import Tensor
 
 Array = Any
-ULP = 2.0**-52
-
-RTOL = {"float64": 1e-9, "float32": 2e-4, "float16": 2e-2}
-"""Relative tolerances, of the sum of the sizes of a gradient's path terms, by the dtype of the computation."""
-
-
-@dataclass
-class Answer:
-    """What a hand function returned: for each differentiable input an array or None, and named steps."""
-
-    gradients: list[Array | None]
-    steps: dict[str, Array] = field(default_factory=dict)
-    findings: list[Finding] = field(default_factory=list)
 
 
 def check_hand_gradient(
@@ -49,7 +33,7 @@ def check_hand_gradient(
     hand: Any,
     cotangent: Any = None,
     *,
-    outputs: int = 1,
+    outputs: int | None = None,
     steps: Mapping[str, Any] | None = None,
     rtol: float | None = None,
     keep_dtype: bool = False,
@@ -65,7 +49,8 @@ def check_hand_gradient(
                gradients themselves (an array, a tuple in the order of the inputs, or a dict by name)
     cotangent: the upstream gradient (a tuple for several outputs). By default random, so that nothing
                hides; needed with plain gradients unless f returns one number
-    outputs:   how many leading values that f returns have cotangents, `hand(g1, g2, cache)`
+    outputs:   how many leading values that f returns have cotangents, `hand(g1, g2, cache)`. By default one,
+               or as many as `cotangent` has parts or as hand's signature asks for
     steps:     hand-derived cotangents of intermediates, by label or by the name of f's local variable.
                `hand` may return them too, in a dict. The first wrong step is then named.
     rtol:      relative tolerance; by default 1e-9 in float64. keep_dtype: compute in the inputs' dtype
@@ -75,291 +60,192 @@ def check_hand_gradient(
     Raises CannotRun (a ValueError) where f itself fails or cannot be differentiated. Everything that
     `hand` does wrong is a finding.
     """
-    with backend.using("numpy"):
-        return _check(f, inputs, hand, cotangent, outputs, steps, rtol, keep_dtype, seed, score, progress)
-
-
-def _check(
-    f: Callable[..., Any], inputs: Any, hand: Any, cotangent: Any, outputs: int, steps: Mapping[str, Any] | None,
-    rtol: float | None, keep_dtype: bool, seed: int, score: bool, progress: bool | None,
-) -> Report:  # fmt: skip
-    given = [_host(x) for x in (inputs if isinstance(inputs, (tuple, list)) else (inputs,))]
-    narrow = sorted({str(x.dtype) for x in given if _floating(x) and x.dtype != host.float64})
-    values = given if keep_dtype else [x.astype(host.float64) if _floating(x) else x for x in given]
-    try:
-        run = record(f, values, outputs)
-    except CannotRun as error:
-        if not narrow or keep_dtype or "different floating dtypes" not in str(error):
-            raise
-        run, values, keep_dtype = record(f, given, outputs), given, True
-    names = [run.leaf_name(k) for k in range(len(run.leaves))]
-    report = Report(f"hand-derived gradient of {name_of(f)}")
-    dtype = str(run.leaves[0].dtype)
-    report.details["computed in"] = dtype + (f" (inputs: {', '.join(narrow)})" if narrow and not keep_dtype else "")
-    seeds = _seeds(run, hand, cotangent, seed)
-    sweep = Sweep(run, seeds)
-    answer = _ask(hand, run, [seeds[y.node] for y in run.outputs if y.node is not None], names)
-    report.findings += answer.findings
-    report.findings += not_on_tape(run, sweep, values, outputs)
-    answer.steps |= {name: host.asarray(to_numpy(_host(value))) for name, value in (steps or {}).items()}
-    if answer.findings and all(h is None for h in answer.gradients) and not answer.steps:
-        return report
-    if any(h is not None and h.dtype == host.float32 for h in answer.gradients) and dtype == "float64":
-        rtol = RTOL["float32"] if rtol is None else rtol
-        report.details["precision"] = "the hand-derived gradient came in float32, so only float32's digits are compared"
-    rtol = RTOL[dtype] if rtol is None else rtol
-    explainer = Explainer(sweep, answer.gradients, [])
-    sizes = [explainer.absolute(k) for k in range(len(names))]
-    noise = _noise(run, sweep, hand, answer, values, outputs, keep_dtype)
-    tolerances = [
-        rtol * s + 1e-3 * rtol * float(s.max(initial=0.0)) + 32 * n for s, n in zip(sizes, noise, strict=True)
-    ]  # fmt: skip
-    explainer.tolerances = tolerances
-    wrong: list[int] = []
-    for k, (a, h, tol) in enumerate(zip(sweep.gradients, answer.gradients, tolerances, strict=True)):
-        size = float(host.sqrt((sizes[k] ** 2).sum()))
-        norm = float(host.sqrt((a * a).sum()))
-        cancellation = size / norm if norm else float("inf")
-        report.facts[names[k]] = {"|gradient|": norm, "|path terms|": size, "cancellation": cancellation}
-        report.absolute[names[k]] = sizes[k]
-        if structural_zero(a, sizes[k]):
-            report.findings.append(of_a_zero(names[k], a, sizes[k]))
-        if h is None:
-            continue
-        if h.shape != a.shape:
-            report.findings.append(of_a_shape(names[k], h, a, tol))
-            continue
-        if not host.isfinite(h).all() and host.isfinite(a).all():
-            report.findings.append(of_nan(names[k], h))
-            continue
-        report.maps[names[k]] = (h, a)
-        gap = host.abs(h - a)
-        report.facts[names[k]] |= {
-            "largest difference": float(gap.max(initial=0.0)),
-            "tolerance": float(host.max(tol, initial=0.0)),
-        }
-        if not (gap <= tol).all():
-            wrong.append(k)
-    if answer.steps:
-        report.findings += walk(run, sweep, answer.steps, rtol)
-    if wrong:
-        report.findings += explained(explainer, wrong, names, progress)
-    if score:
-        _score(report, run, sweep, tolerances, f, values, hand, cotangent, outputs, rtol, keep_dtype, seed)
-    report.findings.sort(key=lambda finding: ("mistake", "vacuous", "note").index(finding.severity))
+    asked = _Asked(Repeated(f, hand), hand, cotangent, outputs, rtol, keep_dtype, seed)
+    asked.require_sense(steps)
+    with backend.using("numpy"), host.errstate(all="ignore"):
+        report, comparison = _compared(asked, inputs, steps, progress)
+        if score and report.facts:
+            _score(report, comparison, asked)
+    report.findings.sort(key=lambda finding: (MISTAKE, VACUOUS, NOTE).index(finding.severity))
     return report
 
 
-def _host(x: Any) -> Any:
-    """Tensors and device arrays as arrays on the host; Python lists of floats as arrays."""
-    if isinstance(x, Tensor):
-        return to_numpy(x.data)
-    if isinstance(x, host.generic):
-        return host.asarray(x)
-    return to_numpy(x) if backend.is_array(x) else x
+@dataclass(frozen=True)
+class _Asked:
+    """What the user asked for, see `check_hand_gradient`."""
+
+    f: Repeated
+    hand: Any
+    cotangent: Any
+    outputs: int | None
+    rtol: float | None
+    keep_dtype: bool
+    seed: int
+
+    def require_sense(self, steps: Any) -> None:
+        """Raises CannotRun for arguments of which no check can be made."""
+        if not callable(self.f.func):
+            raise CannotRun(f"f is {self.f.func!r:.60}: it must be the forward function")
+        if self.hand is None or isinstance(self.hand, (str, bytes)):
+            raise CannotRun(f"hand is {self.hand!r:.60}: it must be the backward function, or the gradients themselves")
+        if steps is not None and not isinstance(steps, Mapping):
+            raise CannotRun(f"steps is a {type(steps).__name__}: it must be a dict of cotangents by name")
+        if self.rtol is not None and not (isinstance(self.rtol, (int, float)) and 0 < self.rtol < float("inf")):
+            raise CannotRun(f"rtol={self.rtol!r}: it must be a number above 0, such as 1e-9")
+        try:
+            if self.outputs is not None and operator.index(self.outputs) < 1:
+                raise ValueError
+        except (TypeError, ValueError) as error:
+            raise CannotRun(f"outputs={self.outputs!r}: it must be a number of outputs, 1 or more") from error
+        try:
+            host.random.default_rng(self.seed)
+        except (TypeError, ValueError) as error:
+            raise CannotRun(f"seed={self.seed!r}: it must be an integer, 0 or more ({error})") from error
 
 
-def _floating(x: Any) -> bool:
-    return isinstance(x, host.ndarray) and x.dtype.kind == "f"
-
-
-def _seeds(run: Forward, hand: Any, cotangent: Any, seed: int) -> dict[Node, Array]:
-    """The cotangents of the outputs: the user's, or random ones."""
-    generator = host.random.default_rng(seed)
-    tensors = [y for y in run.outputs if y.node is not None]
-    if cotangent is None and not callable(hand):
-        if any(y.size != 1 for y in run.outputs):
-            raise CannotRun(
-                f"gradients were given as arrays, and the output of {name_of(run.f)} has shape "
-                f"{list(run.outputs[0].shape)}: "
-                "pass cotangent=, the upstream gradient that they were computed with (or pass the backward function)"
-            )
-        return {y.node: host.ones(y.shape, y.dtype) for y in tensors}  # type: ignore[misc]
-    if cotangent is None and run.outputs[0].size == 1 and _without_upstream(hand, run):
-        return {y.node: host.ones(y.shape, y.dtype) for y in tensors}  # type: ignore[misc]
-    if cotangent is None:
-        return {y.node: _odd(generator, y) for y in tensors}  # type: ignore[misc]
-    several = cotangent if isinstance(cotangent, (tuple, list)) else (cotangent,)
-    if len(several) != len(run.outputs):
-        raise CannotRun(f"{len(several)} cotangents were given for {len(run.outputs)} outputs")
-    seeds = {}
-    for y, g in zip(run.outputs, several, strict=True):
-        g = host.asarray(_host(g), dtype=y.dtype)
-        if g.shape != y.shape:
-            raise CannotRun(
-                f"the cotangent has shape {list(g.shape)}, and the output of {name_of(run.f)} {list(y.shape)}"
-            )
-        if y.node is not None:
-            seeds[y.node] = g
-    return seeds
-
-
-def _odd(generator: Any, y: Tensor) -> Array:
-    """A random cotangent without values near zero or one another's negatives."""
-    g = generator.normal(size=y.shape)
-    return host.asarray(g + 0.1 * host.sign(g), dtype=y.dtype)
-
-
-def _parameters(hand: Any) -> tuple[int, float, list[str]]:
-    """How many positional arguments a function needs and takes, and their names."""
+def _compared(
+    asked: _Asked, inputs: Any, steps: Mapping[str, Any] | None, progress: bool | None
+) -> tuple[Report, Comparison]:
+    """The report but for its mutation score, and the comparison that it is about."""
+    given = [on_host(x) for x in (inputs if isinstance(inputs, (tuple, list)) else (inputs,))]
+    narrow = sorted({str(x.dtype) for x in given if floating(x) and x.dtype != host.float64})
+    kept = asked.keep_dtype
+    values = given if kept else [x.astype(host.float64) if floating(x) else x for x in given]
     try:
-        parameters = list(inspect.signature(hand).parameters.values())
-    except (TypeError, ValueError):
-        return 0, float("inf"), []
-    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    needed = sum(p.default is p.empty for p in positional)
-    most = float("inf") if any(p.kind == p.VAR_POSITIONAL for p in parameters) else len(positional)
-    return needed, most, [p.name for p in positional]
-
-
-def _without_upstream(hand: Any, run: Forward) -> bool:
-    """Whether a loss's backward takes its inputs alone."""
-    needed, most, names = _parameters(hand)
-    return most == len(run.inputs) and needed <= most and names == run.input_names
-
-
-def _arguments(hand: Any, run: Forward, gs: list[Array]) -> tuple[Any, ...]:
-    """The arguments of `hand`: the cotangents, and then the cache or the inputs, whichever it takes."""
-    needed, most, names = _parameters(hand)
-    inputs = tuple(copy.deepcopy(run.inputs))
-    g = tuple(x.copy() for x in gs)
-    rest = copy.deepcopy(run.rest)
-    ways = [(*g, *rest)] if rest else []
-    by_name = names[len(g) :] == run.input_names
-    ways = [(*g, *inputs), *ways] if by_name else [*ways, (*g, *inputs)]
-    ways += [(*g, *(inputs[i] for i in run.differentiable)), g, inputs, rest]
-    if len(rest) > 1:
-        ways.insert(1, (*g, rest))
-    if run.outputs[0].size == 1 and _without_upstream(hand, run):
-        ways.insert(0, inputs)
-    for way in ways:
-        if needed <= len(way) <= most:
-            return way
-    return ways[0]
-
-
-def _ask(hand: Any, run: Forward, gs: list[Array], names: list[str]) -> Answer:
-    """Calls `hand` and sorts what it returns; what is wrong with the form of it becomes a finding."""
-    nothing: list[Array | None] = [None] * len(names)
-    if callable(hand):
-        try:
-            with host.errstate(all="ignore"):
-                result = hand(*_arguments(hand, run, gs))
-        except Exception as error:
-            return Answer(nothing, {}, [Finding("", "raised", complaint("the backward function", hand, error))])
+        run = record(asked.f, values, asked.outputs or _parts_of(asked.cotangent))
+    except CannotRun as error:
+        if not narrow or kept or "different floating dtypes" not in str(error):
+            raise
+        run, values, kept = record(asked.f, given, asked.outputs or _parts_of(asked.cotangent)), given, True
+    for k, leaf in enumerate(run.leaves):
+        if host.isnan(leaf.data).any():
+            raise CannotRun(f"the input {run.leaf_name(k)} holds NaN: no gradient could be compared")
+    require_the_same_twice(run, len(run.outputs))
+    comparison, sure = _best(asked, run, values)
+    run, answer, names = comparison.run, comparison.answer, comparison.names
+    report = Report(f"hand-derived gradient of {name_of(asked.f)}", list(comparison.findings))
+    dtype = str(run.leaves[0].dtype)
+    report.details["computed in"] = dtype + (f" (inputs: {', '.join(narrow)})" if narrow and not kept else "")
+    if len(run.outputs) > 1 and asked.outputs is None:
+        report.details["cotangents"] = f"for the first {len(run.outputs)} values that {name_of(asked.f)} returns"
+    if comparison.single and asked.rtol is None:
+        report.details["precision"] = "the hand-derived gradient came in float32, so only float32's digits are compared"
+    report.findings += not_on_tape(run, comparison.sweep, values, len(run.outputs))
+    beside = steps_of(steps)
+    report.findings += beside.findings
+    if comparison.findings and all(h is None for h in comparison.hands) and not answer.steps and not beside.steps:
+        return report, comparison
+    _facts(report, comparison)
+    if answer.steps or beside.steps:
+        report.findings += walk(run, comparison.sweep, answer.steps | beside.steps, comparison.rtol)
+    if comparison.wrong and comparison.finite:
+        report.findings += explained(comparison.explainer, comparison.wrong, names, progress)
     else:
-        result = hand
-    result = arrays_of(result)
-    if result is None:
-        message = f"the backward function {name_of(hand)} returned None: is a return missing?"
-        return Answer(nothing, {}, [Finding("", "nothing returned", message)])
-    if isinstance(result, Mapping):
-        return _by_name(result, names)
-    parts = list(result) if isinstance(result, (tuple, list)) else [result]
-    if len(parts) == len(run.inputs) and len(parts) != len(names):
-        parts = [parts[i] for i in run.differentiable]
-    if len(parts) != len(names):
+        because = "no cause is looked for where numbers of the reverse pass are not finite"
+        report.findings += [differs(comparison.explainer, k, names[k], because) for k in comparison.wrong]
+    if not sure and any(finding.kind in ("unexplained", "raised") for finding in report.findings):
         message = (
-            f"{len(parts)} gradients were returned, and {len(names)} are needed: {', '.join('d' + n for n in names)}"
+            f"{name_of(asked.hand)} was called with the cotangents of {len(run.outputs)} of the values that "
+            f"{name_of(asked.f)} returns; where it takes more or fewer, pass outputs="
         )
-        return Answer(nothing, {}, [Finding("", "number of gradients", message)])
-    answer = Answer(nothing)
-    for k, part in enumerate(parts):
-        if part is None:
-            answer.findings.append(Finding(names[k], "nothing returned", f"d{names[k]} is None"))
-            continue
-        array = host.asarray(part)
-        if array.dtype.kind not in "fiu":
-            answer.findings.append(
-                Finding(names[k], "not numbers", f"d{names[k]} holds {array.dtype}, not real numbers")
-            )
-            continue
-        answer.gradients[k] = array if array.dtype.kind == "f" else array.astype(float)
-    return answer
+        report.findings.append(Finding("", "way of calling", message, severity=NOTE))
+    return report, comparison
 
 
-def _by_name(result: Mapping[str, Any], names: list[str]) -> Answer:
-    """Gradients and steps from a dict; both `x` and `dx` name the gradient of x."""
-    answer = Answer([None] * len(names))
-    for key, value in result.items():
-        array = host.asarray(value, dtype=float)
-        plain = key if key in names or not key.startswith("d") else key[1:]
-        if plain in names:
-            answer.gradients[names.index(plain)] = array
-        else:
-            answer.steps[key] = array
-    return answer
+def _parts_of(cotangent: Any) -> int:
+    return len(cotangent) if isinstance(cotangent, tuple) and cotangent else 1
 
 
-def _noise(
-    run: Forward, sweep: Sweep, hand: Any, answer: Answer, values: list[Any], outputs: int, keep_dtype: bool
-) -> list[float]:
-    """What one unit in the last place of the inputs changes in hand-derived minus autodiff: rounding."""
-    noise = [0.0] * len(run.leaves)
-    generator = host.random.default_rng(11)
-    for _ in range(2):
-        moved = [
-            host.asarray(x * (1 + host.finfo(x.dtype).eps * generator.choice([-1.0, 1.0], x.shape)), x.dtype)
-            if _floating(x) else x
-            for x in values
-        ]  # fmt: skip
+def _facts(report: Report, comparison: Comparison) -> None:
+    """The numbers about each gradient, and a note on one that must be zero."""
+    for k, (name, a, sizes) in enumerate(
+        zip(comparison.names, comparison.sweep.gradients, comparison.sizes, strict=True)
+    ):
+        size, norm = float(host.sqrt((sizes**2).sum())), float(host.sqrt((a * a).sum()))
+        fact = {"|gradient|": norm, "|path terms|": size}
+        if size:
+            fact["cancellation"] = size / norm if norm else float("inf")
+        report.absolute[name] = sizes
+        if structural_zero(a, sizes):
+            report.findings.append(of_a_zero(name, a, sizes))
+        if comparison.comparable(k):
+            report.maps[name] = (comparison.hands[k], a)
+            fact["largest difference"] = float(comparison.gap(k).max(initial=0.0))
+            fact["tolerance"] = float(host.max(comparison.tolerances[k], initial=0.0))
+        report.facts[name] = fact
+
+
+def _best(asked: _Asked, run: Forward, values: list[Any]) -> tuple[Comparison, bool]:
+    """The comparison for the way of calling `hand` that is meant, and whether there was only one way.
+
+    `hand(dh, dc, cache)` and `hand(g, c, cache)` have the same signature. Where the likelier way comes out
+    wrong and another one right, the other was meant.
+    """
+    runs = _readings(asked, run, values)
+    tried: list[Comparison] = []
+    for one in runs:
+        tried.append(Comparison(one, values, asked.hand, asked.cotangent, asked.rtol, asked.seed))
+        if tried[-1].right:
+            return tried[-1], True
+    return tried[0], len(runs) == 1
+
+
+def _readings(asked: _Asked, run: Forward, values: list[Any]) -> list[Forward]:
+    """The runs with as many cotangents as the signature of `hand` allows, the likeliest first."""
+    if asked.outputs is not None or asked.cotangent is not None or not callable(asked.hand):
+        return [run]
+    runs = [run]
+    for value in run.rest:
+        if not floating(on_host(value)):
+            break
         try:
-            again = record(run.f, moved, outputs)
-            seeds = {
-                y.node: sweep.seeds[z.node]  # type: ignore[index]
-                for y, z in zip(again.outputs, run.outputs, strict=True) if y.node is not None
-            }  # fmt: skip
-            other = Sweep(again, seeds)  # type: ignore[arg-type]
-            answered = _ask(hand, again, list(seeds.values()), [""] * len(noise)) if callable(hand) else answer
-        except (CannotRun, KeyError, ValueError):
-            return noise
-        for k, (a, h) in enumerate(zip(sweep.gradients, answer.gradients, strict=True)):
-            b, i = other.gradients[k], answered.gradients[k]
-            shift = a - b
-            if callable(hand) and h is not None and i is not None and h.shape == i.shape == a.shape:
-                shift = (h - a) - (i - b)
-            elif callable(hand):
-                continue
-            with host.errstate(all="ignore"):
-                worst = float(host.abs(shift).max(initial=0.0))
-            noise[k] = max(noise[k], worst if host.isfinite(worst) else 0.0)
-    return noise
+            runs.append(record(asked.f, values, len(runs) + 1))
+        except CannotRun:
+            break
+    fitting = [
+        one for one in runs
+        if way_to_call(asked.hand, one)[1] and all(y.node is not None for y in one.outputs[1:])
+    ]  # fmt: skip
+    return sorted(fitting, key=lambda one: -len(one.outputs) * takes_cotangents_by_name(asked.hand, one)) or [run]
 
 
 # ---- what the check could have caught --------------------------------------------------------------------
-def _score(
-    report: Report, run: Forward, sweep: Sweep, tolerances: list[Array], f: Any, values: list[Any], hand: Any,
-    cotangent: Any, outputs: int, rtol: float, keep_dtype: bool, seed: int,
-) -> None:  # fmt: skip
-    result: Score | None = mutation_score(run, sweep, tolerances, values, outputs)
-    if result is None or not result.visible:
+def _score(report: Report, comparison: Comparison, asked: _Asked) -> None:
+    """Puts the mutation score into the report, and a finding where it says that the check proves little."""
+    run, sweep = comparison.run, comparison.sweep
+    if not any(g.any() for g in sweep.gradients):
+        message = "every gradient is zero here, and no mistake could show: choose other inputs or another cotangent"
+        report.findings.append(Finding("", "vacuous", message, severity=VACUOUS))
+        return
+    if not comparison.finite:
+        return
+    result = mutation_score(run, sweep, comparison.tolerances, comparison.values, len(run.outputs))
+    if not result.visible:
         return
     report.details["mutation score"] = f"{result.caught} of {result.visible} planted mistakes would have been caught"
-    if not result.missed:
-        return
-    by_cotangent = [m for m in result.missed if m.cause == "cotangent"]
-    by_inputs = [m for m in result.missed if m.cause == "inputs"]
-    if by_cotangent and cotangent is not None:
-        message = score_sentence(result, by_cotangent, run, sweep)
-        report.findings.append(_vacuous(message, result, by_cotangent, VACUOUS))
-    if by_inputs and result.dull:
-        again = None
-        if callable(hand) and report.ok:
-            again = _check(f, result.moved, hand, cotangent, outputs, None, rtol, True, seed, False, False)
-        message = score_sentence(result, by_inputs, run, sweep)
-        if again is None:
-            report.findings.append(_vacuous(message, result, by_inputs, VACUOUS if not callable(hand) else NOTE))
+    missed: dict[str, list[Mutant]] = {}
+    for mutant in result.missed:
+        missed.setdefault(mutant.cause, []).append(mutant)
+    for cause in ("tolerance", "cotangent", "reduction"):
+        if cause in missed:
+            message = score_sentence(result, missed[cause])
+            report.findings.append(_vacuous(message, result, missed[cause], VACUOUS))
+    if "inputs" in missed and result.dull:
+        message = score_sentence(result, missed["inputs"])
+        if not callable(asked.hand) or not report.ok:
+            severity = NOTE if callable(asked.hand) else VACUOUS
+            report.findings.append(_vacuous(message, result, missed["inputs"], severity))
             return
+        elsewhere = replace(asked, outputs=len(run.outputs), keep_dtype=True)
+        again = _compared(elsewhere, result.moved, None, False)[0]
         for finding in again.mistakes:
             said = f"{finding.message} (seen with other values of the inputs than yours: {message})"
-            report.findings.append(
-                Finding(finding.argument, finding.kind, said, finding.paths, finding.factor, finding.evidence)
-            )  # fmt: skip
+            report.findings.append(replace(finding, message=said))
         if again.ok:
             said = f"{message} The check was repeated at other values, and the gradient is right there too"
-            report.findings.append(_vacuous(said, result, by_inputs, NOTE))
+            report.findings.append(_vacuous(said, result, missed["inputs"], NOTE))
 
 
-def _vacuous(message: str, result: Score, missed: list[Any], severity: str) -> Finding:
+def _vacuous(message: str, result: Score, missed: list[Mutant], severity: str) -> Finding:
     evidence = {"caught": result.caught, "visible": result.visible, "missed": [m.words for m in missed][:20]}
     return Finding("", "vacuous", message, evidence=evidence, severity=severity)

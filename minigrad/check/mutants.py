@@ -8,8 +8,9 @@ values of the inputs; a mutant that nobody could see is not a mistake and does n
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from minigrad.backend import numpy as host
@@ -49,17 +50,20 @@ class Score:
     missed: list[Mutant] = field(default_factory=list)
     dull: list[str] = field(default_factory=list)
     moved: list[Any] = field(default_factory=list)
-    cancellation: float = 1.0
 
 
 def mutation_score(
     run: Forward, sweep: Sweep, tolerances: list[Array], values: list[Any], outputs: int
-) -> Score | None:
-    """Plants mistakes and counts; None where the forward takes another course at other values."""
+) -> Score:
+    """Plants mistakes and counts, and tells of those that are missed what hides them.
+
+    The tolerance hides what moves a gradient, but not beyond it; the cotangent what another one would
+    show; the reduction, with which a scalar forward ends, what a cotangent above it would show; and
+    what is seen only at other values of the inputs, these hide.
+    """
     generator = host.random.default_rng(3)
     score = Score(moved=moved_inputs(values, generator), dull=dull_inputs(run))
-    random = _random_cotangents(run, generator)
-    same = Sweep(run, random)
+    same = Sweep(run, _random_cotangents(run, generator))
     try:
         probe_run = record(run.f, score.moved, outputs)
     except CannotRun:
@@ -67,21 +71,57 @@ def mutation_score(
     if [n.primitive for n in probe_run.order] != [n.primitive for n in run.order]:
         probe_run = run
     probe = Sweep(probe_run, _random_cotangents(probe_run, generator))
+    inner = Sweep(run, {node: generator.normal(size=node.shape) for node in _before_reductions(run, sweep)})
+    annihilated = [_nothing_left(sweep, k) and not _nothing_left(inner, k) for k in range(len(run.leaves))]
+    within = [bound if lost else host.inf for bound, lost in zip(_bounds(inner), annihilated, strict=True)]
     number = {node: i for i, node in enumerate(run.order)}
     mutants = _mutants(run, sweep, number)
     for mutant in mutants[:: max(1, len(mutants) // MOST)]:
         if _moves(sweep, run, mutant, tolerances):
             score.caught += 1
             score.visible += 1
-        elif _moves(probe, probe_run, mutant, _bounds(probe)):
-            score.visible += 1
-            cause = "cotangent" if _moves(same, run, mutant, _bounds(same)) else "inputs"
-            score.missed.append(Mutant(mutant.place, mutant.kind, mutant.words, cause))
+            continue
+        if _moves(probe, probe_run, mutant, _bounds(probe)):
+            in_sight = _moves(sweep, run, mutant, _bounds(sweep))
+            cause = "tolerance" if in_sight else "cotangent" if _moves(same, run, mutant, _bounds(same)) else "inputs"
+        elif _moves(inner, run, mutant, within):
+            cause = "reduction"
+        else:
+            continue
+        score.visible += 1
+        score.missed.append(replace(mutant, cause=cause))
     return score
 
 
+def _before_reductions(run: Forward, sweep: Sweep) -> list[Node]:
+    """The nodes that a scalar output is a reduction of, or the outputs themselves."""
+    found: list[Node] = []
+    stack = [y.node for y in run.outputs if y.node is not None]
+    leaves = {x.node for x in run.leaves}
+    while stack:
+        node = stack.pop()
+        sources = [source for source in node.inputs if source is not None and source in sweep.needed]
+        if math.prod(node.shape) > 1 or not sources or not leaves.isdisjoint(sources):
+            found.append(node)
+        else:
+            stack += sources
+    return found
+
+
+def _nothing_left(sweep: Sweep, k: int) -> bool:
+    """Whether the k-th gradient is zero to rounding, against what it is made of."""
+    return float(host.abs(sweep.gradients[k]).max(initial=0.0)) <= _rounding(sweep)
+
+
 def _bounds(sweep: Sweep) -> list[Array]:
-    return [1e-7 * host.abs(g).max(initial=0.0) + 1e-12 * _scale(sweep) for g in sweep.gradients]
+    """What a change of each gradient must exceed to be more than rounding."""
+    relative = max(1e-7, 100 * float(host.finfo(sweep.run.leaves[0].dtype).eps))
+    return [relative * host.abs(g).max(initial=0.0) + _rounding(sweep) for g in sweep.gradients]
+
+
+def _rounding(sweep: Sweep) -> float:
+    """What rounding leaves where terms cancel."""
+    return max(1e-12, 10 * float(host.finfo(sweep.run.leaves[0].dtype).eps)) * _scale(sweep)
 
 
 def _scale(sweep: Sweep) -> float:
@@ -155,15 +195,18 @@ def _moves(sweep: Sweep, run: Forward, mutant: Mutant, bounds: list[Any]) -> boo
     )  # fmt: skip
 
 
-def score_sentence(score: Score, missed: list[Mutant], run: Forward, sweep: Sweep) -> str:
-    """What a check cannot see, and why."""
+def score_sentence(score: Score, missed: list[Mutant]) -> str:
+    """What a check cannot see, and why; `missed` for one cause."""
     words = "; ".join(dict.fromkeys(m.words for m in missed[:4]))
     more = f"; and {len(missed) - 4} more" if len(missed) > 4 else ""
     head = f"this check would miss {len(missed)} of {score.visible} planted mistakes ({words}{more})"
-    if missed[0].cause == "inputs":
-        return f"{head}, because {' and '.join(score.dull)}."
-    return (
-        f"{head}: your cotangent annihilates them (BatchNorm's pullback does this to sum(y) and sum(y**2), for "
-        f"example). "
-        "Leave cotangent out to have a random one"
-    )
+    annihilates = "(BatchNorm's pullback does this to sum(y) and sum(y**2), for example). "
+    return {
+        "inputs": f"{head}, because {' and '.join(score.dull)}.",
+        "tolerance": f"{head}: they change the gradient by less than the tolerance, which is rtol and the measured "
+        "rounding. Check in float64, with less rtol, and a backward that draws no random numbers",
+        "cotangent": f"{head}: your cotangent annihilates them {annihilates}"
+        "Leave cotangent out to have a random one",
+        "reduction": f"{head}: the sum in which the forward ends annihilates them {annihilates}"
+        "Return what is summed, so that it gets a random cotangent",
+    }[missed[0].cause]

@@ -137,7 +137,7 @@ class Report:
         return json.dumps(_plain(record), **options)
 
     def plot(self, path: str | None = None) -> Any:
-        """A heat map for each argument: checked, reference and difference. Needs matplotlib.
+        """A heat map for each argument: checked, reference and, on a scale of its own, difference. Needs matplotlib.
 
         path: where to save the picture; without it the figure is returned for showing.
         """
@@ -151,17 +151,24 @@ class Report:
         figure = Figure(figsize=(9, 2.6 * len(self.maps)), layout="constrained")
         axes = figure.subplots(len(self.maps), 3, squeeze=False)
         for row, (name, (checked, reference)) in zip(axes, self.maps.items(), strict=True):
-            pictures = [_flat(checked), _flat(reference), _flat(checked - reference)]
-            bound = max(float(host.nanmax(host.abs(p), initial=0.0)) for p in pictures[:2]) or 1.0
-            for ax, picture, title in zip(row, pictures, ("checked", "reference", "difference"), strict=True):
-                image = ax.imshow(
-                    picture, cmap="RdBu_r", vmin=-bound, vmax=bound, aspect="auto", interpolation="nearest"
-                )
+            with host.errstate(invalid="ignore"):
+                pictures = [_flat(checked), _flat(reference), _flat(checked - reference)]
+            bound = _largest(*pictures[:2]) or 1.0
+            bounds = bound, bound, max(_largest(pictures[2]), 1e-9 * bound)  # rounding is to look like nothing
+            images = []
+            for ax, picture, end, title in zip(
+                row, pictures, bounds, ("checked", "reference", "difference"), strict=True
+            ):
+                image = ax.imshow(picture, cmap="RdBu_r", vmin=-end, vmax=end, aspect="auto", interpolation="nearest")
+                images.append(image)
                 ax.set_title(f"{name}: {title}", fontsize=9)
                 ax.tick_params(labelsize=7)
                 for side in (ax.xaxis, ax.yaxis):
                     side.set_major_locator(MaxNLocator(integer=True))
-            figure.colorbar(image, ax=list(row), shrink=0.8)
+                if len(picture) == 1:
+                    ax.set_yticks([])
+            figure.colorbar(images[1], ax=list(row[:2]), shrink=0.8)
+            figure.colorbar(images[2], ax=row[2], shrink=0.8)
         if path is not None:
             figure.savefig(path, dpi=120)
         return figure
@@ -171,6 +178,11 @@ def _flat(array: Any) -> Any:
     """An array as a picture: the first axis down, all others across."""
     array = host.asarray(array, dtype=float)
     return array.reshape(1, -1) if array.ndim < 2 else array.reshape(array.shape[0], -1)
+
+
+def _largest(*pictures: Any) -> float:
+    """The largest finite size."""
+    return max(float(host.abs(p[host.isfinite(p)]).max(initial=0.0)) for p in pictures)
 
 
 def _short(value: Any) -> str:

@@ -11,12 +11,13 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import NamedTuple
 
 from minigrad.backend import numpy as host
+from minigrad.check.numbers import STATISTICS, fraction
 from minigrad.check.rearranged import fitted
-from minigrad.check.suspicion import INVOLVED, PLAIN, STATISTICS, Explanation, Suspicion
+from minigrad.check.suspicion import INVOLVED, Explanation, Suspicion
 from minigrad.check.sweep import Array
 from minigrad.tape import Node
 
@@ -36,15 +37,21 @@ class Formula(NamedTuple):
     axes: Axes
     inside: Powers
 
+    @property
+    def powers(self) -> Powers:
+        """Of the whole formula, the sum forgotten."""
+        return tuple(a + b for a, b in zip(self.outside, self.inside, strict=True))
+
 
 class Alphabet:
     """Values of one shape, of which no one is a product of the others' powers.
 
-    entries: (words, value, whether a row kept it), the likeliest first.
+    entries: (words, value, whether a row kept it), the likeliest first.  unit: an upstream gradient that is one number.
     names:   what stands in formulas.  legend: what those stand for that the forward has no name for.
     """
 
-    def __init__(self, shape: tuple[int, ...], entries: Sequence[tuple[str, Array, bool]]) -> None:
+    def __init__(self, shape: tuple[int, ...], entries: Sequence[tuple[str, Array, bool]], unit: float) -> None:
+        self.unit = unit
         self.shape, self.size, self.kept = shape, math.prod(shape), 0
         self.names: list[str] = []
         self.legend: dict[str, str] = {}
@@ -63,17 +70,17 @@ class Alphabet:
             columns.append(column)
             self.values.append(wide)
             plain = text.strip("`")
-            name = plain if plain.isidentifier() else f"v{len(self.legend) + 1}"
+            name = plain if plain.isidentifier() or plain[:1] == "(" else f"v{len(self.legend) + 1}"
             if name != plain:
                 self.legend[name] = text
             self.names.append(name)
             self.kept += kept
         self.solve = host.linalg.pinv(host.stack(columns, 1))
-        self.few = len(self.some) < 2 * len(columns) + 2
+        self.few = len(self.some) < len(columns) + 2
 
     @functools.cached_property
     def insides(self) -> list[Powers]:
-        """Products that may stand in a sum: of up to three values, the first of which (the upstream gradient) up to twice."""
+        """Products that may stand in a sum: of up to three values, the upstream gradient squared too."""
         n, found = len(self.names), []
         for first in (1, 0, 2):
             for many in (0, 1, 2):
@@ -141,7 +148,11 @@ class Alphabet:
         powers = sum(
             abs(p) * (1 if i < self.kept else 3) for f in (formula.outside, formula.inside) for i, p in enumerate(f)
         )
-        return powers + (0 if _fraction(formula.number) else 6)
+        return powers + (0 if self.readable(formula) else 6)
+
+    def readable(self, formula: Formula) -> bool:
+        """Whether the number of a formula is a count, or one over a count."""
+        return fraction(formula.number / self.unit) is not None
 
     def constant_along(self, axes: Axes) -> list[int]:
         """The values that do not change along axes, which may stand before a sum over them or in it."""
@@ -165,20 +176,20 @@ class Alphabet:
 
     def words(self, formula: Formula) -> str:
         """A formula as NumPy would have it."""
-        number, parts = formula.number, []
+        number, parts = formula.number / self.unit, []
         if formula.axes:
             count = math.prod(self.shape[axis] for axis in formula.axes)
-            mean = not _plain(number) and _plain(number * count)
+            mean = abs(abs(number * count) - 1) < 1e-6 or (not _plain(number) and _plain(number * count))
             number *= count if mean else 1
             axis = formula.axes[0] if len(formula.axes) == 1 else formula.axes
             parts = [f"{'mean' if mean else 'sum'}({self.factors(formula.inside)}, axis={axis})"]
         sign = "-" if number < 0 else ""
         head = self.factors(formula.outside, "" if parts else "1")
         number = abs(number)
-        shown = [] if abs(number - 1) < 1e-7 else [_fraction(number) or f"{number:.6g}"]
+        shown = [] if abs(number - 1) < 1e-7 else [fraction(number) or f"{number:.6g}"]
         if head.startswith("1 / ") and shown:
             head = shown.pop() + head[1:]
-        return sign + " * ".join([*shown, *([head] if head else []), *parts])
+        return sign + " * ".join([*(["g"] if self.unit != 1 else []), *shown, *([head] if head else []), *parts])
 
     def factors(self, powers: Powers, nothing: str = "1") -> str:
         """A product of powers: `gamma * g / std²`."""
@@ -193,14 +204,6 @@ class Alphabet:
         return f"{above or '1'} / {below[0] if len(below) == 1 else '(' + ' * '.join(below) + ')'}"
 
 
-def _fraction(number: float) -> str | None:
-    """A number as n or 1/n, for a whole n."""
-    for value, text in ((abs(number), "{}"), (1 / abs(number), "1/{}")):
-        if 0.5 < value < 1e7 and abs(value - round(value)) < 1e-7 * value:
-            return text.format(round(value))
-    return None
-
-
 def _plain(number: float) -> bool:
     """Whether a number is a small whole one, or a half."""
     return any(abs(abs(number) - n) < 1e-6 * n for n in (0.5, 1, 2, 3, 4))
@@ -210,47 +213,42 @@ class SlipsOfFormulas(Suspicion):
     """Searches for mistakes in terms that were simplified by hand."""
 
     def formulas(self) -> Iterator[Explanation]:
-        """A term through a statistic that is another formula, the same slip in several, a factor of two powers."""
+        """A term that is another formula, the same slip in several terms, or a factor of several powers."""
         shape = self._shape_of_formulas()
         if not 4 <= math.prod(shape) <= LARGEST:
             return
-        alphabet = Alphabet(shape, list(self._letters(shape)))
-        whole = self._factor_of(alphabet, self.a, host.zeros_like(self.a), "{d}", "{has}", "{lacks}")
-        if whole is not None:
-            yield whole
-            return
-        terms = {
-            n: self.sweep.at_leaf(self.sweep.effect(n), self.k) for n in self.run.order
-            if n.primitive is not None and n.primitive.name in STATISTICS and n in self.sweep.cotangents
-        }  # fmt: skip
-        scale = 1e-9 * float(host.abs(self.a).max())
-        terms = {n: c for n, c in terms.items() if n in self.directions_below and host.abs(c).max() > scale}
+        seeds = list(self.sweep.seeds.values())
+        unit = float(seeds[0].reshape(-1)[0]) if len(seeds) == 1 and seeds[0].size == 1 else 1.0
+        alphabet = Alphabet(shape, list(self._letters(shape)), unit or 1.0)
+        terms = self._terms()
+        through = " and ".join(self.run.describe(node) for node in terms)
+        total = sum(terms.values(), host.zeros_like(self.a))
+        yield from self._factor_of(alphabet, self.a, "{d}", "{has}", "{lacks}")
+        if len(terms) > 1:
+            yield from self._factor_of(alphabet, total, "in {d} the terms through " + through, "have", "lack")
         right: dict[Node, Formula] = {}
         for node, c in terms.items():
-            formula = next((f for f in alphabet.read(c.reshape(shape)) if self._is(alphabet, f, c)), None)
-            if formula is None:
-                continue
-            right[node] = formula
-            rest = self.a - c
-            for other in alphabet.read((self.h - rest).reshape(shape)):
-                if self.fits(rest + alphabet.value(other).reshape(rest.shape)):
-                    yield self._another(alphabet, node, other, formula)
-                    break
-        if len(terms) > 1:
-            through = " and ".join(self.run.describe(n) for n in terms)
-            total = sum(terms.values())
-            both = self._factor_of(
-                alphabet, total, self.a - total, "in {d} the terms through " + through, "have", "lack"
-            )  # type: ignore[arg-type]
-            if both is not None:
-                yield both
+            words = f"the term through {self.run.describe(node)}"
+            formula = yield from self._another(alphabet, c, node, words)
+            if formula is not None:
+                right[node] = formula
+        if host.abs(self.a - total).max() > 1e-9 * float(host.abs(self.a).max()):
+            yield from self._another(alphabet, self.a - total, None, "the term that passes no sum" if terms else "{d}")
         if len(right) == len(terms) > 1:
             yield from self._over_other_axes(alphabet, terms, right)
 
-    @functools.cached_property
-    def directions_below(self) -> set[Node]:
-        """The nodes that lie above this leaf."""
-        return set(self.sweep.directions(self.k)[1])
+    def _terms(self) -> dict[Node, Array]:
+        """What passes each statistic."""
+        below = self.sweep.directions(self.k)[1]
+        statistics = [
+            node for node in self.run.order
+            if node.primitive is not None and node.primitive.name in STATISTICS
+            and node in self.sweep.cotangents and node in below
+        ]  # fmt: skip
+        terms = {node: self.sweep.at_leaf(self.sweep.effect(node), self.k) for node in statistics}
+        scale = 1e-9 * float(host.abs(self.a).max(initial=0.0))
+        apart = {node: c for node, c in terms.items() if host.abs(c).max(initial=0.0) > scale}
+        return {n: c for n, c in apart.items() if not (host.abs(self.a - c) <= scale).all()}
 
     def _shape_of_formulas(self) -> tuple[int, ...]:
         """The leaf's shape, or what the forward reshapes it to at once."""
@@ -262,65 +260,93 @@ class SlipsOfFormulas(Suspicion):
         return node.shape  # type: ignore[union-attr]
 
     def _letters(self, shape: tuple[int, ...]) -> Iterator[tuple[str, Array, bool]]:
-        """The values of a shape: the upstream gradient, then what rows kept (derivatives are made of it), named ones first."""
+        """The values of a shape: the upstream gradient, then what rows kept, named ones first."""
         size = math.prod(shape)
         for g in self.sweep.seeds.values():
             if g.size == size:
                 yield "g", g.reshape(shape), True
         kept = {id(value) for node in self.run.order for value in node.residuals}
 
-        def order(entry: tuple[str, Array, Node | None]) -> tuple[bool, bool]:
-            return id(entry[1]) not in kept, entry[0][:1] != "`"
+        def order(entry: tuple[str, Array, Node | None]) -> tuple[bool, bool, bool]:
+            text, value, node = entry
+            return id(value) not in kept, text[:1] != "`", node is None or node.primitive is None
 
+        leaf = self.run.leaves[self.k].shape
+        more: list[tuple[str, Array]] = []
         for text, value, _ in sorted(self.values, key=order):
-            if value.dtype.kind == "f" and value.size > 1 and text != "the upstream gradient":
-                letter = fitted(value, shape) if value.size < size or value.shape == shape else None
-                if letter is not None:
-                    yield text, letter, id(value) in kept
+            if value.dtype.kind != "f" or value.size < 2 or text == "the upstream gradient":
+                continue
+            letter = fitted(value, shape)
+            if letter is None and leaf != shape and (wide := fitted(value, leaf)) is not None:
+                letter = host.broadcast_to(wide, leaf).reshape(shape)
+            if letter is not None:
+                yield text, letter, id(value) in kept
+                if text[:1] == "`" and (host.abs(value) < 1).all():
+                    more += [(f"(1 - {text[1:-1]})", 1 - letter), (f"(1 - {text[1:-1]}²)", 1 - letter * letter)]
+        for text, letter in more:
+            yield text, letter, False
 
-    def _is(self, alphabet: Alphabet, formula: Formula, c: Array) -> bool:
-        gap = host.abs(alphabet.value(formula).reshape(c.shape) - c)
-        return bool((gap <= 1e-9 * host.abs(c).max()).all())
-
-    def _factor_of(
-        self, alphabet: Alphabet, part: Array, rest: Array, subject: str, has: str, lacks: str
-    ) -> Explanation | None:
+    def _factor_of(self, alphabet: Alphabet, part: Array, subject: str, has: str, lacks: str) -> Iterator[Explanation]:
         """A part of the gradient times a product of powers."""
-        with host.errstate(all="ignore"):
-            ratio = ((self.h - rest) / part).reshape(alphabet.shape)
+        rest = self.a - part
+        ratio = ((self.h - rest) / part).reshape(alphabet.shape)
         if not host.isfinite(ratio).all():
-            return None
-        for formula in itertools.takewhile(lambda f: not f.axes, alphabet.read(ratio)):
-            factor = alphabet.value(formula).reshape(part.shape)
-            if any(formula.outside) and self.fits(rest + part * factor):
-                powers = formula.outside
-                lacking = all(p <= 0 for p in powers)
-                inverse = formula._replace(number=1 / formula.number, outside=tuple(-p for p in powers))
-                text = alphabet.words(inverse if lacking else formula)
-                message = f"{subject} {lacks} a factor {text}" if lacking else f"{subject} {has} a factor {text} too many"
-                return Explanation(
-                    ("powers", text, lacking), INVOLVED, "factor", message + self._legend(alphabet, text), factor=text
-                )
-        return None
+            return
+        for formula in (f for f in alphabet.read(ratio) if not f.axes and any(f.outside)):
+            formula = formula._replace(number=formula.number * alphabet.unit)
+            if not alphabet.readable(formula) or not self.fits(
+                rest + part * alphabet.value(formula).reshape(part.shape) / alphabet.unit
+            ):
+                continue
+            lacking = all(p <= 0 for p in formula.outside)
+            inverse = formula._replace(number=1 / formula.number, outside=tuple(-p for p in formula.outside))
+            text = alphabet.words(inverse if lacking else formula)
+            message = f"{subject} {lacks} a factor {text}" if lacking else f"{subject} {has} a factor {text} too many"
+            yield Explanation(
+                ("powers", text, lacking), INVOLVED, "factor", message + self._legend(alphabet, text), factor=text
+            )
+            return
 
-    def _another(self, alphabet: Alphabet, node: Node, hand: Formula, right: Formula) -> Explanation:
+    def _another(
+        self, alphabet: Alphabet, part: Array, node: Node | None, words: str
+    ) -> Generator[Explanation, None, Formula | None]:
+        """A part of the gradient that is another formula by hand; returns the right one, if there is one."""
+        rest, reach = self.a - part, 1e-9 * host.abs(part).max()
+        right = None
+        for formula in alphabet.read(part.reshape(alphabet.shape)):
+            if (host.abs(alphabet.value(formula).reshape(part.shape) - part) <= reach).all():
+                right = formula
+                break
+        if right is None:
+            return None
+        for hand in alphabet.read((self.h - rest).reshape(alphabet.shape)):
+            predicted = rest + host.broadcast_to(alphabet.value(hand), alphabet.shape).reshape(rest.shape)
+            if alphabet.readable(hand) and self.fits(predicted):
+                yield self._told(alphabet, node, words, hand, right)
+                break
+        return right
+
+    def _told(self, alphabet: Alphabet, node: Node | None, words: str, hand: Formula, right: Formula) -> Explanation:
         """The sentence for a term that is another formula than the right one."""
+
         def distance(pair: tuple[Formula, Formula]) -> int:
             one, other = pair
             two = zip((*one.outside, *one.inside), (*other.outside, *other.inside), strict=True)
             return sum(abs(a - b) for a, b in two)
 
-        pairs = itertools.product(alphabet.forms(hand), alphabet.forms(right))
-        hand, right = min(pairs, key=distance)
+        hand, right = min(itertools.product(alphabet.forms(hand), alphabet.forms(right)), key=distance)
         mine, meant = alphabet.words(hand), alphabet.words(right)
-        axes = distance((hand, right)) == 0 and hand.axes != right.axes
-        message = "in {d} " + f"the term through {self.run.describe(node)} is `{mine}` by hand, and `{meant}` is right"
+        axes = bool(hand.axes) and hand.axes != right.axes and hand.powers == right.powers
+        subject = "{d} {is}" if words == "{d}" else "in {d} " + f"{words} is"
+        message = f"{subject} `{mine}` by hand, and `{meant}` is right"
         if axes:
             message += f": the sum is over {_axes(hand.axes)}, not over {_axes(right.axes)}"
-        message += self._legend(alphabet, mine + meant) + self.run.where(node)
+        message += self._legend(alphabet, mine + meant)
+        where = {} if node is None else self._where(node)
         return Explanation(
-            ("formula", node, mine), INVOLVED, "wrong axes" if axes else "wrong term", message, self.names_of(node), None,
-            {"by hand": mine, "right": meant, **self._where(node)},
+            ("formula", node, mine), INVOLVED + (0 if node else 0.2), "wrong axes" if axes else "wrong term",
+            message + ("" if node is None else self.run.where(node)), () if node is None else self.names_of(node), None,
+            {"by hand": mine, "right": meant, **where},
         )  # fmt: skip
 
     def _over_other_axes(

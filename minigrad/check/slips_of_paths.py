@@ -7,18 +7,9 @@ import math
 from collections.abc import Callable, Iterator
 
 from minigrad.backend import numpy as host
+from minigrad.check.numbers import STATISTICS, Factor, together
 from minigrad.check.rearranged import fitted, rearrangements
-from minigrad.check.suspicion import (
-    COMPOUND,
-    INVOLVED,
-    LOCAL,
-    PLAIN,
-    SIMPLE,
-    STATISTICS,
-    Explanation,
-    Factor,
-    Suspicion,
-)  # fmt: skip
+from minigrad.check.suspicion import COMPOUND, INVOLVED, LOCAL, PLAIN, SIMPLE, Explanation, Suspicion
 from minigrad.check.sweep import DIRECTIONS, Array, Edge
 from minigrad.tape import Node
 
@@ -37,11 +28,12 @@ class SlipsOfPaths(Suspicion):
         size = float((a * a).sum())
         w = float((a * h).sum()) / size if size else 0.0
         if self.fits(w * a) and abs(w + 1) > 1e-6:
-            named = self.name_weight(w)
+            named = self.name_weight(w, [n for n, words in self.counts.items() if words[0] == "m"])
             sign = " and the wrong sign" if w < 0 else ""
             if named is not None:
                 message = named.sentence(d).replace("lacks", "{lacks}").replace("has", "{has}") + sign
-                yield Explanation(("whole", named.short, w < 0), SIMPLE + 0.1, "factor", message, factor=named.short)
+                rank = PLAIN + 0.2 if "²" in named.text else SIMPLE + 0.1
+                yield Explanation(("whole", named.short, w < 0), rank, "factor", message, factor=named.short)
             elif a.size >= 3:
                 message = (
                     "{d} {is} " + f"{w:.6g} times autodiff's, everywhere, a number that stands for nothing on the tape"
@@ -52,6 +44,13 @@ class SlipsOfPaths(Suspicion):
                 yield Explanation(
                     ("swapped",), SIMPLE, "swapped", "{d} holds " + f"autodiff's "
                     f"d{self.run.leaf_name(j)}", (self.run.leaf_name(j),)
+                )  # fmt: skip
+        for node, g in self.sweep.cotangents.items():
+            if node.shape == a.shape and node not in self.leaf_nodes and node not in self.seed_nodes and self.fits(g):
+                message = "{d} {is} the cotangent of " + f"{self.run.describe(node)}{self.run.where(node)}"
+                yield Explanation(
+                    ("another", node), LOCAL + 0.45, "derivative left out", message, self.names_of(node), None,
+                    self._where(node),
                 )  # fmt: skip
         for words, moved in rearrangements(a):
             if moved.shape == a.shape and self.fits(moved):
@@ -77,6 +76,16 @@ class SlipsOfPaths(Suspicion):
             if self.fits(predicted):
                 yield Explanation(("upstream", name), SIMPLE, f"upstream {name}", words[name])
 
+        for node, g in self.sweep.seeds.items():
+            for axis in range(g.ndim if g.size > 1 else 0):
+                for place, which in ((-1, "last"), (0, "first")):
+                    alone = host.zeros_like(g)
+                    host.swapaxes(alone, 0, axis)[place] = host.swapaxes(g, 0, axis)[place]
+                    seeds = {**self.sweep.seeds, node: alone}
+                    if g.shape[axis] > 1 and self.fits(self.sweep.at_leaf(self.sweep.down(seeds), self.k)):
+                        message = "{d} {uses} " + f"only the {which} of the {g.shape[axis]} parts of the upstream "
+                        message += f"gradient along axis {axis}"
+                        yield Explanation(("part", axis, place), LOCAL + 0.5, "upstream ignored", message)
         if len(self.sweep.seeds) > 1:
             for node in self.sweep.seeds:
                 left = {other: g for other, g in self.sweep.seeds.items() if other is not node}
@@ -110,7 +119,8 @@ class SlipsOfPaths(Suspicion):
             message = "in {d} " + words + f" has the wrong sign{hint}"
             yield Explanation(("sign", site), rank, "wrong sign", message, names, "-1", self._where(site))
             return
-        named = self.name_weight(w)
+        means = [n for n, _ in self._segment(site) if n.primitive is not None and n.primitive.name in STATISTICS]
+        named = self.name_weight(w, map(together, means))
         if named is not None:
             sign = " and the wrong sign" if w < 0 else ""
             message = "in {d} " + named.sentence(words) + sign + hint
@@ -184,8 +194,14 @@ class SlipsOfPaths(Suspicion):
                     yield Explanation(("constants", chosen), rank, "missing path", message, names, "0")
 
     def overwritten(self) -> Iterator[Explanation]:
-        """Contributions that were assigned where they should have been added up."""
+        """Contributions that were assigned, or multiplied, where they should have been added up."""
         for source, edges in self.consumers.items():
+            if len(edges) == 2:
+                one, other = (self.sweep.edges[edge] for edge in edges)
+                if self.confirmed(source, one * other - one - other):
+                    message = f"the two contributions to {self.run.describe(source)} are multiplied in {{d}}, and "
+                    message += "should be added up"
+                    yield Explanation(("times", source), LOCAL, "overwritten", message, self.names_of(source))
             if len(edges) > 2:
                 for edge in edges:
                     if self.confirmed(source, self.sweep.edges[edge] - self.sweep.cotangents[source]):
@@ -215,6 +231,8 @@ class SlipsOfPaths(Suspicion):
         weights = [(s, p) for s, p in weights if isinstance(s, Node) and s in self.run.names] or weights
         whole = self.u.reshape(DIRECTIONS, -1) @ self.a.reshape(-1)
         for (s1, p1), (s2, p2) in itertools.combinations(weights[:24], 2):
+            if self._within(s1, p1, s2) or self._within(s2, p2, s1):
+                continue
             both = host.stack([p1, p2], 1)
             w, *_ = host.linalg.lstsq(both, self.q, rcond=1e-9)
             if not (host.abs(both @ w - self.q) <= self.q_tol).all():
@@ -250,6 +268,14 @@ class SlipsOfPaths(Suspicion):
                     yield Explanation(
                         ("both", factor.short, site), rank, "combination", message, self.names_of(site), factor.short
                     )
+
+    def _within(self, site: Node | Edge, p: Array, other: Node | Edge) -> bool:
+        """Whether all that passes a site (p, as the random directions see it) passes another one too."""
+        node = self.sweep.landing(other)[0]
+        shared = self.sweep.effect(site).get(node)
+        if shared is None:
+            return False
+        return bool((host.abs(self.sweep.seen(self.k, node, shared) - p) <= 1e-9 * host.abs(p).max()).all())
 
     def combinations(self) -> Iterator[Explanation]:
         """The gradient as a weighted sum of all its paths, apart by the named intermediates."""

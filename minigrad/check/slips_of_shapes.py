@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from minigrad.backend import numpy as host
-from minigrad.check.rearranged import broadcasts, fitted
-from minigrad.check.suspicion import INVOLVED, LOCAL, PLAIN, STATISTICS, Explanation, Suspicion
+from minigrad.check.numbers import STATISTICS
+from minigrad.check.rearranged import broadcasts, fitted, rearrangements
+from minigrad.check.suspicion import INVOLVED, LOCAL, PLAIN, Explanation, Suspicion
 from minigrad.check.sweep import Array
 from minigrad.ops import sum_to
 from minigrad.paths import pull
@@ -188,6 +189,26 @@ class SlipsOfShapes(Suspicion):
             return _Term(term.own * self._by_each(node), right, source.shape) if fits else None
         moved = row.name in MOVED and math.prod(source.shape) == math.prod(node.shape)
         return _Term(term.own, right, term.shape) if moved else None
+
+    def turned(self) -> Iterator[Explanation]:
+        """A transposition that is undone by a reshape, or by another permutation of axes."""
+        for node in self.run.order:
+            if node.primitive is None or node.primitive.name != "transpose" or node not in self.sweep.cotangents:
+                continue
+            source, g = node.inputs[0], self.sweep.cotangents[node]
+            if source is None or (node, 0) not in self.sweep.edges:
+                continue
+            ways = [("is only reshaped", g.reshape(source.shape))]
+            ways += [(f"is {words}", moved) for words, moved in rearrangements(g) if words.startswith("permuted")]
+            for words, c in ways:
+                if c.shape == source.shape and self.confirmed(source, c - self.sweep.edges[node, 0]):
+                    back = [int(i) for i in host.argsort(node.params[0])]
+                    message = "in {d} the cotangent of " + f"{self.run.describe(node)}{self.run.where(node)} {words}, "
+                    message += f"where its axes have to be permuted back, by transpose({', '.join(map(str, back))})"
+                    yield Explanation(
+                        ("turned", node, words), LOCAL + 0.1, "permuted", message, self.names_of(node), None,
+                        self._where(node),
+                    )  # fmt: skip
 
     def products(self) -> Iterator[Explanation]:
         """A product of matrices in another order, or of the transposed cotangent."""

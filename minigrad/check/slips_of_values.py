@@ -9,22 +9,17 @@ from typing import Any
 
 from minigrad.backend import numpy as host
 from minigrad.check.rearranged import fitted, rearrangements
-from minigrad.check.suspicion import INVOLVED, LOCAL, PLAIN, Explanation, Suspicion
-from minigrad.check.sweep import Array, Edge
+from minigrad.check.suspicion import LOCAL, PLAIN, Explanation, Suspicion
+from minigrad.check.sweep import Array
 from minigrad.ops import sum_to
 from minigrad.paths import pull
 from minigrad.tape import Node
 
-MOVES = frozenset(("alias", "broadcast_to", "flip", "pad", "reshape", "roll", "take", "transpose"))
-"""Rows that carry values along without computing."""
-
-
-LARGE = 50_000
-"""From so many elements on not every mixture of changed values is acted out."""
+TURNED = " transposed"
 
 
 class SlipsOfValues(Suspicion):
-    """Searches for mistakes in single steps, and for the same slip at every step of a loop."""
+    """Searches for mistakes in single steps."""
 
     def factors(self) -> Iterator[Explanation]:
         """Off by a named array: the whole gradient, or what passes one site."""
@@ -43,6 +38,15 @@ class SlipsOfValues(Suspicion):
                         message + " and has the wrong sign",
                         factor=factor.short,
                     )
+        named = [(text, v) for text, v, _ in self.values if text[:1] == "`" and v.dtype.kind == "f" and v.all()]
+        fit = [(text, v) for text, value in named if (v := fitted(value, self.a.shape)) is not None]
+        for (one, v1), (other, v2) in itertools.permutations(fit, 2):
+            if self.fits(self.a * (v1 / v2)):
+                message = "{d} {has} a factor " + f"{one}/{other} too many: is {other} used where {one} is meant?"
+                yield Explanation(
+                    ("ratio", one, other), LOCAL + 0.3, "mistaken value", message,
+                    (one.strip("`"), other.strip("`")), f"{one}/{other}",
+                )  # fmt: skip
         for site, _ in self._weights():
             source, c = self.sweep.landing(site)
             for factor, value in self.likely(source, c):
@@ -110,11 +114,11 @@ class SlipsOfValues(Suspicion):
                 continue
             g = self.sweep.cotangents[node]
             for place, number, held in _slots(node.residuals):
-                if not isinstance(held, host.ndarray) or held.dtype.kind != "f":
+                if not isinstance(held, host.ndarray) or held.dtype.kind not in "fb":
                     continue
                 meant = self._meant(node, row.lifts[place] if number is None else number)
                 for text, other, source in self._candidates(held, g):
-                    if source is not None and meant == self.run.describe(source):
+                    if source is not None and text == meant:
                         continue
                     values = list(node.residuals)
                     if number is None:
@@ -131,13 +135,15 @@ class SlipsOfValues(Suspicion):
                         assert target is not None
                         if c.shape == right.shape and self.confirmed(target, c - right):
                             at = self.run.describe(node)
+                            turned = text.endswith(TURNED) and meant.endswith(TURNED)
+                            used, needed = (w.removesuffix(TURNED) if turned else w for w in (text, meant))
                             message = (
                                 "{d} {uses} "
-                                + f"{text} where {meant} is meant, in the derivative of {at}{self.run.where(node)}"
+                                + f"{used} where {needed} is meant, in the derivative of {at}{self.run.where(node)}"
                             )
                             rank = (
                                 LOCAL
-                                + 0.1
+                                + (0.1 if text.endswith(meant) else 0.3)
                                 + (0.0 if "`" in text[:1] or "of `" in text else 0.4)
                                 + (0.0 if meant[:1] == "`" else 0.3)
                             )
@@ -153,11 +159,15 @@ class SlipsOfValues(Suspicion):
                             )
 
     def _meant(self, node: Node, origin: int | None) -> str:
+        """What the backward pass needs there, in words."""
         if origin == -1:
             return self.run.describe(node)
         if origin is not None and origin >= 0:
             source = node.inputs[origin]
             if source is not None:
+                below = source.inputs[0] if source not in self.run.names and source.inputs else None
+                if below in self.run.names and source.primitive is not None and source.primitive.name == "transpose":
+                    return self.run.describe(below) + TURNED  # type: ignore[arg-type]
                 return self.run.describe(source)
             for text, value, _ in self.values:
                 if value is self.run.arguments[node][origin]:
@@ -166,11 +176,17 @@ class SlipsOfValues(Suspicion):
 
     def _candidates(self, held: Array, upstream: Array | None = None) -> Iterator[tuple[str, Array, Node | None]]:
         """What could have been used in place of a value: others of its shape, and itself rearranged."""
+        if held.dtype.kind == "b":
+            yield "the condition inverted", ~held, None
+            return
         for text, value, source in self.values:
             if value.dtype.kind == "f" and value is not held:
                 shaped = fitted(value, held.shape)
                 if shaped is not None:
                     yield text, host.broadcast_to(shaped, held.shape), source
+                turned = value.swapaxes(-1, -2) if value.ndim == held.ndim > 1 and text[:1] == "`" else None
+                if turned is not None and turned.shape == held.shape:
+                    yield text + TURNED, turned, source
         itself = next((text for text, value, _ in self.values if value is held), "a value")
         for words, moved in rearrangements(held):
             if moved.shape == held.shape:
@@ -178,6 +194,8 @@ class SlipsOfValues(Suspicion):
         yield f"minus {itself}", -held, None
         if upstream is not None and upstream.shape == held.shape:
             yield "the cotangent that arrives", upstream, None
+        if ((held == 0) | (held == held.max(initial=0.0))).all():
+            yield f"{itself} with its zeros where it has none", held.max(initial=0.0) - held, None
         if (held > 0).all():
             yield f"the square of {itself}", held * held, None
             yield f"the root of {itself}", host.sqrt(held), None
@@ -213,17 +231,20 @@ class SlipsOfValues(Suspicion):
                     continue
                 c = self.sweep.edges[node, i]
                 at = f"{self.run.describe(node)}{self.run.where(node)}"
-                function = len(row.arguments) == 1 or row.name in ("maximum", "minimum")
-                if row.kind == "elementwise" and function and g.shape == c.shape:
-                    for factor, value in self.likely(source, c, instead=g):
-                        if self.confirmed(source, g * value - c):
-                            message = (
-                                "{d} {uses} " + f"{factor.short} for the derivative of {row.name.rstrip('_')} at {at}"
-                            )
-                            yield Explanation(
-                                ("replaced", node, factor.short), LOCAL + 0.35, "wrong derivative", message,
-                                self.names_of(node), factor.short, self._where(node),
-                            )  # fmt: skip
+                if row.kind == "elementwise" and g.shape == c.shape:
+                    function = len(row.arguments) == 1 or row.name in ("maximum", "minimum")
+                    if function and ((c == 0) | (c == g)).all() and self.confirmed(source, g - 2 * c):
+                        message = "{d} {uses} " + f"the condition of {row.name.rstrip('_')} inverted, at {at}"
+                        yield Explanation(
+                            ("inverted", node, i), LOCAL, "wrong derivative", message, self.names_of(node), None,
+                            self._where(node),
+                        )  # fmt: skip
+                    if function:
+                        yield from self._replaced(node, source, g, f"the derivative of {row.name.rstrip('_')} at {at}")
+                    low = self._chain(node)
+                    if low is not None and low.shape == g.shape:
+                        words = f"the derivative of {self.run.describe(node)} by {self.run.describe(low)}"
+                        yield from self._replaced(node, low, g, words + self.run.where(node))
                 elif row.name == "amax":
                     axis, keepdims = node.params
                     wide = g if keepdims or axis is None else host.expand_dims(g, axis)
@@ -246,6 +267,27 @@ class SlipsOfValues(Suspicion):
                                 None,
                                 self._where(node),
                             )
+
+    def _replaced(self, node: Node, end: Node, g: Array, words: str) -> Iterator[Explanation]:
+        c = self.sweep.cotangents[end]
+        for factor, value in self.likely(end, c, instead=g):
+            if self.confirmed(end, g * value - c):
+                message = "{d} {uses} " + f"{factor.short} for {words}"
+                yield Explanation(
+                    ("replaced", node, factor.short), LOCAL + 0.35, "wrong derivative", message, self.names_of(node),
+                    factor.short, self._where(node),
+                )  # fmt: skip
+
+    def _chain(self, node: Node) -> Node | None:
+        """The lower end of a chain of two or more elementwise steps without forks, such as a sigmoid written out."""
+        below, steps = node, 0
+        while below.primitive is not None and below.primitive.kind == "elementwise":
+            inputs = {s for s in below.inputs if s is not None and s in self.sweep.needed}
+            if len(inputs) != 1 or len(self.consumers.get(next(iter(inputs)), ())) != 1:
+                break
+            (below,) = inputs
+            steps += 1
+        return below if steps > 1 else None
 
     def exchanged(self) -> Iterator[Explanation]:
         """The two factors of a product exchanged, parts written into one another's place, a factor applied too late."""
@@ -339,171 +381,6 @@ class SlipsOfValues(Suspicion):
                     words,
                     self._where(node),
                 )
-
-    def everywhere(self) -> Iterator[Explanation]:
-        """The same slip at every step of a loop: all nodes that one line made, or all uses of one value."""
-        groups: dict[tuple[int, str, int], list[Edge]] = {}
-        uses: dict[int, list[tuple[Node, int]]] = {}
-        for node in self.run.order:
-            if node not in self.sweep.cotangents or node.primitive is None or node.primitive.joint is not None:
-                continue
-            for i in range(len(node.inputs)):
-                if (node, i) in self.sweep.edges and node in self.run.lines:
-                    groups.setdefault((self.run.lines[node][0], node.primitive.name, i), []).append((node, i))
-            for place, value in enumerate(node.residuals):
-                if isinstance(value, host.ndarray) and value.dtype.kind == "f" and value.ndim > 1:
-                    uses.setdefault(id(value), []).append((node, place))
-        for (_, name, i), edges in list(groups.items())[:40]:
-            if len(edges) < 2:
-                continue
-            where, many = self.run.where(edges[0][0]), len(edges)
-            cut = self.sweep.down(self.sweep.seeds, edit={edge: (lambda g, c: c * 0) for edge in edges})
-            if self.fits(self.sweep.at_leaf(cut, self.k)):
-                source = self.run.describe(edges[-1][0].inputs[i])  # type: ignore[arg-type]
-                message = (
-                    "{d} {equals} autodiff with "
-                    + f"all {many} paths into {source.split(' #')[0].rstrip('`')}` through the {name.rstrip('_')} "
-                    f"cut{where}"
-                )
-                yield Explanation(
-                    ("all cut", where, i),
-                    LOCAL + 0.2,
-                    "missing path",
-                    message,
-                    self.names_of(edges[0]),
-                    "0",
-                    self._where(edges[0]),
-                )
-            if all(node.primitive is not None and node.primitive.kind == "elementwise" for node, _ in edges):
-                same = [edge for edge in edges if edge[0].shape == edge[0].inputs[i].shape]  # type: ignore[union-attr]
-                left = self.sweep.down(self.sweep.seeds, edit={edge: (lambda g, c: g) for edge in same})
-                if same and self.fits(self.sweep.at_leaf(left, self.k)):
-                    message = "{d} {lacks} " + f"the derivative of {name.rstrip('_')} at each of {many} steps{where}"
-                    yield Explanation(
-                        ("all left", where, i),
-                        LOCAL,
-                        "derivative left out",
-                        message,
-                        self.names_of(edges[0]),
-                        None,
-                        self._where(edges[0]),
-                    )
-        for places in list(uses.values())[:24]:
-            if len(places) < 2:
-                continue
-            held = places[0][0].residuals[places[0][1]]
-            text = next((words for words, value, _ in self.values if value is held), None)
-            for words, moved in rearrangements(held) if text else ():
-                if moved.shape != held.shape:
-                    continue
-                values = {node: list(node.residuals) for node, _ in places}
-                for node, place in places:
-                    values[node][place] = moved
-                try:
-                    found = self.sweep.down(self.sweep.seeds, residuals=values)
-                except (ValueError, TypeError):
-                    continue
-                if self.fits(self.sweep.at_leaf(found, self.k)):
-                    message = (
-                        "{d} {uses} " + f"{text} {words} where {text} itself is meant, at each of {len(places)} steps"
-                    )
-                    yield Explanation(
-                        ("all moved", text, words), LOCAL, "mistaken value", message, (str(text).strip("`"),)
-                    )
-
-        yield from self._rearranged_inputs()
-
-    def _rearranged_inputs(self) -> Iterator[Explanation]:
-        """An input used flipped or transposed throughout the backward pass, as a kernel in a convolution."""
-        for j, x in enumerate(self.run.leaves):
-            if x.ndim < 2 or x.size > 1e5:
-                continue
-            carriers: set[Node] = {x.node}  # type: ignore[arg-type]
-            for node in self.run.order:
-                if node.primitive is not None and node.primitive.name in MOVES and not carriers.isdisjoint(node.inputs):
-                    carriers.add(node)
-            users = [n for n in self.run.order if n.primitive is not None and not carriers.isdisjoint(n.inputs)]
-            for words, moved in rearrangements(x.data):
-                if moved.shape != x.shape or host.array_equal(moved, x.data):
-                    continue
-                changed = {n: v for n, (v, _) in self.sweep.replayed({x.node: moved}, carriers).items()}  # type: ignore[dict-item]
-                mixed = {n: self._mixed(n, changed) for n in users if n.primitive.joint is None}  # type: ignore[union-attr]
-                try:
-                    found = self.sweep.down(self.sweep.seeds, residuals=mixed)
-                except (ValueError, TypeError):
-                    continue
-                if self.fits(self.sweep.at_leaf(found, self.k)):
-                    name = self.run.leaf_name(j)
-                    message = "{d} {uses} " + f"`{name}` {words} where `{name}` itself is meant"
-                    yield Explanation(("input moved", j, words), LOCAL, "mistaken value", message, (name,))
-
-    def replays(self) -> Iterator[Explanation]:
-        """A constant left out of the values that the backward pass used (eps), or m - 1 for m in them."""
-        for node in self.run.order:
-            row = node.primitive
-            if row is None or node not in self.sweep.cotangents:
-                continue
-            if row.name == "add":
-                constant = next((a for a in self.run.arguments[node] if not getattr(a, "ndim", 0)), None)
-                source = next((s for s in node.inputs if s is not None), None)
-                if (
-                    constant is None
-                    or source is None
-                    or sum(s is not None for s in node.inputs) != 1
-                    or not float(constant)
-                ):
-                    continue
-                value = host.broadcast_to(self.run.values[source], node.shape)
-                text = f"{float(constant):.6g}"
-                words = (
-                    "{d} {leaves} out "
-                    + f"{text} (eps) that is added in {self.run.describe(node)}{self.run.where(node)}"
-                )
-                yield from self._replayed(node, value, words, "eps left out", text)
-            elif row.name in ("mean", "divide") and (node in self.run.names or row.name == "mean"):
-                source = next((s for s in node.inputs if s is not None), None)
-                if source is None:
-                    continue
-                for m in self.counts:
-                    if row.name == "mean" and m != math.prod(source.shape) // max(1, math.prod(node.shape)):
-                        continue
-                    value = self.run.values[node] * (m / (m - 1))
-                    words = (
-                        "{d} {uses} "
-                        + f"{self.run.describe(node)} divided by m - 1 instead of m = {m}{self.run.where(node)}"
-                    )
-                    yield from self._replayed(node, value, words, "factor", "m/(m-1)")
-
-    def _replayed(self, node: Node, value: Array, words: str, kind: str, factor: str) -> Iterator[Explanation]:
-        """Backward passes in which some of the values below a changed one follow the change."""
-        fresh = self.sweep.replayed({node: value})
-        if any(not host.isfinite(v).all() for v, _ in fresh.values()):
-            return
-        for n, (v, _) in fresh.items():
-            if n is node or v.shape != self.run.values[n].shape:
-                continue
-            ratio = fitted(self.run.values[n] / v, self.a.shape)
-            for power in (1, -1, 2, -2, 3):
-                if ratio is not None and self.fits(self.a * ratio**power):
-                    yield Explanation(
-                        (kind, node), INVOLVED - 0.5, kind, words, self.names_of(node), factor, self._where(node)
-                    )
-                    return
-        chosen = [n for n in fresh if n is not node and n in self.sweep.cotangents][:7]
-        large = max(self.run.values[n].size for n in chosen) > LARGE if chosen else False
-        for many in (len(chosen), 1) if large else range(len(chosen), 0, -1):
-            for subset in itertools.combinations(chosen, many):
-                mixed: dict[Node, Any] = {}
-                for n in self.run.order:
-                    if n.primitive is None or n.primitive.joint is not None or n not in self.sweep.cotangents:
-                        continue
-                    mixed[n] = self._mixed(n, {s: fresh[s][0] for s in subset} | ({node: value}))
-                predicted = self.sweep.at_leaf(self.sweep.down(self.sweep.seeds, residuals=mixed), self.k)
-                if self.fits(predicted):
-                    yield Explanation(
-                        (kind, node), INVOLVED - 0.5, kind, words, self.names_of(node), factor, self._where(node)
-                    )
-                    return
 
 
 def _slots(residuals: Sequence[Any]) -> Iterator[tuple[int, int | None, Any]]:

@@ -9,20 +9,18 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from minigrad.backend import numpy as host
 from minigrad.check.forward import Forward
+from minigrad.check.numbers import STATISTICS, Factor, counts_of, known_numbers, ratio_of
 from minigrad.check.rearranged import fitted
 from minigrad.check.sweep import DIRECTIONS, Array, Edge, Sweep
 from minigrad.ops import sum_to
 from minigrad.paths import pull
 from minigrad.tape import Node
-
-STATISTICS = frozenset(("amax", "logsumexp", "mean", "norm", "sum"))
-"""Rows that take many values together: what a derivation is most likely to treat as constant."""
 
 MATRIX = 4096
 """Up to so many elements factors are tried as the rows of one matrix."""
@@ -49,26 +47,6 @@ class Explanation:
     evidence: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Factor:
-    """A named number or array by which a term may be off."""
-
-    text: str
-    value: Any
-    inverse: bool = False
-
-    def sentence(self, subject: str) -> str:
-        """What is wrong with a term that was multiplied by this factor."""
-        if self.inverse:
-            return f"{subject} lacks a factor {self.text}"
-        return f"{subject} has a factor {self.text} too many"
-
-    @property
-    def short(self) -> str:
-        """The factor alone: "m = 6 (...)", "1/`gamma`"."""
-        return f"1/{self.text}" if self.inverse else self.text
-
-
 class Suspicion:
     """The vocabulary and the tests, for one recorded run and the gradients that a hand derived for it.
 
@@ -88,33 +66,12 @@ class Suspicion:
                     self.consumers.setdefault(source, []).append((node, i))
         self.leaf_nodes = {x.node for x in self.run.leaves}
         self.seed_nodes = set(sweep.seeds)
-        self.counts = self._counts()
+        self.counts = counts_of(self.run)
         self.values = self._values()
         self.found: dict[int, list[Explanation]] = {}
         self._forms: list[tuple[Factor, Array]] | None = None
         self._weighed: dict[int, list[tuple[Node | Edge, Array]]] = {}
         self._fitting: dict[tuple[int, ...], tuple[list[tuple[Factor, Array]], Array | None]] = {}
-
-    def _counts(self) -> dict[int, str]:
-        """Numbers of elements that the run adds up or averages, and lengths of axes, with their words."""
-        counts: dict[int, str] = {}
-        for node in self.run.order:
-            if node.primitive is not None and node.primitive.name in STATISTICS and node.inputs[0] is not None:
-                size = math.prod(node.inputs[0].shape)
-                many = size // max(1, math.prod(node.shape))
-                if many > 1:
-                    counts.setdefault(many, f"m = {many} (the elements that {self.run.describe(node)} takes together)")
-        for k, x in enumerate(self.run.leaves):
-            for axis, n in enumerate(x.shape):
-                if n > 1:
-                    counts.setdefault(n, f"{n} ({self.run.leaf_name(k)}.shape[{axis}])")
-            if x.size > 1:
-                counts.setdefault(x.size, f"{x.size} ({self.run.leaf_name(k)}.size)")
-        for node in self.run.order:
-            for n in node.shape:
-                if n > 1:
-                    counts.setdefault(n, f"{n} (an axis of {self.run.describe(node)})")
-        return counts
 
     def _values(self) -> list[tuple[str, Array, Node | None]]:
         """Every array that a hand could have used, the named ones first."""
@@ -133,43 +90,15 @@ class Suspicion:
 
     @functools.cached_property
     def scalars(self) -> list[Factor]:
-        """Numbers by which terms are off: counts, 2, and constants of the forward."""
-        plain: list[Factor] = []
-        factors: list[Factor] = []
-        for n, words in sorted(self.counts.items()):
-            plain += [Factor(words, float(n)), Factor(words, 1 / n, True)]
-            if n > 1:
-                m = words.split(" (")[0]
-                m = m if "=" in m else f"m = {m}"
-                factors.append(Factor(f"m/(m-1) ({m})", n / (n - 1)))
-                factors.append(Factor(f"m/(m-1) ({m})", (n - 1) / n, True))
-                factors += [Factor(f"sqrt(m) ({m})", math.sqrt(n)), Factor(f"sqrt(m) ({m})", 1 / math.sqrt(n), True)]
-                factors += [Factor(f"m² ({m})", float(n * n)), Factor(f"m² ({m})", 1 / (n * n), True)]
-        two = [Factor("2", 2.0), Factor("2", 0.5, True)]
-        if 2 in self.counts:
-            two = [
-                Factor(f"2 (which is also {self.counts[2]})", 2.0),
-                Factor(f"2 (which is also {self.counts[2]})", 0.5, True),
-            ]
-        constants: list[Factor] = []
-        for node in self.run.order:
-            for value in (*self.run.arguments.get(node, ()), *node.params):
-                if isinstance(value, host.ndarray) and not value.ndim and value.dtype.kind in "fi":
-                    value = value.item()
-                if isinstance(value, (int, float)) and not isinstance(value, bool) and value not in (0, 1, -1, 2, 0.5):
-                    text = (
-                        f"{value:.6g} of "
-                        f"{self.run.describe(node)}{self.run.where(node) if node in self.run.names else ''}"
-                    )
-                    constants += [Factor(text, float(value)), Factor(text, 1 / value, True)]
-        return [*two, *plain, *constants, *factors, Factor("4", 4.0), Factor("4", 0.25, True), Factor("3", 3.0)]
+        """Numbers by which terms are off."""
+        return known_numbers(self.run, self.counts)
 
-    def name_weight(self, w: float) -> Factor | None:
-        """The first known number that a weight equals, up to sign."""
+    def name_weight(self, w: float, taken: Iterable[int] = ()) -> Factor | None:
+        """The first known number that a weight equals, up to sign; taken: numbers of elements of means on the way."""
         for factor in self.scalars:
             if abs(abs(w) - abs(factor.value)) <= 2e-6 * abs(factor.value):
                 return factor
-        return None
+        return ratio_of(w, taken, self.counts)
 
     def _known(self, w: float) -> str | None:
         """What a weight does to a path, where it is a known number."""
@@ -305,7 +234,8 @@ class Suspicion:
     def likely(self, node: Node, c: Array, instead: Array | None = None) -> list[tuple[Factor, Array]]:
         """The factors that pass the test of the first direction: `c`, the contribution to a node, times the factor.
 
-        instead: is multiplied by the factor in place of `c`, which stays what the right pass contributes.
+        instead: is multiplied by the factor in place of `c`, which stays what the right pass contributes; then a half,
+        twice and minus the factor are tried too.
         """
         tangents = self.sweep.directions(self.k)[1].get(node)
         if tangents is None or not c.size:
@@ -314,17 +244,20 @@ class Suspicion:
         weights = (c if instead is None else instead) * tangents[0]
         goal = self.q[0] + float((c * tangents[0]).sum())
         if rows is not None:
-            passed = host.abs(rows @ weights.reshape(-1) - goal) <= self.q_tol
-            return [fit[i] for i in host.flatnonzero(passed)]
-        sums: dict[tuple[int, ...], Array] = {}
-        passing = []
-        for factor, value in fit:
-            lead = (1,) * (weights.ndim - value.ndim) + value.shape
-            if lead not in sums:
-                sums[lead] = sum_to(weights, lead)
-            if abs(float((sums[lead] * value.reshape(lead)).sum()) - goal) <= self.q_tol:
-                passing.append((factor, value))
-        return passing
+            sums = rows @ weights.reshape(-1)
+        else:
+            partial: dict[tuple[int, ...], Array] = {}
+            sums = host.zeros(len(fit))
+            for number, (_, value) in enumerate(fit):
+                lead = (1,) * (weights.ndim - value.ndim) + value.shape
+                if lead not in partial:
+                    partial[lead] = sum_to(weights, lead)
+                sums[number] = float((partial[lead] * value.reshape(lead)).sum())
+        scales = (1.0,) if instead is None else (1.0, -1.0, 0.5, -0.5, 2.0, -2.0)
+        return [
+            (_scaled(fit[i][0], scale), fit[i][1] * scale)
+            for scale in scales for i in host.flatnonzero(host.abs(scale * sums - goal) <= self.q_tol)
+        ]  # fmt: skip
 
     def _mixed(self, node: Node, changed: Mapping[Node, Array]) -> list[Any]:
         """A node's residuals with the changed values of its inputs and output in them."""
@@ -338,10 +271,18 @@ class Suspicion:
         return values
 
     def absolute(self, k: int) -> Array:
-        """The sizes of the terms that the k-th gradient adds up: what its rounding is to be judged by."""
-        x = self.run.leaves[k].node
-        total = host.abs(self.sweep.gradients[k]) + sum(host.abs(c) for c in self.groups(k).values())
-        for node, i in self.consumers.get(x, ()):  # type: ignore[arg-type]
+        """The sizes of the terms that the k-th gradient adds up: what its rounding is to be judged by.
+
+        It is split by its paths, and by what its nearest ops add up: each shows cancellations that the other hides.
+        """
+        by_path = sum(host.abs(c) for c in self.groups(k).values())
+        return host.maximum(host.maximum(by_path, self._nearest(k)), host.abs(self.sweep.gradients[k]))
+
+    def _nearest(self, k: int) -> Array:
+        """The sizes of the terms that reach the k-th leaf from the ops that use it, sums taken apart."""
+        x = self.run.leaves[k]
+        total = host.zeros(x.shape, x.dtype)
+        for node, i in self.consumers.get(x.node, ()):  # type: ignore[arg-type]
             row = node.primitive
             assert row is not None
             if row.joint is not None:
@@ -350,7 +291,7 @@ class Suspicion:
             values = [node.residuals[place] if place >= 0 else i for place in places]
             sizes = [host.abs(v) if isinstance(v, host.ndarray) and v.dtype.kind == "f" else v for v in values]
             with host.errstate(all="ignore"):
-                term = sum_to(host.abs(rule(host.abs(self.sweep.cotangents[node]), *sizes)), total.shape)
+                term = sum_to(host.abs(rule(host.abs(self.sweep.cotangents[node]), *sizes)), x.shape)
             total = total + host.where(host.isfinite(term), term, 0)
         return total
 
@@ -382,3 +323,12 @@ class Suspicion:
                     place[labels] = place[labels] + part if labels in place else part
             held[node] = {}
         return held.get(x, {})  # type: ignore[arg-type]
+
+
+def _scaled(factor: Factor, scale: float) -> Factor:
+    """A factor times a number: `0.5/std`."""
+    if scale == 1:
+        return factor
+    if factor.inverse:
+        return Factor(f"{scale:g}/{factor.text}", factor.value * scale)
+    return Factor(f"minus {factor.text}" if scale == -1 else f"{scale:g} {factor.text}", factor.value * scale)

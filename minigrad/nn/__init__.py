@@ -33,11 +33,11 @@ from minigrad.nn.summary import summary
 from minigrad.tensor import Buffer, Parameter
 
 if TYPE_CHECKING:
-    from minigrad.nn.conventions import batchnorm_from, batchnorm_to
+    from minigrad.nn.conventions import CONVENTIONS, batchnorm_from, batchnorm_to
 
 __all__ = [
-    "ELU", "GELU", "AdaptiveAvgPool2d", "AvgPool2d", "BCEWithLogitsLoss", "BatchNorm1d", "BatchNorm2d", "Buffer",
-    "Conv1d", "Conv2d", "ConvTranspose2d", "CrossEntropyLoss", "Dropout", "Embedding", "Flatten", "GroupNorm",
+    "CONVENTIONS", "ELU", "GELU", "AdaptiveAvgPool2d", "AvgPool2d", "BCEWithLogitsLoss", "BatchNorm1d", "BatchNorm2d",
+    "Buffer", "Conv1d", "Conv2d", "ConvTranspose2d", "CrossEntropyLoss", "Dropout", "Embedding", "Flatten", "GroupNorm",
     "HuberLoss", "Identity", "L1Loss", "Lambda", "LayerNorm", "LeakyReLU", "Linear", "LogSoftmax", "MSELoss",
     "MaxPool2d", "Module", "ModuleList", "NLLLoss", "Parameter", "ReLU", "Sequential", "SiLU", "Sigmoid", "Softmax",
     "Softplus", "Tanh", "batchnorm_from", "batchnorm_to", "summary",
@@ -46,6 +46,6 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """The translations of other frameworks' BatchNorm are imported when they are first asked for."""
-    if name in ("batchnorm_from", "batchnorm_to"):
+    if name in ("CONVENTIONS", "batchnorm_from", "batchnorm_to"):
         return getattr(importlib.import_module("minigrad.nn.conventions"), name)
     raise AttributeError(f"module 'minigrad.nn' has no attribute {name!r}")

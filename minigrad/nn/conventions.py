@@ -8,11 +8,14 @@ where another variance (biased, or a root) is averaged, and then `exact="trainin
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import EllipsisType
 from typing import Any
 
 from minigrad import creation, ops
+from minigrad.given import fraction
 from minigrad.nn.normalisation import BatchNorm, BatchNorm1d, BatchNorm2d
 from minigrad.tensor import Tensor, as_array
 
@@ -75,6 +78,8 @@ CONVENTIONS = {
 
 
 def _convention(name: str, op: str) -> Convention:
+    if not isinstance(name, str):
+        raise TypeError(f"{op}: a convention is a name, such as 'pytorch', not {name!r:.60}")
     found = CONVENTIONS.get({"tf": "keras", "tensorflow": "keras", "torch": "pytorch"}.get(name.lower(), name.lower()))
     if found is None:
         raise ValueError(f"{op}: no convention is called {name!r}; there are {', '.join(CONVENTIONS)} (and 'tf')")
@@ -85,7 +90,7 @@ def batchnorm_from(
     convention: str,
     state: Mapping[str, Any] | Sequence[Any],
     eps: float | None = None,
-    rate: float | None = None,
+    rate: float | EllipsisType | None = ...,
     exact: str = "evaluation",
     dims: int = 2,
 ) -> BatchNorm:
@@ -93,33 +98,45 @@ def batchnorm_from(
 
     convention: a name in `CONVENTIONS`, each of which says what it stores. state: its arrays by those
     names (Flax's two collections may be nested), or in that order; gamma and beta may be missing where
-    the layer has none. eps, rate: as they were set there, in that framework's own meaning; by default
-    what the state holds under "eps" and the rate's name, else the framework's defaults.
+    the layer has none; integers become float32. eps, rate: as they were set there, in that framework's own
+    meaning; by default what the state holds under "eps" and the rate's name, else the framework's defaults.
+    rate=None is PyTorch's momentum=None, the average of all batches.
     exact="training" demands that averaging goes on exactly as there too. dims: 1 for BatchNorm1d, 2 for
     BatchNorm2d. MatConvNet's moments are (channels, 2): mean and sigma.
-    Raises ValueError for an unknown convention, missing or misshapen arrays, a stored sigma smaller
-    than eps allows, and an exactness that cannot be had, with the reason.
+    Raises ValueError for an unknown convention, missing or misshapen arrays, a spread that is negative
+    or not finite, a stored sigma smaller than eps allows, and an exactness that cannot be had, with the reason.
     """
     c = _convention(convention, "batchnorm_from")
     if exact not in ("evaluation", "training"):
         raise ValueError(f"batchnorm_from: exact is 'evaluation' or 'training', not {exact!r}")
+    if not hasattr(state, "__len__"):
+        raise TypeError(f"batchnorm_from: the state is a dict or list of arrays, not {type(state).__name__}")
     own = state if isinstance(state, Mapping) else {}
     eps = own.get("eps", c.eps) if eps is None else eps
-    rate = own.get(c.rate[0], c.rate[1]) if rate is None else rate
+    rate = own.get(*c.rate) if rate is ... else rate
+    if rate is not None:
+        rate = fraction(f"batchnorm_from: {c.name}'s {c.rate[0]}", rate)
+    elif c.name != "pytorch":
+        raise ValueError(f"batchnorm_from: {c.name}'s {c.rate[0]} is a number; only PyTorch's may be None")
     cumulative = rate is None or (c.form == "sums" and rate == 1.0)
-    if not cumulative and not 0.0 <= rate <= 1.0:
-        raise ValueError(f"batchnorm_from: {c.name}'s {c.rate[0]} is between 0 and 1, not {rate}")
     if exact == "training" and c.training is not None and not cumulative:
         raise ValueError(f"batchnorm_from: {c.name} cannot be continued exactly: {c.training}")
     arrays = _arrays(c, state)
     mean, var = _statistics(c, arrays, eps)
     channels = mean.shape[0]
-    momentum = None if cumulative else 1 - rate if c.old else rate
+    momentum = None if rate is None or cumulative else 1 - rate if c.old else rate
     affine = c.names[0] in arrays or c.names[1] in arrays
     kinds: dict[int, type[BatchNorm]] = {1: BatchNorm1d, 2: BatchNorm2d}
     if dims not in kinds:
         raise ValueError(f"batchnorm_from: dims is 1 or 2, not {dims}")
-    layer = kinds[dims](channels, eps=eps, momentum=momentum, affine=affine).to_dtype(mean.dtype)
+    if momentum is not None and 0.5 < momentum < 1.0:
+        warnings.warn(
+            f"batchnorm_from: {c.name}'s {c.rate[0]}={rate:g} is the weight of the {'OLD' if c.old else 'NEW'} value, "
+            f"so that of a batch's statistics is {momentum:g}; is the number another framework's?",
+            stacklevel=2,
+        )
+    layer = kinds[dims](channels, eps=eps, affine=affine).to_dtype(mean.dtype)
+    layer.momentum = momentum
     assert layer.running_mean is not None and layer.running_var is not None
     for parameter, name in ((layer.weight, c.names[0]), (layer.bias, c.names[1])):
         if parameter is None:
@@ -130,8 +147,8 @@ def batchnorm_from(
             parameter.requires_grad = False  # the other framework has none: it stays at 1 or 0
     layer.running_mean.update(mean)
     layer.running_var.update(var)
-    count = arrays.get("scale_factor", own.get("num_batches_tracked"))
-    if cumulative and count is not None:
+    count = arrays.get("scale_factor") if cumulative and c.form == "sums" else own.get("num_batches_tracked")
+    if count is not None:
         assert layer.num_batches_tracked is not None
         count = as_array(count, None, "batchnorm_from")
         layer.num_batches_tracked.update(Tensor(count).reshape(()).astype(creation.int64))
@@ -145,6 +162,8 @@ def batchnorm_to(convention: str, layer: BatchNorm, exact: str = "evaluation") -
     running statistics, and where momentum is None in a convention that has no cumulative average.
     """
     c = _convention(convention, "batchnorm_to")
+    if not isinstance(layer, BatchNorm):
+        raise TypeError(f"batchnorm_to: needs a BatchNorm layer, not a {type(layer).__name__}")
     if exact not in ("evaluation", "training"):
         raise ValueError(f"batchnorm_to: exact is 'evaluation' or 'training', not {exact!r}")
     if layer.running_mean is None or layer.running_var is None or layer.num_batches_tracked is None:
@@ -192,7 +211,8 @@ def _arrays(c: Convention, state: Mapping[str, Any] | Sequence[Any]) -> dict[str
     if missing or unknown:
         parts = [f"missing are {missing}"] * bool(missing) + [f"unknown are {unknown}"] * bool(unknown)
         raise ValueError(f"batchnorm_from: {c.name} stores {', '.join(c.names)}; {' and '.join(parts)}")
-    return {name: as_array(flat[name], None, "batchnorm_from") for name in c.names if name in flat}
+    arrays = {name: as_array(flat[name], None, "batchnorm_from") for name in c.names if name in flat}
+    return {name: a if a.dtype.kind == "f" else a.astype(creation.float32) for name, a in arrays.items()}
 
 
 def _statistics(c: Convention, arrays: Mapping[str, Any], eps: float) -> tuple[Tensor, Tensor]:
@@ -203,6 +223,7 @@ def _statistics(c: Convention, arrays: Mapping[str, Any], eps: float) -> tuple[T
             shape = list(moments.shape)
             raise ValueError(f"batchnorm_from: matconvnet's moments are (channels, 2), mean and sigma, not {shape}")
         mean, sigma = Tensor(moments[:, 0]), Tensor(moments[:, 1])
+        _bounded(sigma, sigma > 0, f"{c.name}'s sigma", "above zero")
         return mean, _square_less(sigma, eps, c)
     name_of_mean, name_of_var = c.names[2:4]
     mean = Tensor(arrays[name_of_mean])
@@ -210,14 +231,21 @@ def _statistics(c: Convention, arrays: Mapping[str, Any], eps: float) -> tuple[T
         raise ValueError(f"batchnorm_from: {c.name}'s {name_of_mean} needs one axis, not shape {list(mean.shape)}")
     spread = Tensor(_channels(arrays[name_of_var], mean.shape[0], c, name_of_var))
     if c.form == "inverse":
+        _bounded(spread, spread > 0, f"{c.name}'s {name_of_var}", "above zero")
         return mean, _square_less(1 / spread, eps, c)
     if c.form == "sums":
         scale = Tensor(arrays["scale_factor"]).reshape(())
         factor = 0.0 if scale.item() == 0 else 1 / scale.item()
         mean, spread = mean * factor, spread * factor
-    if bool((spread < 0).any().item()):
-        raise ValueError(f"batchnorm_from: {c.name}'s {name_of_var} has negative entries; it cannot be negative")
+    _bounded(spread, spread >= 0, f"{c.name}'s {name_of_var}", "not negative")
     return mean, spread
+
+
+def _bounded(spread: Tensor, holds: Tensor, what: str, bound: str) -> None:
+    """ValueError where a spread is not finite, or a bound does not hold."""
+    wrong = ops.logical_not(holds & ops.isfinite(spread)).numpy()
+    if wrong.any():
+        raise ValueError(f"batchnorm_from: {what} must be finite and {bound}, not {spread.numpy()[wrong][0]:g}")
 
 
 def _square_less(sigma: Tensor, eps: float, c: Convention) -> Tensor:

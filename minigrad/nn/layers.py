@@ -11,28 +11,17 @@ from typing import Any
 from minigrad import functional as F
 from minigrad import init, ops, random
 from minigrad.functional import Padding, Pair, Single, pair, single
-from minigrad.nn.module import Module
+from minigrad.given import finite, fraction, whole
+from minigrad.nn.module import Module, unusual
 from minigrad.tensor import Parameter, Tensor
-
-
-def _positive(layer: str, **sizes: int) -> None:
-    for name, size in sizes.items():
-        if not isinstance(size, int) or size < 1:
-            raise ValueError(f"{layer}: {name} is an integer >= 1, not {size!r}")
-
-
-def _finite(layer: str, name: str, value: float) -> float:
-    if not math.isfinite(value):
-        raise ValueError(f"{layer}: {name} is a finite number, not {value}")
-    return float(value)
 
 
 class Linear(Module):
     """x Wᵀ + b: (..., in_features) to (..., out_features)."""
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
-        _positive("Linear", in_features=in_features, out_features=out_features)
-        self.in_features, self.out_features = in_features, out_features
+        self.in_features = in_features = whole("Linear: in_features", in_features)
+        self.out_features = out_features = whole("Linear: out_features", out_features)
         self.weight = Parameter(init.by_fan_in((out_features, in_features), in_features))
         self.bias = Parameter(init.by_fan_in((out_features,), in_features)) if bias else None
 
@@ -53,7 +42,9 @@ class Conv(Module):
         dilation: Any = 1, groups: int = 1, bias: bool = True,
     ) -> None:  # fmt: skip
         name = type(self).__name__
-        _positive(name, in_channels=in_channels, out_channels=out_channels, groups=groups)
+        in_channels = whole(f"{name}: in_channels", in_channels)
+        out_channels = whole(f"{name}: out_channels", out_channels)
+        groups = whole(f"{name}: groups", groups)
         if in_channels % groups or out_channels % groups:
             raise ValueError(f"{name}: {in_channels} and {out_channels} channels do not divide into {groups} groups")
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
@@ -78,17 +69,10 @@ class Conv(Module):
         return (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
 
     def settings(self) -> str:
-        parts = [f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"]
-        usual = {
-            "padding": (0,) * self.axes,
-            "output_padding": (0,) * self.axes,
-            "dilation": (1,) * self.axes,
-            "groups": 1,
-        }
-        for name, value in usual.items():
-            if getattr(self, name, value) != value:
-                parts.append(f"{name}={getattr(self, name)!r}")
-        return ", ".join(parts + ([] if self.bias is not None else ["bias=False"]))
+        sizes = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
+        zeros, ones = (0,) * self.axes, (1,) * self.axes
+        usual = {"padding": zeros, "output_padding": zeros, "dilation": ones, "groups": 1}
+        return sizes + unusual(self, usual) + ("" if self.bias is not None else ", bias=False")
 
 
 class Conv2d(Conv):
@@ -154,8 +138,8 @@ class Pool(Module):
         self.ceil_mode = ceil_mode
 
     def settings(self) -> str:
-        ceil = ", ceil_mode=True" if self.ceil_mode else ""
-        return f"{self.kernel_size}, stride={self.stride}, padding={self.padding}{ceil}"
+        usual = {"dilation": (1, 1), "ceil_mode": False, "count_include_pad": True}
+        return f"{self.kernel_size}, stride={self.stride}, padding={self.padding}{unusual(self, usual)}"
 
 
 class MaxPool2d(Pool):
@@ -203,9 +187,7 @@ class Dropout(Module):
     """Zeros elements with probability p in training, and scales the others by 1 / (1 - p)."""
 
     def __init__(self, p: float = 0.5) -> None:
-        if not 0.0 <= p <= 1.0:
-            raise ValueError(f"Dropout: the probability is between 0 and 1, not {p}")
-        self.p = float(p)
+        self.p = fraction("Dropout: p", p)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.p, self.training)
@@ -218,9 +200,9 @@ class Embedding(Module):
     """A learnt vector for each of `num_embeddings` integers: shape to shape + (embedding_dim,)."""
 
     def __init__(self, num_embeddings: int, embedding_dim: int) -> None:
-        _positive("Embedding", num_embeddings=num_embeddings, embedding_dim=embedding_dim)
-        self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
-        self.weight = Parameter(random.normal(num_embeddings, embedding_dim))
+        self.num_embeddings = whole("Embedding: num_embeddings", num_embeddings)
+        self.embedding_dim = whole("Embedding: embedding_dim", embedding_dim)
+        self.weight = Parameter(random.normal(self.num_embeddings, self.embedding_dim))
 
     def forward(self, index: Tensor) -> Tensor:
         return F.embedding(index, self.weight)
@@ -237,6 +219,9 @@ class Flatten(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return ops.flatten(x, self.start_axis)
+
+    def settings(self) -> str:
+        return f"start_axis={self.start_axis}"
 
 
 class Identity(Module):
@@ -258,7 +243,7 @@ class LeakyReLU(Module):
     """x where x > 0, else negative_slope x."""
 
     def __init__(self, negative_slope: float = 0.01) -> None:
-        self.negative_slope = _finite("LeakyReLU", "negative_slope", negative_slope)
+        self.negative_slope = finite("LeakyReLU: negative_slope", negative_slope)
 
     def forward(self, x: Tensor) -> Tensor:
         return ops.leaky_relu(x, self.negative_slope)
@@ -271,7 +256,7 @@ class ELU(Module):
     """x where x > 0, else alpha (exp(x) - 1)."""
 
     def __init__(self, alpha: float = 1.0) -> None:
-        self.alpha = _finite("ELU", "alpha", alpha)
+        self.alpha = finite("ELU: alpha", alpha)
 
     def forward(self, x: Tensor) -> Tensor:
         return ops.elu(x, self.alpha)
@@ -297,6 +282,9 @@ class GELU(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return ops.gelu(x, self.approximate)
+
+    def settings(self) -> str:
+        return unusual(self, {"approximate": "none"})[2:]
 
 
 class Sigmoid(Module):
@@ -329,6 +317,9 @@ class Softmax(Module):
     def forward(self, x: Tensor) -> Tensor:
         return F.softmax(x, self.axis)
 
+    def settings(self) -> str:
+        return f"axis={self.axis}"
+
 
 class LogSoftmax(Module):
     """The logarithm of softmax along an axis."""
@@ -338,3 +329,6 @@ class LogSoftmax(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.log_softmax(x, self.axis)
+
+    def settings(self) -> str:
+        return f"axis={self.axis}"

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
-
 from minigrad import functional as F
-from minigrad.nn.module import Module
+from minigrad.given import fraction, positive, whole
+from minigrad.nn.module import Module, unusual
 from minigrad.tensor import Buffer, Tensor
 
 
@@ -16,6 +15,11 @@ class Loss(Module):
         if reduction not in ("mean", "sum", "none"):
             raise ValueError(f"{type(self).__name__}: reduction is 'mean', 'sum' or 'none', not {reduction!r}")
         self.reduction = reduction
+
+    def settings(self) -> str:
+        usual = {"ignore_index": -100, "reduction": "mean", "label_smoothing": 0.0, "delta": 1.0}
+        held = "".join(f", {name} of shape {list(value.shape)}" for name, value in self.members())
+        return (held + unusual(self, usual))[2:]
 
 
 class CrossEntropyLoss(Loss):
@@ -30,9 +34,8 @@ class CrossEntropyLoss(Loss):
     ) -> None:
         super().__init__(reduction)
         self.weight = None if weight is None else Buffer(weight)
-        if not 0.0 <= label_smoothing <= 1.0:
-            raise ValueError(f"CrossEntropyLoss: label_smoothing is between 0 and 1, not {label_smoothing}")
-        self.ignore_index, self.label_smoothing = ignore_index, float(label_smoothing)
+        self.ignore_index = whole("CrossEntropyLoss: ignore_index", ignore_index, least=None)
+        self.label_smoothing = fraction("CrossEntropyLoss: label_smoothing", label_smoothing)
 
     def forward(self, x: Tensor, target: Tensor) -> Tensor:
         return F.cross_entropy(x, target, self.weight, self.ignore_index, self.reduction, self.label_smoothing)
@@ -44,7 +47,7 @@ class NLLLoss(Loss):
     def __init__(self, weight: Tensor | None = None, ignore_index: int = -100, reduction: str = "mean") -> None:
         super().__init__(reduction)
         self.weight = None if weight is None else Buffer(weight)
-        self.ignore_index = ignore_index
+        self.ignore_index = whole("NLLLoss: ignore_index", ignore_index, least=None)
 
     def forward(self, x: Tensor, target: Tensor) -> Tensor:
         return F.nll_loss(x, target, self.weight, self.ignore_index, self.reduction)
@@ -81,9 +84,7 @@ class HuberLoss(Loss):
 
     def __init__(self, reduction: str = "mean", delta: float = 1.0) -> None:
         super().__init__(reduction)
-        if not (math.isfinite(delta) and delta > 0):
-            raise ValueError(f"HuberLoss: delta is positive and finite, not {delta}")
-        self.delta = float(delta)
+        self.delta = positive("HuberLoss: delta", delta)
 
     def forward(self, x: Tensor, target: Tensor) -> Tensor:
         return F.huber_loss(x, target, self.delta, self.reduction)

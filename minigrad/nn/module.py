@@ -7,10 +7,11 @@ state dicts, optimizers, errors and on the tape.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Self
 
 from minigrad import creation, ops
+from minigrad.backend import is_array
 from minigrad.tape import recording
 from minigrad.tensor import Buffer, Parameter, Tensor, Versioned, as_array
 
@@ -22,33 +23,48 @@ class Module:
 
     training: bool = True
     frozen: bool = False
+    _asked: bool = True  # the mode that train() or eval() asked for last: what a frozen module goes back to
     path: str = ""
+    _walked: bool = False  # whether a walk has given this module its path
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the module computes."""
         raise NotImplementedError(f"{type(self).__name__} has no forward method; write one")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """`forward`. Arrays that are given by position come in as Tensors."""
+        if not self._walked:
+            self._name()
+        for given in args:
+            if not isinstance(given, Tensor):
+                args = tuple(Tensor(a) if is_array(a) else a for a in args)
+                break
         try:
             if recording.watch is None:
                 return self.forward(*args, **kwargs)
             return recording.watch(self, args, kwargs)
         except Exception as error:
             if not hasattr(error, "__notes__"):  # the innermost layer speaks
-                error.add_note(f"in the layer {self.path!r}: {type(self).__name__}({self.settings()})")
+                where = f"in the layer {self.path!r}: " if self.path else "in "
+                error.add_note(f"{where}{type(self).__name__}({self.settings()})")
             raise
 
+    @property
+    def _title(self) -> str:
+        """What errors call it: its class and, within a model, its path."""
+        return f"{type(self).__name__} {self.path}" if self.path else type(self).__name__
+
     def __setattr__(self, name: str, value: Any) -> None:
-        """Refuses a plain Tensor in the place of a Parameter or Buffer: it would be neither learnt nor saved."""
-        if isinstance(value, Tensor) and not isinstance(value, Versioned):
-            held = vars(self).get(name)
-            if isinstance(held, Versioned):
-                kind, where = type(held).__name__, f"{self.path}.{name}" if self.path else name
-                history = f"; this one has a history, and {name}.update(t.detach()) drops it" if value.node else ""
-                raise TypeError(
-                    f"{type(self).__name__}: {where} is a {kind}, and a Tensor cannot take its place: {name}.update(t) "
-                    f"overwrites its values{history}"
-                )
+        """Refuses other values in the place of a Parameter or Buffer: they would be neither learnt nor saved."""
+        held = None if value is None or isinstance(value, Versioned) else vars(self).get(name)
+        if isinstance(held, Versioned):
+            lost = isinstance(value, Tensor) and value.node is not None
+            where = f"{self.path}.{name}" if self.path else name
+            raise TypeError(
+                f"{type(self).__name__}: {where} is a {type(held).__name__}, and a {type(value).__name__} cannot take "
+                f"its place: {name}.update(t) overwrites its values"
+                + f"; this one has a history, and {name}.update(t.detach()) drops it" * lost
+            )
         super().__setattr__(name, value)
 
     # ---- the walk ----------------------------------------------------------------------------------
@@ -57,35 +73,46 @@ class Module:
         for name, value in vars(self).items():
             yield from _within(name, value)
 
+    def _walk(self, path: str = "") -> Iterator[tuple[str, Any]]:
+        """This module and all Parameters, Buffers and Modules below it, each once, with their paths."""
+        seen: set[int] = set()
+        stack: list[tuple[str, Any]] = [(path, self)]
+        while stack:
+            path, found = stack.pop()
+            if id(found) in seen:
+                continue
+            seen.add(id(found))
+            yield path, found
+            if isinstance(found, Module):
+                below = [(f"{path}.{name}" if path else name, value) for name, value in found.members()]
+                below.sort(key=lambda entry: isinstance(entry[1], Module))  # its own values come before its modules
+                stack.extend(reversed(below))
+
+    def _named(self, kind: type[Any], path: str = "") -> Iterator[tuple[str, Any]]:
+        """What a walk finds of a kind. What it finds it gives its path: the last walk's are the names."""
+        for place, found in self._walk(path):
+            if isinstance(found, Module):
+                found.path, found._walked = place, True
+            elif found.name != place:
+                found.rename(place)
+            if isinstance(found, kind):
+                yield place, found
+
+    def _name(self) -> None:
+        """Gives all modules, Parameters and Buffers their paths from here, as every named walk does.
+
+        A model's first call does so, that errors and the tape may know them.
+        """
+        for _ in self._named(Module):
+            pass
+
     def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
         """This module and all below it, each once, with its path; the root's path is empty."""
-        seen: set[int] = set()
-        stack: list[tuple[str, Module]] = [(prefix, self)]
-        while stack:
-            path, module = stack.pop()
-            if id(module) in seen:
-                continue
-            seen.add(id(module))
-            if len(path) > len(module.path):
-                module.path = path
-            yield path, module
-            below = [(f"{path}.{name}" if path else name, m) for name, m in module.members() if isinstance(m, Module)]
-            stack.extend(reversed(below))
+        return self._named(Module, prefix)
 
     def modules(self) -> Iterator[Module]:
         """This module and all below it, each once."""
-        return (module for _, module in self.named_modules())
-
-    def _named(self, kind: type[Any]) -> Iterator[tuple[str, Any]]:
-        seen: set[int] = set()
-        for path, module in self.named_modules():
-            for name, value in module.members():
-                if isinstance(value, kind) and id(value) not in seen:
-                    seen.add(id(value))
-                    full = f"{path}.{name}" if path else name
-                    if len(full) > len(value.name or ""):
-                        value.rename(full)
-                    yield full, value
+        return (found for _, found in self._walk() if isinstance(found, Module))
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
         """Every Parameter once, with its path."""
@@ -93,7 +120,7 @@ class Module:
 
     def parameters(self) -> Iterator[Parameter]:
         """Every Parameter once: what an optimizer takes."""
-        return (p for _, p in self.named_parameters())
+        return (p for _, p in self._named(Parameter))
 
     def named_buffers(self) -> Iterator[tuple[str, Buffer]]:
         """Every Buffer once, with its path."""
@@ -101,13 +128,17 @@ class Module:
 
     def buffers(self) -> Iterator[Buffer]:
         """Every Buffer once."""
-        return (b for _, b in self.named_buffers())
+        return (b for _, b in self._named(Buffer))
+
+    def _every(self, kind: type[Any]) -> list[Any]:
+        """All of a kind, whose names stay."""
+        return [found for _, found in self._walk() if isinstance(found, kind)]
 
     # ---- modes -------------------------------------------------------------------------------------
     def train(self, mode: bool = True) -> Self:
         """Training mode for this module and all below, except what is frozen; returns the module."""
         for module in self.modules():
-            module.training = mode and not module.frozen
+            module._asked, module.training = mode, mode and not module.frozen
         return self
 
     def eval(self) -> Self:
@@ -118,21 +149,21 @@ class Module:
         """Nothing here learns or remembers until `unfreeze`: `train()` leaves it in evaluation mode."""
         for module in self.modules():
             module.frozen, module.training = True, False
-        for parameter in self.parameters():
+        for parameter in self._every(Parameter):
             parameter.requires_grad = False
         return self
 
     def unfreeze(self) -> Self:
-        """Undoes `freeze`: parameters learn again and `train()` reaches this module."""
+        """Undoes `freeze`: parameters learn again, and the mode is the one that the model was put into last."""
         for module in self.modules():
-            module.frozen, module.training = False, True
-        for parameter in self.parameters():
+            module.frozen, module.training = False, module._asked
+        for parameter in self._every(Parameter):
             parameter.requires_grad = True
         return self
 
     def zero_grad(self) -> None:
         """Forgets every parameter's gradient."""
-        for parameter in self.parameters():
+        for parameter in self._every(Parameter):
             parameter.grad = None
 
     def to_dtype(self, dtype: Any) -> Self:
@@ -140,16 +171,20 @@ class Module:
 
         Buffers stay at float32 where half precision is asked for: averages over many batches need the digits.
         """
-        if creation.zeros(0, dtype=dtype).dtype.kind != "f":
+        try:
+            kind = creation.zeros(0, dtype=dtype).dtype.kind
+        except TypeError:
+            kind = "?"
+        if kind != "f":
             raise TypeError(
                 f"to_dtype: Parameters are floating, so the dtype is float16, float32 or float64, not {dtype}"
             )
-        for parameter in self.parameters():
+        for parameter in self._every(Parameter):
             learns = parameter.requires_grad
             parameter.requires_grad = False
             parameter.data = parameter.data.astype(dtype)
             parameter.requires_grad = learns
-        for buffer in self.buffers():
+        for buffer in self._every(Buffer):
             if buffer.dtype.kind == "f":
                 buffer.data = buffer.data.astype(creation.float32 if dtype == creation.float16 else dtype)
         return self
@@ -181,10 +216,15 @@ class Module:
     def load_state_dict(self, state: dict[str, Any], strict: bool = True, allow_nonfinite: bool = False) -> Self:
         """Overwrites Parameters and Buffers with the arrays of a state dict; returns the module.
 
-        Raises ValueError that lists what is missing, unexpected, misshapen, of another dtype, not finite
-        (allow_nonfinite=True lets NaN and infinities pass) or tied here and different there; then nothing
-        is changed. strict=False passes over the missing and the unexpected. Of tied weights one is enough.
+        Raises TypeError for anything but a dict, and ValueError that lists what is missing, unexpected,
+        misshapen, of another dtype, not finite (allow_nonfinite=True lets NaN and infinities pass) or tied
+        here and different there; then nothing is changed. strict=False passes over the missing and the
+        unexpected. Of tied weights one is enough.
         """
+        if not isinstance(state, Mapping):
+            raise TypeError(
+                f"load_state_dict: needs a dict of arrays, not a {type(state).__name__}; mg.load(path) reads one"
+            )
         own = self._state()
         given = {path: as_array(value, None, "load_state_dict") for path, value in state.items() if path in own}
         firsts: dict[int, str] = {}  # of tied weights the path that is given first
@@ -226,6 +266,12 @@ class Module:
             return head + ")"
         lines = [f"  ({name}): " + repr(m).replace("\n", "\n  ") for name, m in children]
         return head + "\n" + "\n".join(lines) + "\n)"
+
+
+def unusual(module: Module, usual: dict[str, Any]) -> str:
+    """The settings that a module has and that are not the usual ones, each as ", name=value"."""
+    values = {name: getattr(module, name, value) for name, value in usual.items()}
+    return "".join(f", {name}={value!r}" for name, value in values.items() if value != usual[name])
 
 
 def _differ(a: Any, b: Any) -> bool:
@@ -277,13 +323,17 @@ class ModuleList(Module):
     """A list of modules that a model walks through itself. Their paths are their numbers."""
 
     def __init__(self, modules: Iterable[Module] = ()) -> None:
-        self.entries = list(modules)
+        self.entries: list[Module] = []
+        for module in modules:
+            self.append(module)
 
     def members(self) -> Iterator[tuple[str, Any]]:
         return ((str(number), module) for number, module in enumerate(self.entries))
 
     def append(self, module: Module) -> Self:
         """Adds a module at the end."""
+        if not isinstance(module, Module):
+            raise TypeError(f"ModuleList: entry {len(self.entries)} is a {type(module).__name__}, not a Module")
         self.entries.append(module)
         return self
 

@@ -7,26 +7,20 @@ ever reaches them. They are Buffers, and hold nothing with a history.
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Sequence
 
 from minigrad import creation, ops
 from minigrad import functional as F
 from minigrad.backend import kernel
-from minigrad.nn.module import Module
+from minigrad.given import fraction, non_negative, whole
+from minigrad.nn.module import Module, unusual
 from minigrad.tensor import Buffer, Parameter, Tensor
 
 
 def _affine(x: Tensor, scale: Tensor | None, shift: Tensor | None) -> Tensor:
     y = x if scale is None else x * F.per_channel(scale, x)
     return y if shift is None else y + F.per_channel(shift, x)
-
-
-def _eps(layer: str, eps: float) -> float:
-    if not (math.isfinite(eps) and eps >= 0):
-        raise ValueError(f"{layer}: eps is a finite number >= 0, not {eps}")
-    return float(eps)
 
 
 class BatchNorm(Module):
@@ -45,18 +39,15 @@ class BatchNorm(Module):
         track_running_stats: bool = True,
     ) -> None:  # fmt: skip
         name = type(self).__name__
-        if not isinstance(num_features, int) or num_features < 1:
-            raise ValueError(f"{name}: num_features is an integer >= 1, not {num_features!r}")
-        if momentum is not None and not 0.0 <= momentum <= 1.0:
-            raise ValueError(f"{name}: momentum is None or between 0 and 1, not {momentum}")
+        num_features = whole(f"{name}: num_features", num_features)
+        momentum = None if momentum is None else fraction(f"{name}: momentum", momentum)
         if momentum is not None and 0.5 < momentum < 1.0:
             warnings.warn(
                 f"{name}: momentum={momentum} is the weight of the NEW value here, as in PyTorch; TensorFlow, Keras "
                 f"and Flax give the weight of the old one, and would call this {1 - momentum:g}",
                 stacklevel=3,
             )
-        self.num_features, self.eps = num_features, _eps(name, eps)
-        self.momentum = None if momentum is None else float(momentum)
+        self.num_features, self.eps, self.momentum = num_features, non_negative(f"{name}: eps", eps), momentum
         self.affine, self.track_running_stats = affine, track_running_stats
         self.weight = Parameter(creation.ones(num_features)) if affine else None
         self.bias = Parameter(creation.zeros(num_features)) if affine else None
@@ -68,7 +59,7 @@ class BatchNorm(Module):
         if x.ndim not in self.input_axes or x.shape[1] != self.num_features:
             axes = " or ".join(map(str, self.input_axes))
             raise ValueError(
-                f"{type(self).__name__} {self.path}: needs {axes} axes and {self.num_features} channels in axis 1, "
+                f"{self._title}: needs {axes} axes and {self.num_features} channels in axis 1, "
                 f"but the input is {list(x.shape)}"
             )
         if x.dtype != creation.float16:
@@ -85,7 +76,7 @@ class BatchNorm(Module):
             return _affine(x, gamma, beta)
         if m == 1:
             raise ValueError(
-                f"{type(self).__name__} {self.path}: an input of shape {list(x.shape)} has one value for each channel, "
+                f"{self._title}: an input of shape {list(x.shape)} has one value for each channel, "
                 "whose variance is zero; training needs a larger batch (or call eval())"
             )
         y, mean, var = F.batch_norm(x, gamma, beta, tuple(i for i in range(x.ndim) if i != 1), self.eps)
@@ -107,8 +98,7 @@ class BatchNorm(Module):
 
     def settings(self) -> str:
         text = f"{self.num_features}, eps={self.eps}, momentum={self.momentum}"
-        text += "" if self.affine else ", affine=False"
-        return text if self.track_running_stats else text + ", track_running_stats=False"
+        return text + unusual(self, {"affine": True, "track_running_stats": True})
 
 
 class BatchNorm1d(BatchNorm):
@@ -133,10 +123,11 @@ class LayerNorm(Module):
         elementwise_affine: bool = True,
         bias: bool = True,
     ) -> None:
-        self.normalized_shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
-        if not self.normalized_shape or any(not isinstance(n, int) or n < 1 for n in self.normalized_shape):
-            raise ValueError(f"LayerNorm: normalized_shape is one integer >= 1 or several, not {normalized_shape!r}")
-        self.eps = _eps("LayerNorm", eps)
+        shape = normalized_shape if isinstance(normalized_shape, (tuple, list)) else (normalized_shape,)
+        self.normalized_shape = tuple(whole("LayerNorm: normalized_shape", n) for n in shape)
+        if not shape:
+            raise ValueError("LayerNorm: normalized_shape must have at least one axis, not ()")
+        self.eps = non_negative("LayerNorm: eps", eps)
         self.weight = Parameter(creation.ones(self.normalized_shape)) if elementwise_affine else None
         self.bias = Parameter(creation.zeros(self.normalized_shape)) if elementwise_affine and bias else None
 
@@ -144,25 +135,29 @@ class LayerNorm(Module):
         return F.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
 
     def settings(self) -> str:
-        return f"{self.normalized_shape}, eps={self.eps}"
+        text = f"{self.normalized_shape}, eps={self.eps}"
+        if self.weight is None:
+            return text + ", elementwise_affine=False"
+        return text if self.bias is not None else text + ", bias=False"
 
 
 class GroupNorm(Module):
     """Normalises each sample over groups of its channels."""
 
     def __init__(self, num_groups: int, num_channels: int, eps: float = 1e-5, affine: bool = True) -> None:
-        if any(not isinstance(n, int) or n < 1 for n in (num_groups, num_channels)) or num_channels % num_groups:
+        num_groups = whole("GroupNorm: num_groups", num_groups)
+        num_channels = whole("GroupNorm: num_channels", num_channels)
+        if num_channels % num_groups:
             raise ValueError(f"GroupNorm: {num_channels} channels do not divide into {num_groups} groups")
-        self.num_groups, self.num_channels, self.eps = num_groups, num_channels, _eps("GroupNorm", eps)
+        self.num_groups, self.num_channels, self.eps = num_groups, num_channels, non_negative("GroupNorm: eps", eps)
         self.weight = Parameter(creation.ones(num_channels)) if affine else None
         self.bias = Parameter(creation.zeros(num_channels)) if affine else None
 
     def forward(self, x: Tensor) -> Tensor:
         if x.ndim < 2 or x.shape[1] != self.num_channels:
-            raise ValueError(
-                f"GroupNorm {self.path}: needs {self.num_channels} channels, but the input is {list(x.shape)}"
-            )
+            raise ValueError(f"{self._title}: needs {self.num_channels} channels, but the input is {list(x.shape)}")
         return F.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
 
     def settings(self) -> str:
-        return f"{self.num_groups}, {self.num_channels}, eps={self.eps}"
+        affine = "" if self.weight is not None else ", affine=False"
+        return f"{self.num_groups}, {self.num_channels}, eps={self.eps}{affine}"

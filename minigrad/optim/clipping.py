@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from minigrad.backend import Array, capturing, kernel, xp
+from minigrad.given import number
 from minigrad.optim.given import named
 from minigrad.tensor import Tensor
 
@@ -17,7 +18,7 @@ def clip_grad_norm(parameters: Any, max_norm: float, error_if_nonfinite: bool = 
     infinite one makes finite gradients zero and infinite ones NaN, unless `error_if_nonfinite`, which
     waits for the norm and raises ValueError before any change. A max_norm of inf only measures.
     """
-    max_norm = float(max_norm)
+    max_norm = number("clip_grad_norm: max_norm", max_norm)
     if not max_norm >= 0:
         raise ValueError(f"clip_grad_norm: max_norm must not be negative or NaN, not {max_norm}")
     nodes = [

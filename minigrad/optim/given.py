@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
+from minigrad.given import flag, fraction, non_negative
 from minigrad.tensor import Buffer, Parameter, Tensor
 
 T = TypeVar("T")
@@ -51,24 +51,6 @@ def of_kind(kind: type[T], who: str, value: Any) -> T:
     return value
 
 
-def non_negative(what: str, value: Any) -> float:
-    """`value` as a Python float, finite and not negative."""
-    if isinstance(value, (bool, str)) or not hasattr(value, "__float__"):
-        raise TypeError(f"{what} must be a number, not {value!r}")
-    number = float(value)
-    if not (number >= 0 and math.isfinite(number)):
-        raise ValueError(f"{what} must be finite and not negative, not {number}")
-    return number
-
-
-def fraction(what: str, value: Any) -> float:
-    """`value` as a Python float in [0, 1]."""
-    number = non_negative(what, value)
-    if number > 1:
-        raise ValueError(f"{what} must be in [0, 1], not {number}")
-    return number
-
-
 def two_betas(what: str, value: Any) -> tuple[float, float]:
     """A pair of decay rates as Python floats in [0, 1): at 1 the bias correction would divide by zero."""
     if not isinstance(value, (tuple, list)) or len(value) != 2:
@@ -78,23 +60,6 @@ def two_betas(what: str, value: Any) -> tuple[float, float]:
         if beta >= 1:
             raise ValueError(f"{what}[{i}] must be in [0, 1), not {beta}")
     return beta1, beta2
-
-
-def flag(what: str, value: Any) -> bool:
-    """`value` as True or False, if it is one of the two."""
-    if value is not True and value is not False:
-        raise TypeError(f"{what} must be True or False, not {value!r}")
-    return bool(value)
-
-
-def whole(what: str, value: Any, least: int = 1) -> int:
-    """`value` as a Python int, at least `least`."""
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{what} must be a whole number, not {value!r}")
-    number = int(value)
-    if number < least:
-        raise ValueError(f"{what} must be at least {least}, not {number}")
-    return number
 
 
 ranges: dict[str, Callable[[str, Any], Any]] = {

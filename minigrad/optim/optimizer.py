@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 from minigrad.backend import Array, current, kernel, naming_memory, xp
-from minigrad.optim.given import lists_entries, named, non_negative, ranges, whole
+from minigrad.given import non_negative, whole
+from minigrad.optim.given import lists_entries, named, ranges
 from minigrad.tensor import Parameter, as_array
 
 Hyper = dict[str, Any]
@@ -212,12 +213,15 @@ class Optimizer:
             ],
         }
 
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state_dict: Mapping[str, Any], allow_nonfinite: bool = False) -> None:
         """Takes over a snapshot, hyper-parameters included. Its arrays, or Tensors, are copied.
 
-        Raises ValueError with all that is missing, unexpected or misshapen, and then changes nothing.
+        Raises ValueError with all that is missing, unexpected, misshapen or not finite (allow_nonfinite=True lets
+        NaN and infinities pass), and then changes nothing.
         """
         where = f"{type(self).__name__}.load_state_dict"
+        if not isinstance(state_dict, Mapping):
+            raise TypeError(f"{where}: needs what state_dict() gave, not a {type(state_dict).__name__}")
         if state_dict.keys() != {"optimizer", "state", "param_groups"}:
             raise ValueError(f"{where}: not the state of an optimizer: its entries are {list(state_dict)}")
         if state_dict["optimizer"] != type(self).__name__:
@@ -252,6 +256,8 @@ class Optimizer:
                     faults.misshapen.append(
                         f"{entry} ({array.dtype} {list(array.shape)} for {p.dtype} {list(p.shape)})"
                     )
+                elif not allow_nonfinite and not bool(xp.isfinite(array).all()):
+                    faults.nonfinite.append(entry)
                 arrays[entry] = array.copy()
         faults.report(where)
 
@@ -293,6 +299,7 @@ class Faults:
         self.missing: list[str] = []
         self.unexpected: list[str] = []
         self.misshapen: list[str] = []
+        self.nonfinite: list[str] = []
 
     def compare(self, where: str, expected: Mapping[str, Any], given: Mapping[str, Any]) -> None:
         """Notes the names that only one of the two has."""

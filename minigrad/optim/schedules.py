@@ -10,7 +10,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from minigrad.optim.given import flag, fraction, non_negative, of_kind, whole
+from minigrad.given import flag, fraction, non_negative, whole
+from minigrad.optim.given import of_kind
 from minigrad.optim.optimizer import Hyper, Optimizer
 
 

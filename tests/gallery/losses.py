@@ -93,8 +93,8 @@ softmax.mistake(
     "summed over the batch",
     ("np.sum(p * g, axis=-1, keepdims=True)", "np.sum(p * g, axis=0, keepdims=True)"),
     of="x",
-    kind="unexplained",
-    words="none of the mistakes",
+    kind="wrong axes",
+    words="the term through `total` is .* the sum is over axis 0, not over axis 1",
 )
 softmax.mistake(
     "without its sum",

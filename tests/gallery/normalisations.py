@@ -252,8 +252,8 @@ staged.mistake(
     "square of sigma",
     ("divar / std**2", "divar / std"),
     of="x",
-    kind="mistaken value",
-    words="`xmu` where `xhat` is meant",
+    kind="factor",
+    words="path through `var` has a factor `std` too many",
 )
 staged.mistake(
     "1/sigma of the direct path",

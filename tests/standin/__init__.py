@@ -550,6 +550,9 @@ def namespace() -> types.SimpleNamespace:
         value if isinstance(value, np.ndarray) else _get(value), **options
     )
     space.take = lambda a, indices, axis=None, out=None: a.take(indices, axis, **({} if out is None else {"out": out}))
+    solvers = {name: _function(name, getattr(np.linalg, name), None) for name in ("det", "inv", "solve")}
+    slogdet = _function("slogdet", lambda a: tuple(np.linalg.slogdet(a)), None)
+    space.linalg = types.SimpleNamespace(slogdet=slogdet, **solvers)
     space.lib = types.SimpleNamespace(stride_tricks=types.SimpleNamespace(as_strided=_as_strided))
     return space
 

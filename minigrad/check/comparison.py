@@ -1,0 +1,149 @@
+"""A hand-derived gradient beside autodiff's: the same cotangents for both, and a tolerance that is measured.
+
+Where autodiff's gradient is not finite there is nothing to compare with: no derivative exists there.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from minigrad import backend
+from minigrad.backend import numpy as host
+from minigrad.backend import to_numpy
+from minigrad.check.calling import ask, way_to_call
+from minigrad.check.explain import Explainer
+from minigrad.check.findings import of_a_shape, of_nan, of_no_derivative
+from minigrad.check.forward import CannotRun, Forward, arrays_of, name_of
+from minigrad.check.rounding import measured, without_signs
+from minigrad.check.sweep import Sweep
+from minigrad.tape import Node
+from minigrad.tensor import Tensor
+
+Array = Any
+
+RTOL = {"float64": 1e-9, "float32": 2e-4, "float16": 2e-2}
+"""Relative tolerances, of the sum of the sizes of a gradient's path terms, by the dtype of the computation."""
+
+
+class Comparison:
+    """One recorded run, what `hand` answers to it, and where the two differ.
+
+    sizes, tolerances: of each differentiable input's elements.  wrong: the numbers of those whose
+    gradients differ.  findings: what is wrong with the answer before any cause is looked for.
+    """
+
+    def __init__(
+        self, run: Forward, values: list[Any], hand: Any, cotangent: Any, rtol: float | None, seed: int
+    ) -> None:
+        self.run, self.values, self.hand = run, values, hand
+        self.names = [run.leaf_name(k) for k in range(len(run.leaves))]
+        self.sweep = sweep = Sweep(run, cotangents_of(run, hand, cotangent, seed))
+        self.answer = ask(hand, run, [sweep.seeds[y.node] for y in run.outputs if y.node is not None], self.names)
+        self.findings = list(self.answer.findings)
+        dtype = str(run.leaves[0].dtype)
+        self.single = dtype == "float64" and any(h is not None and h.dtype == host.float32 for h in self.hands)
+        self.rtol = rtol if rtol is not None else RTOL.get("float32" if self.single else dtype, RTOL["float64"])
+        self.explainer = Explainer(sweep, self.hands, [])
+        sizes = [self.explainer.absolute(k) for k in range(len(self.names))]
+        self.sizes = [host.where(host.isfinite(s), s, 0.0) for s in sizes]
+        noise = measured(run, values, sweep, hand, self.answer, self.names)
+        ulps = [64 * host.finfo(size.dtype).eps * size for size in without_signs(run, sweep)]
+        self.tolerances = [
+            self.rtol * s + 1e-3 * self.rtol * float(s.max(initial=0.0)) + 32 * n + host.where(host.isfinite(u), u, 0.0)
+            for s, n, u in zip(self.sizes, noise, ulps, strict=True)
+        ]
+        self.explainer.tolerances = self.tolerances
+        self.wrong: list[int] = []
+        for k, (a, h) in enumerate(zip(sweep.gradients, self.hands, strict=True)):
+            if h is not None:
+                self._compare(k, a, h)
+
+    @property
+    def hands(self) -> list[Array | None]:
+        return self.answer.gradients
+
+    @property
+    def finite(self) -> bool:
+        """Whether every number of autodiff's pass is finite, so that a cause can be looked for."""
+        return all(bool(host.isfinite(c).all()) for c in (*self.sweep.cotangents.values(), *self.sweep.edges.values()))
+
+    @property
+    def right(self) -> bool:
+        return not self.wrong and not any(finding.severity == "mistake" for finding in self.findings)
+
+    def comparable(self, k: int) -> bool:
+        """Whether there is a hand-derived gradient of the k-th input, of its shape."""
+        h = self.hands[k]
+        return h is not None and h.shape == self.sweep.gradients[k].shape
+
+    def gap(self, k: int) -> Array:
+        """The differences of the k-th gradient's elements; none where no derivative exists."""
+        h, a = self.hands[k], self.sweep.gradients[k]
+        return host.where(host.isfinite(a), host.abs(h - a), 0.0)
+
+    def _compare(self, k: int, a: Array, h: Array) -> None:
+        if h.shape != a.shape:
+            self.findings.append(of_a_shape(self.names[k], h, a, self.tolerances[k]))
+            return
+        exists = host.isfinite(a)
+        if (exists & ~host.isfinite(h)).any():
+            self.findings.append(of_nan(self.names[k], h, exists & ~host.isfinite(h)))
+            return
+        if not exists.all():
+            self.findings.append(of_no_derivative(self.names[k], h, a))
+        if not (self.gap(k) <= self.tolerances[k]).all():
+            self.wrong.append(k)
+
+
+def on_host(x: Any) -> Any:
+    """Tensors and device arrays as arrays on the host, and NumPy's numbers too."""
+    if isinstance(x, Tensor):
+        return to_numpy(x.data)
+    return host.asarray(to_numpy(x)) if backend.is_array(x) or isinstance(x, host.generic) else x
+
+
+def floating(x: Any) -> bool:
+    return isinstance(x, host.ndarray) and x.dtype.kind == "f"
+
+
+def cotangents_of(run: Forward, hand: Any, cotangent: Any, seed: int) -> dict[Node, Array]:
+    """The cotangents of the outputs: the user's, or random ones; ones for a loss whose backward takes none."""
+    tensors = [y for y in run.outputs if y.node is not None]
+    if cotangent is None:
+        numbers = all(y.size == 1 for y in run.outputs)
+        if not callable(hand) and not numbers:
+            raise CannotRun(
+                f"gradients were given as {type(hand).__name__}, not as a function, and the output of {name_of(run.f)} "
+                f"has shape {list(run.outputs[0].shape)}: "
+                "pass cotangent=, the upstream gradient that they were computed with (or pass the backward function)"
+            )
+        if not callable(hand) or (numbers and "g" not in way_to_call(hand, run)[0]):
+            return {y.node: host.ones(y.shape, y.dtype) for y in tensors}  # type: ignore[misc]
+        generator = host.random.default_rng(seed)
+        return {y.node: _odd(generator, y) for y in tensors}  # type: ignore[misc]
+    several = cotangent if isinstance(cotangent, (tuple, list)) and len(run.outputs) > 1 else (cotangent,)
+    if isinstance(cotangent, tuple) and len(cotangent) == 1:
+        several = cotangent
+    if len(several) != len(run.outputs):
+        raise CannotRun(f"{len(several)} cotangents were given for {len(run.outputs)} outputs")
+    seeds = {}
+    for y, given in zip(run.outputs, several, strict=True):
+        try:
+            g = host.asarray(arrays_of(on_host(given)), dtype=y.dtype)
+        except (TypeError, ValueError) as error:
+            raise CannotRun(f"the cotangent is a {type(given).__name__} and no array of numbers: {error}") from error
+        if g.shape != y.shape:
+            raise CannotRun(
+                f"the cotangent has shape {list(g.shape)}, and the output of {name_of(run.f)} {list(y.shape)}"
+            )
+        if not host.isfinite(g).all():
+            raise CannotRun("the cotangent holds NaN or infinity: no gradient could be compared")
+        if y.node is not None:
+            seeds[y.node] = g
+    return seeds
+
+
+def _odd(generator: Any, y: Tensor) -> Array:
+    """A random cotangent without values near zero or one another's negatives."""
+    g = generator.normal(size=y.shape)
+    return host.asarray(g + 0.1 * host.sign(g), dtype=y.dtype)

@@ -1,0 +1,154 @@
+"""The numbers by which a term of a gradient is off, and what each stands for: constants, counts, their ratios."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from minigrad.backend import numpy as host
+from minigrad.check.forward import Forward
+from minigrad.tape import Node
+
+STATISTICS = frozenset(("amax", "logsumexp", "mean", "norm", "sum"))
+"""Rows that take many values together: what a derivation is most likely to treat as constant."""
+
+SCALING = frozenset(("divide", "multiply", "power"))
+"""Rows whose constant arguments are factors of a derivative."""
+
+
+@dataclass(frozen=True)
+class Factor:
+    """A named number or array by which a term may be off."""
+
+    text: str
+    value: Any
+    inverse: bool = False
+
+    def sentence(self, subject: str) -> str:
+        """What is wrong with a term that was multiplied by this factor."""
+        if self.inverse:
+            return f"{subject} lacks a factor {self.text}"
+        return f"{subject} has a factor {self.text} too many"
+
+    @property
+    def short(self) -> str:
+        """The factor alone: "m = 6 (...)", "1/`gamma`"."""
+        return f"1/{self.text}" if self.inverse else self.text
+
+
+def counts_of(run: Forward) -> dict[int, str]:
+    """Numbers of elements that the run adds up or averages, and lengths of axes, with their words."""
+    counts: dict[int, str] = {}
+    for node in run.order:
+        statistic = node.primitive is not None and node.primitive.name in STATISTICS and node.inputs[0] is not None
+        if statistic and (many := together(node)) > 1:
+            counts.setdefault(many, f"m = {many} (the elements that {run.describe(node)} takes together)")
+    for k, x in enumerate(run.leaves):
+        for axis, n in enumerate(x.shape):
+            if n > 1:
+                counts.setdefault(n, f"{n} ({run.leaf_name(k)}.shape[{axis}])")
+        if x.size > 1:
+            counts.setdefault(x.size, f"{x.size} ({run.leaf_name(k)}.size)")
+    for node in run.order:
+        for n in node.shape:
+            if n > 1:
+                counts.setdefault(n, f"{n} (an axis of {run.describe(node)})")
+    return counts
+
+
+def together(reduction: Node) -> int:
+    """How many elements a reduction takes together."""
+    assert reduction.inputs[0] is not None
+    return math.prod(reduction.inputs[0].shape) // max(1, math.prod(reduction.shape))
+
+
+def variances(run: Forward) -> Iterator[Node]:
+    """The reductions of squares: only there anyone divides by m - 1."""
+    for node in run.order:
+        if node.primitive is not None and node.primitive.name in ("mean", "sum") and node.inputs[0] is not None:
+            below = node.inputs[0]
+            while below.primitive is not None and below.primitive.name in ("alias", "reshape") and below.inputs[0]:
+                below = below.inputs[0]
+            row = "" if below.primitive is None else below.primitive.name
+            twice = row == "multiply" and below.inputs[0] is below.inputs[1]
+            if row == "square" or twice or (row == "power" and 2 in _constants(run, below)):
+                yield node
+
+
+def known_numbers(run: Forward, counts: dict[int, str]) -> list[Factor]:
+    """Numbers that a term may have too many or lack, the likeliest reading of a value first."""
+    found: list[Factor] = []
+
+    def add(text: str, value: float) -> None:
+        found.extend((Factor(text, value), Factor(text, 1 / value, True)))
+
+    add(f"2 (which is also {counts[2]})" if 2 in counts else "2", 2.0)
+    constants = _scales(run, counts)
+    for value, of in constants.items():
+        also = f" (which is also {counts[round(value)]})" if value == round(value) and round(value) in counts else ""
+        add(f"{value:.6g} {of}{also}", value)
+    for n, words in sorted(counts.items(), key=lambda item: (item[1][0] != "m", item[0])):
+        add(words, float(n))
+    for k, x in enumerate(run.leaves):
+        for first, last in itertools.combinations(range(x.ndim + 1), 2):
+            n = math.prod(x.shape[first:last])
+            if last - first > 1 and n not in counts and n:
+                add(f"{n} ({run.leaf_name(k)}.shape[{first}] to [{last - 1}])", float(n))
+    for m in dict.fromkeys(together(node) for node in variances(run)):
+        if m > 1:
+            add(f"m/(m-1) (m = {m})", m / (m - 1))
+            add(f"(m/(m-1))² (m = {m})", (m / (m - 1)) ** 2)
+    for n, words in sorted(counts.items()):
+        name = words.split(" (")[0] if words[0] == "m" else f"m = {words}"
+        add(f"sqrt(m) ({name})", math.sqrt(n))
+        add(f"m² ({name})", float(n * n))
+    for value, of in constants.items():
+        add(f"{value:.6g}² {of}", value**2)
+    return [*found, Factor("4", 4.0), Factor("4", 0.25, True), Factor("3", 3.0), Factor("3", 1 / 3, True)]
+
+
+def ratio_of(w: float, ms: Iterable[int], counts: dict[int, str]) -> Factor | None:
+    """A weight as m over another count: a mean over m elements that was divided by the other."""
+    for m, other in itertools.product(ms, counts):
+        if m != other and abs(abs(w) * other - m) < 1e-6 * m:
+            return Factor(f"{m}/{other} (m = {m} elements, divided by {counts[other]})", m / other)
+    return None
+
+
+def fraction(number: float) -> str | None:
+    """A number as n or 1/n, for a whole n."""
+    for value, text in ((abs(number), "{}"), (1 / abs(number), "1/{}")):
+        if 0.5 < value < 1e7 and abs(value - round(value)) < 1e-7 * value:
+            return text.format(round(value))
+    return None
+
+
+def _scales(run: Forward, counts: dict[int, str]) -> dict[float, str]:
+    """Constants by which the run multiplies and divides, with where; but for those that make a mean of a sum."""
+    scales: dict[float, str] = {}
+    for node in run.order:
+        if node.primitive is None or node.primitive.name not in SCALING:
+            continue
+        taken = {
+            together(source) for source in node.inputs
+            if source is not None and source.primitive is not None and source.primitive.name in STATISTICS
+        }  # fmt: skip
+        for value in _constants(run, node):
+            if value not in taken and not (0 < value < 1 and round(1 / value, 9) in counts):
+                where = run.where(node) if node in run.names else ""
+                scales.setdefault(value, f"of {run.describe(node)}{where}")
+    return scales
+
+
+def _constants(run: Forward, node: Node) -> list[float]:
+    """The numbers among a node's arguments that may be a factor of its derivative."""
+    numbers = []
+    for value in (*run.arguments.get(node, ()), *node.params):
+        if isinstance(value, host.ndarray) and not value.ndim and value.dtype.kind in "fi":
+            value = value.item()
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) not in (0, 1):
+            numbers.append(float(value))
+    return numbers

@@ -1,0 +1,78 @@
+"""A gradient that is a plain sum of values, such as `(p - onehot(y)) / n`, with other weights by hand."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from minigrad.backend import numpy as host
+from minigrad.check.numbers import fraction
+from minigrad.check.rearranged import fitted
+from minigrad.check.suspicion import INVOLVED, Explanation, Suspicion
+from minigrad.check.sweep import Array
+
+MOST = 8
+"""Of how many values a sum is sought."""
+
+
+class SlipsOfSums(Suspicion):
+    """Searches for gradients that are sums of the forward's values with other weights."""
+
+    def sums_of_values(self) -> Iterator[Explanation]:
+        """Both gradients as weighted sums of the same values, by least squares."""
+        names, columns = ["1"], [host.ones(self.a.size)]
+        for text, value in self._summands():
+            column = host.broadcast_to(value, self.a.shape).reshape(-1)
+            left = column - host.stack(columns, 1) @ host.linalg.lstsq(host.stack(columns, 1), column, rcond=None)[0]
+            if len(names) < MOST and float(host.abs(left).max()) > 1e-6 * float(host.abs(column).max()):
+                names.append(text)
+                columns.append(column)
+        matrix = host.stack(columns, 1)
+        if len(names) < 2 or self.a.size < 2 * len(names):
+            return
+        (right, *_), (hand, *_) = (host.linalg.lstsq(matrix, g.reshape(-1), rcond=None) for g in (self.a, self.h))
+        reach = 1e-9 * float(host.abs(self.a).max())
+        if (host.abs(matrix @ right - self.a.reshape(-1)) <= reach).all() and self.fits(
+            (matrix @ hand).reshape(self.a.shape)
+        ):
+            seeds = list(self.sweep.seeds.values())
+            unit = float(seeds[0].reshape(-1)[0]) if len(seeds) == 1 and seeds[0].size == 1 else 1.0
+            mine, meant = (_sum(w / unit, names) for w in (hand, right))
+            of = "the upstream gradient times " if unit != 1 else ""
+            message = "{d} {is} " + f"{of}`{mine}` by hand, and `{meant}` is right"
+            evidence = {"by hand": mine, "right": meant}
+            yield Explanation(("sum", mine), INVOLVED, "wrong term", message, evidence=evidence)
+
+    def _summands(self) -> Iterator[tuple[str, Array]]:
+        """The named values that broadcast to the gradient, integers as one-hot rows, and the input as probabilities."""
+        for text, value, _ in self.values:
+            if text[:1] == "`" and value.size > 1 and host.isfinite(value).all():
+                shaped = fitted(value, self.a.shape)
+                if shaped is not None:
+                    yield text[1:-1], shaped
+        x, name, shape = self.run.leaves[self.k].data, self.run.leaf_name(self.k), self.a.shape
+        for number, value in enumerate(self.run.inputs):
+            if isinstance(value, host.ndarray) and value.dtype.kind in "iu" and value.shape == shape[:-1]:
+                yield f"onehot({self.run.input_names[number]})", value[..., None] == host.arange(shape[-1])
+        if x.ndim:
+            e = host.exp(x - x.max(-1, keepdims=True))
+            yield f"softmax({name})", e / e.sum(-1, keepdims=True)
+            yield f"sigmoid({name})", 1 / (1 + host.exp(-x))
+
+
+def _sum(weights: Array, names: list[str]) -> str:
+    """A weighted sum in words, with a common divisor taken out."""
+    some = [(float(w), name) for w, name in zip(weights, names, strict=True) if abs(w) > 1e-9 * host.abs(weights).max()]
+    if not some:
+        return "0"
+    some.sort(key=lambda pair: (pair[1] == "1", pair[0] < 0))
+    size = max(abs(w) for w, _ in some)
+    divisor = round(1 / size) if size < 0.75 and math.isclose(1 / size, round(1 / size), rel_tol=1e-7) else 1
+    text = ""
+    for w, name in some:
+        number = fraction(w * divisor) or f"{abs(w * divisor):.6g}"
+        part = number if name == "1" else name if number == "1" else f"{number} * {name}"
+        text += f"{' - ' if w < 0 else ' + '}{part}" if text else f"{'-' * (w < 0)}{part}"
+    if divisor == 1:
+        return text
+    return f"({text}) / {divisor}" if len(some) > 1 else f"{text} / {divisor}"

@@ -1,0 +1,523 @@
+"""`check_hand_gradient` with people's own ways of writing: their state, their dice, how they call and answer."""
+
+import re
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+
+import minigrad as mg
+from minigrad.check import CannotRun, assert_hand_gradient
+from minigrad.check.__main__ import main
+
+rng = np.random.default_rng(0)
+X, W = rng.normal(size=(4, 3)), rng.normal(size=(3, 2))
+
+
+def only(report):
+    assert len(report.mistakes) == 1, str(report)
+    return report.mistakes[0]
+
+
+# ---- a forward that draws random numbers ---------------------------------------------------------------
+def dropped(x):
+    mask = np.random.binomial(1, 0.5, size=x.shape) / 0.5
+    return x * mask, mask
+
+
+DICE = np.random.default_rng(1)
+
+
+def shaken(x):
+    push = DICE.integers(-3, 3, size=x.shape) * 0.3
+    return x * push, push
+
+
+@pytest.mark.parametrize("forward", [dropped, shaken], ids=["NumPy's global dice", "a generator of the user's"])
+def test_every_run_draws_what_the_first_drew_so_that_a_dropout_can_be_checked(forward):
+    assert mg.check_hand_gradient(forward, (X,), lambda g, mask: g * mask)
+    assert "factor 2 too many" in only(mg.check_hand_gradient(forward, (X,), lambda g, mask: 2 * g * mask)).message
+    assert not mg.check_hand_gradient(forward, (X,), lambda g, mask: g)
+
+
+def test_a_forward_that_comes_to_something_else_at_every_run_cannot_be_checked():
+    def unseeded(x):
+        return x * np.random.default_rng().integers(0, 1000, size=x.shape)
+
+    with pytest.raises(CannotRun, match=r"unseeded\(\) .*seed"):
+        mg.check_hand_gradient(unseeded, (X,), lambda g, x: g)
+
+
+# ---- state -----------------------------------------------------------------------------------------------
+class Layer:
+    """A layer as courses write them: what the backward needs is kept in attributes."""
+
+    def __init__(self):
+        self.weight = mg.tensor(W)
+        self.kept = {"list": [], "tuple": ()}
+
+    def forward(self, x):
+        self.x, self.kept = x, {"list": [x], "tuple": (x * 1, None)}
+        return np.tanh(x) * 2
+
+    def in_place(self, g):
+        g *= 1 - np.tanh(self.x) ** 2
+        g *= 2
+        return g
+
+    def row_by_row(self, g):
+        return np.array([2 * gi * (1 - np.tanh(xi) ** 2) for gi, xi in zip(g, self.kept["list"][0])])
+
+    def in_c(self, g):
+        return np.einsum("ij,ij->ij", 2 * g, np.ascontiguousarray(1 - np.tanh(self.kept["tuple"][0]) ** 2))
+
+    def writes(self, g):
+        np.tanh(self.x, out=self.x)
+        return 2 * g * (1 - self.x**2)
+
+
+@pytest.mark.parametrize("name", ["in_place", "row_by_row", "in_c", "writes"])
+@pytest.mark.parametrize("wrapped", [False, True], ids=["methods", "lambdas around them"])
+def test_a_backward_finds_arrays_in_the_state_that_its_forward_left(name, wrapped):
+    layer = Layer()
+    weight = layer.weight
+    forward, backward = layer.forward, getattr(layer, name)
+    if wrapped:
+        forward, backward = lambda x: layer.forward(x), lambda g: getattr(layer, name)(g)
+    assert mg.check_hand_gradient(forward, (X,), backward)
+    assert type(layer.x) is type(layer.kept["list"][0]) is type(layer.kept["tuple"][0]) is np.ndarray
+    assert layer.weight is weight
+
+
+LEFT = {}
+
+
+def leaving(x):
+    global latest
+    latest = LEFT["x"] = x
+    return x * x
+
+
+def test_state_in_globals_is_arrays_too():
+    assert mg.check_hand_gradient(leaving, (X,), lambda g: np.stack([a * b for a, b in zip(g, latest + LEFT["x"])]))
+    assert type(latest) is type(LEFT["x"]) is np.ndarray
+
+
+# ---- how people call and answer ------------------------------------------------------------------------
+def linear(x, w):
+    return x @ w
+
+
+def linear_backward(g, x, w):
+    return g @ w.T, x.T @ g
+
+
+def cell(x, c):
+    """Two outputs, of which the first depends on the second: an LSTM in small."""
+    next_c = np.tanh(c) * x
+    next_h = np.sin(next_c)
+    return next_h, next_c, (x, c, next_c)
+
+
+def cell_backward(dnext_h, dnext_c, cache):
+    x, c, next_c = cache
+    d = dnext_c + dnext_h * np.cos(next_c)
+    return d * np.tanh(c), d * x * (1 - np.tanh(c) ** 2)
+
+
+def squared_error(x, y):
+    return ((x - y) ** 2).mean()
+
+
+TWO = X, X[::-1] * 1.3
+
+
+@pytest.mark.parametrize(
+    ("f", "hand"),
+    [
+        (cell, cell_backward), (cell, lambda up, across, kept: cell_backward(up, across, kept)),
+        (lambda x, c: cell(x, c)[:2], lambda g1, g2, x, c: cell_backward(g1, g2, cell(x, c)[2])),
+        (lambda x, c: cell(x, c)[:2], lambda g, next_c, *, x=TWO[0], c=TWO[1]: cell_backward(g, 0, (x, c, next_c))),
+    ],
+    ids=["named after the outputs", "named otherwise", "by arity", "one cotangent and a cache"],
+)  # fmt: skip
+def test_how_many_cotangents_a_backward_takes_is_read_off_its_signature_and_what_comes_out_right(f, hand):
+    assert mg.check_hand_gradient(f, TWO, hand), mg.check_hand_gradient(f, TWO, hand)
+
+
+def test_a_wrong_backward_of_two_outputs_is_named_or_told_how_it_was_called():
+    def hand(dnext_h, dnext_c, cache):
+        return cell_backward(dnext_h, dnext_c, cache)[0], cell_backward(dnext_h, 0, cache)[1]
+
+    assert "dc" in only(mg.check_hand_gradient(cell, TWO, hand)).message
+    report = mg.check_hand_gradient(cell, TWO, lambda up, across, kept: hand(up, across, kept))
+    assert "was called with the cotangents of 1 of the values" in report.findings[-1].message
+    assert "pass outputs=" in report.findings[-1].message
+
+
+@pytest.mark.parametrize(
+    ("f", "hand"),
+    [
+        (squared_error, lambda p, t: (2 * (p - t) / p.size, -2 * (p - t) / p.size)),
+        (lambda x, y: (squared_error(x, y), x - y), lambda cache: (2 * cache / X.size, -2 * cache / X.size)),
+        (squared_error, lambda g, x, y: (g * 2 * (x - y) / x.size, -g * 2 * (x - y) / x.size)),
+    ],
+    ids=["other names", "a cache alone", "with an upstream gradient"],
+)
+def test_a_backward_of_a_loss_that_takes_no_upstream_gradient_is_not_accused_of_ignoring_it(f, hand):
+    assert mg.check_hand_gradient(f, TWO, hand)
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "words"),
+    [
+        (lambda dx, dw: {}, "nothing returned", "empty dict"),
+        (lambda dx, dw: {"dx": dx}, "nothing returned", "dw was not returned"),
+        (lambda dx, dw: {"dx": dx, "w": None}, "nothing returned", "dw is None"),
+        (lambda dx, dw: {"dx": "a", "dw": dw}, "not numbers", "dx holds"),
+        (lambda dx, dw: {0: dx, 1: dw}, "unknown step", "no intermediate is called '0'"),
+        (lambda dx, dw: ([[1], [1, 2]], dw), "not numbers", "dx is a list and no array"),
+        (lambda dx, dw: exit(0), "raised", "raised SystemExit"),
+    ],
+)
+def test_an_answer_in_another_form_is_a_finding(answer, kind, words):
+    report = mg.check_hand_gradient(linear, (X, W), lambda g, x, w: answer(*linear_backward(g, x, w)))
+    assert any(finding.kind == kind and words in finding.message for finding in report.mistakes), str(report)
+
+
+def test_who_gives_steps_need_not_give_every_gradient():
+    def f(x, w):
+        z = x @ w
+        return np.tanh(z)
+
+    def hand(g, x, w):
+        dz = g * (1 - np.tanh(x @ w) ** 2)
+        return {"z": dz, "x": dz @ w.T}
+
+    report = mg.check_hand_gradient(f, (X, W), hand)
+    assert report
+    assert [finding.message for finding in report.findings] == ["dw was not returned"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"cotangent": "abc"}, "cotangent is a str"), ({"cotangent": np.full((4, 2), np.nan)}, "cotangent holds NaN"),
+        ({"outputs": 0}, "outputs=0"), ({"outputs": "a"}, "outputs='a'"), ({"rtol": -1}, "rtol=-1"),
+        ({"rtol": "a"}, "rtol='a'"), ({"seed": "a"}, "seed='a'"), ({"seed": -1}, "seed=-1"),
+        ({"steps": [1]}, "steps is a list"), ({"hand": None}, "hand is None"), ({"hand": "x"}, "hand is 'x'"),
+        ({"hand": 3}, "given as int.*pass cotangent="), ({"f": 3}, "f is 3"),
+        ({"inputs": (X * np.nan, W)}, "x holds NaN"),
+    ],
+)  # fmt: skip
+def test_arguments_without_sense_are_refused_by_name(options, words):
+    given = {"f": linear, "inputs": (X, W), "hand": linear_backward} | options
+    with pytest.raises(CannotRun, match=words):
+        mg.check_hand_gradient(**given)
+
+
+def test_a_cotangent_may_be_nested_lists():
+    assert mg.check_hand_gradient(linear, (X, W), linear_backward, cotangent=rng.normal(size=(4, 2)).tolist())
+
+
+# ---- where no derivative exists --------------------------------------------------------------------------
+def test_numbers_that_overflow_are_not_finite_and_no_zero():
+    report = mg.check_hand_gradient(lambda x: np.exp(1e3 * x), (X,), lambda g, x: g * 1e3 * np.exp(1e3 * x))
+    assert [finding.kind for finding in report.findings] == ["no derivative"]
+
+
+def test_long_doubles_are_compared_too():
+    x = X.astype(np.longdouble)
+    assert mg.check_hand_gradient(np.tanh, (x,), lambda g, x: g * (1 - np.tanh(x) ** 2), keep_dtype=True)
+
+
+def test_numbers_that_are_not_finite_in_both_are_a_note_and_the_others_are_compared(recwarn):
+    x = np.array([0.0, 1.0, 4.0])
+    report = mg.check_hand_gradient(np.sqrt, (x,), lambda g, x: g * 0.5 / np.sqrt(x))
+    assert report
+    assert "the first at [0]: no derivative exists there" in report.findings[0].message
+    assert only(mg.check_hand_gradient(np.sqrt, (x,), lambda g, x: g * 0.7 / np.sqrt(x))).kind == "unexplained"
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize(
+    ("f", "x", "hand"),
+    [
+        (np.sqrt, np.zeros(3), lambda g, x: g * 0.5 / np.sqrt(x)),
+        (np.log, np.array([0.0, 1.0]), lambda g, x: g / np.maximum(x, 1)),
+        (lambda x: x / np.linalg.norm(x), np.zeros(3), lambda g, x: g),
+    ],
+    ids=["nothing is left", "finite by hand", "0/0"],
+)
+def test_what_autodiff_does_not_know_proves_nothing(f, x, hand):
+    report = mg.check_hand_gradient(f, (x,), hand)
+    assert not report and not report.mistakes
+    assert report.findings[0].kind == "no derivative"
+
+
+# ---- a check that proves nothing ---------------------------------------------------------------------------
+def normalised(x):
+    return (x - x.mean(0)) / np.sqrt(x.var(0) + 1e-5)
+
+
+def normalised_backward(g, x):
+    xhat = normalised(x)
+    return (g - g.mean(0) - xhat * (g * xhat).mean(0)) / np.sqrt(x.var(0) + 1e-5)
+
+
+def without_variance(g, x):
+    return (g - g.mean(0)) / np.sqrt(x.var(0) + 1e-5)
+
+
+def test_a_tolerance_that_hides_mistakes_is_a_finding():
+    report = mg.check_hand_gradient(normalised, (X,), without_variance, rtol=10)
+    assert not report and not report.mistakes
+    assert "less than the tolerance" in report.findings[0].message
+    assert report.findings[0].evidence["caught"] == 0
+
+
+def test_a_backward_that_draws_random_numbers_is_not_let_off():
+    report = mg.check_hand_gradient(np.sin, (X,), lambda g, x: g * np.random.default_rng().normal(size=x.shape))
+    assert not report
+
+
+@pytest.mark.parametrize("hand", [normalised_backward, without_variance])
+@pytest.mark.parametrize("factor", [1, -0.25])
+def test_a_sum_at_the_end_of_the_forward_that_annihilates_the_gradient_is_a_finding(hand, factor):
+    report = mg.check_hand_gradient(
+        lambda x: factor * np.sum(normalised(x)), (X,), lambda g, x: hand(np.full(x.shape, factor * g), x)
+    )
+    assert not report and not report.mistakes
+    finding = next(finding for finding in report.findings if finding.kind == "vacuous")
+    assert "the sum in which the forward ends annihilates them" in finding.message
+
+
+def test_a_loss_whose_own_paths_cancel_is_none():
+    """The gradient of a variance through its mean is zero: who leaves it out is right."""
+    report = mg.check_hand_gradient(
+        lambda x: ((x - x.mean(0)) ** 2).mean(), (X,), lambda g, x: g * 2 * (x - x.mean(0)) / x.size
+    )
+    assert report and not report.findings
+
+
+@pytest.mark.parametrize("form", ["a function", "arrays"])
+def test_where_every_gradient_is_zero_nothing_is_proved(form):
+    def dead(x, w):
+        return np.maximum(x @ w, 0)
+
+    inputs, zeros = (np.abs(X), -np.abs(W)), (0 * X, 0 * W)
+    hand = zeros if form == "arrays" else lambda g, x, w: zeros
+    report = mg.check_hand_gradient(dead, inputs, hand, cotangent=np.ones((4, 2)) if form == "arrays" else None)
+    assert not report and not report.mistakes
+    assert "every gradient is zero" in report.findings[0].message
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_rounding_is_no_mistake_that_a_check_in_low_precision_would_have_to_see(dtype):
+    x = rng.normal(size=(8, 4)).astype(dtype)
+    assert mg.check_hand_gradient(normalised, (x,), normalised_backward, keep_dtype=True)
+
+
+# ---- step by step ----------------------------------------------------------------------------------------
+def reusing(x, w1, w2):
+    h = x @ w1
+    h = np.maximum(h, 0)
+    h = h * 2
+    return h @ w2
+
+
+REUSED = X, W, W[:2, :2] + 1
+
+
+def reusing_backward(g, x, w1, w2):
+    z = x @ w1
+    last = g @ w2.T
+    first = 2 * last * (z > 0)
+    return {"x": first @ w1.T, "w1": x.T @ first, "w2": (2 * np.maximum(z, 0)).T @ g}, first, 2 * last, last
+
+
+@pytest.mark.parametrize("which", [1, 2, 3])
+def test_a_step_of_a_name_that_held_several_values_is_taken_for_the_one_that_fits(which):
+    def hand(*arguments):
+        answer = reusing_backward(*arguments)
+        return answer[0] | {"h": answer[which]}
+
+    assert mg.check_hand_gradient(reusing, REUSED, hand)
+
+
+def test_a_step_that_fits_none_of_the_values_of_its_name_says_so_and_names_no_cause():
+    def hand(*arguments):
+        answer = reusing_backward(*arguments)
+        return answer[0] | {"dh": 3 * answer[1]}
+
+    message = only(mg.check_hand_gradient(reusing, REUSED, hand)).message
+    assert message.startswith("the first wrong step is dh: several values have that name")
+    assert "`h #2` (line " in message and "`h #3` (line " in message
+
+
+def staged(x):
+    mean = x.mean(0)
+    centred = x - mean
+    square = centred**2
+    var = square.mean(0)
+    inverse = 1 / np.sqrt(var + 1e-5)
+    return centred * inverse
+
+
+def test_the_cause_of_a_wrong_step_lies_between_it_and_the_steps_that_were_right():
+    def hand(g, x):
+        centred = x - x.mean(0)
+        inverse = 1 / np.sqrt((centred**2).mean(0) + 1e-5)
+        dinverse = (g * centred).sum(0)
+        dvar = -0.5 * inverse**3 * dinverse
+        dsquare = np.ones_like(x) * dvar / len(x)
+        dcentred = g * inverse - 2 * centred * dsquare
+        return {
+            "inverse": dinverse,
+            "var": dvar,
+            "square": dsquare,
+            "centred": dcentred,
+            "x": dcentred - dcentred.mean(0),
+        }
+
+    report = mg.check_hand_gradient(staged, (X,), hand)
+    step = next(finding for finding in report.mistakes if finding.kind == "wrong step")
+    assert step.message.endswith("in dcentred the path through `square` has the wrong sign")
+
+
+# ---- the command line ------------------------------------------------------------------------------------
+MINE = """
+import sys
+import numpy as np
+def forward(x, w, scale=2.0): return np.tanh(x @ w) * scale
+def right(g, x, w):
+    d = 2 * g * (1 - np.tanh(x @ w) ** 2)
+    return d @ w.T, x.T @ d
+def nothing(g, x, w): pass
+def quits(*arguments): sys.exit(0)
+"""
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name in ("mine", "leaving"):
+        monkeypatch.delitem(sys.modules, f"checked_{name}", raising=False)
+    (tmp_path / "mine.py").write_text(MINE)
+    (tmp_path / "leaving.py").write_text(MINE + "sys.exit(0)\n")
+    return tmp_path
+
+
+def command(backward="mine.py:right", forward="mine.py:forward", inputs="inputs.npz", *options):
+    return main([backward, "--forward", forward, "--inputs", inputs, *options])
+
+
+@pytest.mark.parametrize(
+    ("arrays", "code", "words"),
+    [
+        ({"w": W, "x": X}, 0, "right"), ({"w": W, "scale": 2.0, "x": X}, 0, "right"), ({"a": X, "b": W}, 0, "right"),
+        ({"w": W, "X": X}, 2, "X is no argument of forward(x, w, scale=2.0)"), ({"x": X}, 2, "there is no w in it"),
+        ({"x": X, "w": W, "dout": X @ W}, 2, "dout is no argument"), ({}, 2, "no arrays in it"),
+        ({"x": X, "w": W, "cotangent": X @ W}, 0, "right"), ({"x": X * np.nan, "w": W}, 2, "the input x holds NaN"),
+        ({"x": np.array([{}], dtype=object), "w": W}, 2, "cannot be read as an .npz"),
+    ],
+)  # fmt: skip
+def test_the_command_takes_arrays_by_name_or_all_in_their_order(mine, capsys, arrays, code, words):
+    np.savez("inputs.npz", **arrays)
+    assert command() == code
+    assert words in "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize("damage", ["cut", "garbage", "a wrong bit", "one array", "text in a zip"])
+def test_a_broken_file_of_inputs_is_no_verdict(mine, capsys, damage):
+    np.savez("inputs.npz", x=X, w=W)
+    whole = (mine / "inputs.npz").read_bytes()
+    if damage == "one array":
+        np.save("one.npy", X)
+        whole = (mine / "one.npy").read_bytes()
+    elif damage == "text in a zip":
+        with zipfile.ZipFile("text.zip", "w") as archive:
+            archive.writestr("a.txt", "x")
+        whole = (mine / "text.zip").read_bytes()
+    at = len(whole) // 3
+    (mine / "inputs.npz").write_bytes(
+        {
+            "cut": whole[:at],
+            "garbage": b"PK\x03\x04 and",
+            "a wrong bit": whole[:at] + b"\xff\x00" + whole[at + 2 :],
+        }.get(damage, whole)
+    )
+    assert command() == 2
+    assert "could not run: inputs.npz" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "code", "words"),
+    [
+        (("leaving.py:right", "leaving.py:forward"), 2, "raised SystemExit at leaving.py"),
+        (("mine.py:right", "mine.py:quits"), 2, r"RuntimeError at mine.py.*SystemExit"),
+        (("mine.py:quits",), 1, "raised SystemExit at mine.py"),
+        (("mine.py:right", "mine.py:forward", "inputs.npz", "--seed", "-1"), 2, "seed=-1"),
+        (("mine.py:right", "mine.py:forward", "inputs.npz", "--outputs", "-1"), 2, "outputs=-1"),
+        (("mine.py:right", "mine.py:forward", "inputs.npz", "--plot", "no/a.png"), 2, "right.*could not plot"),
+        (("mine.py:right", "mine.py:forward", "inputs.npz", "--plot", "a.xyz"), 2, "right.*could not plot"),
+        (("mine.py:nothing", "mine.py:forward", "inputs.npz", "--plot", "a.png"), 1, "returned None"),
+    ],
+)
+def test_neither_an_exit_of_the_users_nor_a_picture_decides_the_verdict(mine, capsys, given, code, words):
+    pytest.importorskip("matplotlib")
+    np.savez("inputs.npz", x=X, w=W)
+    assert command(*given) == code
+    assert re.search(words, "".join(capsys.readouterr()), re.DOTALL)
+
+
+# ---- numbers and pictures --------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("f", "slope", "factor"),
+    [
+        (lambda x: x * 2, lambda x: 2 + 0 * x, 1), (np.tanh, lambda x: 1 - np.tanh(x) ** 2, 1),
+        (lambda x: np.exp(np.tanh(np.sin(x))), None, 1), (lambda x: x - x / 2, lambda x: 0.5 + 0 * x, 3),
+        (lambda x: x * 0, lambda x: 0 * x, None),
+    ],
+    ids=["2x", "tanh", "three in a row", "x - x/2", "0"],
+)  # fmt: skip
+def test_one_path_cancels_nothing_and_two_by_what_they_are(f, slope, factor):
+    report = mg.check_hand_gradient(f, (X,), lambda g, x: g * slope(x) if slope else g)
+    assert report.facts["x"].get("cancellation") == (pytest.approx(factor) if factor else None)
+    if factor == 1 and slope:
+        assert report.facts["x"]["|path terms|"] == pytest.approx(report.facts["x"]["|gradient|"])
+        assert np.allclose(report.absolute["x"], np.abs(report.maps["x"][1]))
+
+
+def one_off(g, x):
+    d = 2 * g
+    d[1, 2] *= 1.01
+    return d
+
+
+def test_the_worst_elements_are_elements_that_differ():
+    finding = only(mg.check_hand_gradient(lambda x: 2 * x, (X,), one_off))
+    assert [row["index"] for row in finding.evidence["worst"]] == [(1, 2)]
+
+
+def test_an_assertion_says_in_its_first_line_what_is_wrong():
+    with pytest.raises(AssertionError) as failure:
+        assert_hand_gradient(lambda x: 2 * x, (X,), one_off)
+    assert str(failure.value).splitlines()[0].endswith(": WRONG")
+
+
+def test_differences_are_drawn_on_their_own_scale_and_rounding_looks_like_nothing():
+    pytest.importorskip("matplotlib")
+
+    def scales(report):
+        return [ax.images[0].get_clim()[1] for ax in report.plot().axes[:3]]
+
+    checked, reference, difference = scales(mg.check_hand_gradient(lambda x: 2 * x, (X,), one_off))
+    assert checked == reference > 10 * difference > 0
+    report = mg.check_hand_gradient(lambda x: x * 3, (X[0],), lambda g, x: g * (3 + 1e-15))
+    assert report and scales(report)[2] > 1e4 * np.abs(np.subtract(*report.maps["x"])).max()
+    assert not report.plot().axes[0].get_yticks().size
+    with np.errstate(all="raise"):
+        mg.check_hand_gradient(np.sqrt, (np.zeros(3),), lambda g, x: g / np.sqrt(x)).plot()
