@@ -349,7 +349,7 @@ def test_ctrl_c_while_the_pictures_are_drawn_says_how_to_have_them(run, monkeypa
     with monkeypatch.context() as patch:
         patch.setattr(pictures, "draw", interrupted)
         status, lines, _ = run(*FEW)
-    assert status == 130 and "Stopped; saved in" in lines[-2]
+    assert status == 130 and "Stopped; as last saved it is in" in lines[-2]
     status, lines, _ = run(*shlex.split(lines[-1])[3:])
     assert status == 0 and lines[-1].startswith("test accuracy")
 

@@ -286,15 +286,16 @@ def main(argv: list[str] | None = None) -> int:
     size = sum(p.size for p in run.model.parameters())
     how = f"{mg.current()}{', fused' * run.arguments['fuse']}, seed {run.arguments['seed']}"
     say(f"{run.arguments['model']} of {size:,} parameters, {how}")
+    kept = "saved"
     try:
         done = finish(run, dataset, flags, with_bar="tqdm" not in missing, with_pictures="matplotlib" not in missing)
     except KeyboardInterrupt:  # a second time, or while the pictures were drawn
-        done = False
+        done, kept = False, "as last saved it is"
     except (training.Diverged, ValueError, MemoryError, OSError) as error:
         complain("\n".join([str(error), *getattr(error, "__notes__", [])]))
         return 1
     if not done:
-        say(f"\nStopped; saved in {flags.checkpoint}. To go on:\n  {resuming(flags, flags.checkpoint)}")
+        say(f"\nStopped; {kept} in {flags.checkpoint}. To go on:\n  {resuming(flags, flags.checkpoint)}")
         return 130
     return 0
 
