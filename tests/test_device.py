@@ -1103,7 +1103,7 @@ def test_a_run_of_captured_steps_that_was_stopped_goes_on_to_the_same_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images, labels = RNG.integers(0, 256, (96, 1, 28, 28)).astype(np.uint8), RNG.integers(0, 10, 96)
-    few = data.Dataset("few", images, labels, images[:20], labels[:20], tuple("0123456789"), "random numbers")
+    few = data.Dataset("digits", images, labels, images[:20], labels[:20], tuple("0123456789"), "random numbers")
     monkeypatch.setattr(command, "load", lambda *arguments: few)
     monkeypatch.setattr(pictures, "draw", lambda *arguments: None)
     step, steps = training.Stepper.__call__, itertools.count()
