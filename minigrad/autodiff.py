@@ -14,8 +14,10 @@ transpose: a pullback is linear in its cotangent, and the adjoint of that linear
 from __future__ import annotations
 
 import functools
+from _thread import _count as other_threads
 from collections.abc import Callable, Sequence
 from sys import getrefcount
+from threading import Lock
 from typing import Any
 
 from minigrad import ops, parallel
@@ -254,13 +256,25 @@ def _owned(array: Any, beside: int = 0) -> bool:
     )
 
 
+_accumulating = Lock()
+
+
 def _accumulate(node: Node, g: Array, owned: bool) -> None:
-    """Adds a complete cotangent to the node's `grad`, in memory that is the node's own; owned: `g` is the pass's."""
-    if node.grad is not None:
-        g = node.grad + g
-    elif not owned:
-        g = g.copy()
-    node.grad = g if g.__class__ is xp.ndarray else xp.asarray(g)
+    """Adds a complete cotangent to the node's `grad`, in memory that is the node's own; owned: `g` is the pass's.
+
+    One at a time, since passes of several threads may end at one leaf. (The lock takes as long as adding up a small
+    array, so a thread that is the only one does without.)
+    """
+    locked = other_threads() > 0 and _accumulating.acquire()
+    try:
+        if node.grad is not None:
+            g = node.grad + g
+        elif not owned:
+            g = g.copy()
+        node.grad = g if g.__class__ is xp.ndarray else xp.asarray(g)
+    finally:
+        if locked:
+            _accumulating.release()
 
 
 def _leading_to(targets: Sequence[Node], order: list[Node]) -> set[Node]:

@@ -100,6 +100,8 @@ class Session:
     def off(self) -> None:
         """Ends the watch and its locks; sessions that were made inside this one end with it."""
         if self._on:
+            while isinstance(inner := recording.reviewer, Session) and inner is not self:
+                inner.off()
             recording.observer, recording.watch, recording.reviewer = self._before
             self._on = False
             for record in self._records:

@@ -456,5 +456,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_workers)
 kept = keep_memory()
 _requested = os.environ.get("MINIGRAD_THREADS")
+if _requested and not _requested.isdecimal():
+    raise ValueError(f"MINIGRAD_THREADS: needs an integer >= 1, not {_requested!r}")
 _cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 set_threads(int(_requested) if _requested else min(_cores, 8))

@@ -103,16 +103,17 @@ class Write:
     """The last overwriting of an array in place.
 
     array: a weak reference to it.  serial: when, in the order of recording; 0 for never.  name: of the
-    Parameter or Buffer, where it has one.  kind: its class.  code, at: the function that wrote, and where
-    in it.  seen: in debug mode, the line outside minigrad from which it was called.
+    Parameter or Buffer, where it has one.  kind: its class.  who: the function that wrote.  code, at: the
+    function outside minigrad that called it, and where in it.  seen: in debug mode, `place()`.
     """
 
-    __slots__ = ("array", "at", "code", "kind", "name", "seen", "serial")
+    __slots__ = ("array", "at", "code", "kind", "name", "seen", "serial", "who")
 
     array: weakref.ref[Any]
     serial: int
     name: str | None
     kind: str
+    who: str
     code: CodeType
     at: int
     seen: str
@@ -124,11 +125,11 @@ class Write:
 
     @property
     def place(self) -> str:
-        """Who overwrote it: function, file and line."""
+        """Who overwrote it, and the line outside minigrad that had it do so."""
         if self.seen:
             return self.seen
         line = next((line for a, b, line in self.code.co_lines() if a <= self.at < b), self.code.co_firstlineno)
-        return f"by {self.code.co_qualname} at {self.code.co_filename}:{line}"
+        return f"by {self.who} at {self.code.co_filename}:{line}"
 
 
 class Writes:
@@ -169,7 +170,10 @@ class Writes:
         frame = sys._getframe(2)
         while frame.f_code.co_filename.startswith(OWN) and frame.f_back is not None:
             frame = frame.f_back
-        write.kind, write.name, write.code, write.at = kind, name, frame.f_code, frame.f_lasti
+        write.kind, write.name, write.who = kind, name, frame.f_code.co_qualname
+        while frame.f_code.co_filename.startswith(HERE) and frame.f_back is not None:
+            frame = frame.f_back
+        write.code, write.at = frame.f_code, frame.f_lasti
         write.seen = ""
         write.serial = self.newest = next_serial()
         if recording.reviewer is not None:

@@ -202,7 +202,7 @@ class Tensor:
 
     def __repr__(self) -> str:
         kind = type(self).__name__.lower()
-        values = xp.array2string(self.data, separator=", ", prefix=f"{kind}(", threshold=200)
+        values = xp.array2string(to_numpy(self.data), separator=", ", prefix=f"{kind}(", threshold=200)
         if self.node is None:
             on_tape = ""
         elif self.node.primitive is None:
@@ -482,5 +482,6 @@ def tensor(data: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
     requires_grad: whether gradients with respect to it will be asked for (floating dtypes only).
     Raises TypeError for data that are not numbers or cannot have gradients, ValueError for ragged lists.
     """
-    array = as_array(data, dtype, "tensor").copy()
+    array = as_array(data, dtype, "tensor")
+    array = array.astype(array.dtype.type, order="C")  # a copy, in this machine's order of bytes
     return Tensor(array, differentiable(array) if requires_grad else None)

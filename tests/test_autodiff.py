@@ -661,6 +661,21 @@ def test_no_grad_is_per_thread_and_tapes_in_parallel_do_not_meet() -> None:
     assert seen == [True, True]
 
 
+def test_passes_of_many_threads_that_end_at_one_leaf_are_all_counted() -> None:
+    w = f64(np.ones(20_000), True)
+    threads = [threading.Thread(target=lambda: [(w * 1.0).sum().backward() for _ in range(50)]) for _ in range(4)]
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(before)
+    assert w.grad is not None and (w.grad.numpy() == 200.0).all()
+
+
 def test_many_threads_record_side_by_side() -> None:
     results: list[float] = []
 

@@ -90,6 +90,12 @@ def test_numbers_that_a_dtype_cannot_hold_are_refused(data: Any, dtype: str, mes
     assert mg.tensor([1, 255], dtype="uint8").tolist() == [1, 255]
 
 
+@pytest.mark.parametrize("order", "<>")
+def test_bytes_are_in_this_machines_order(order: str) -> None:
+    t = mg.tensor(np.arange(3, dtype=f"{order}f4"))
+    assert t.dtype is np.dtype("float32") and (t * mg.ones(3)).tolist() == [0.0, 1.0, 2.0]
+
+
 def test_attributes_and_conversions() -> None:
     t = mg.tensor([[1.5, 2.5, 3.5]])
     assert (t.shape, t.ndim, t.size, len(t), t.requires_grad, t.is_leaf) == ((1, 3), 2, 3, 1, False, True)

@@ -159,7 +159,7 @@ class Batches:
                 "use the same, or set batches.epoch to start an epoch afresh"
             )
         epoch, batch = state["epoch"], state["batch"]
-        if not (isinstance(epoch, int) and isinstance(batch, int) and epoch >= 0 and 0 <= batch < len(self)):
+        if not (type(epoch) is type(batch) is int and epoch >= 0 and 0 <= batch < len(self)):
             raise ValueError(
                 f"Batches.load_state: there is no batch {batch!r} of epoch {epoch!r}; {len(self)} an epoch"
             )
@@ -172,7 +172,7 @@ class Batches:
             "shuffle": self.shuffle,
             "seed": self.seed,
             "drop_last": self.drop_last,
-            "augment": self.augment and getattr(self.augment, "__qualname__", repr(self.augment)),
+            "augment": None if self.augment is None else _described(self.augment),
             "normalise": list(self.normalise),
         }
 
@@ -219,6 +219,18 @@ def _checked_images(where: str, given: Any) -> Bytes:
             f"not {images.dtype} {images.shape}"
         )
     return images
+
+
+def _described(function: Any) -> str:
+    """A function by its name, an object by its settings or else its class: in each process the same."""
+    if isinstance(function, functools.partial):
+        given = [_described(value) for value in (function.func, *function.args)]
+        given += [f"{name}={_described(value)}" for name, value in function.keywords.items()]
+        return f"partial({', '.join(given)})"
+    if hasattr(function, "__qualname__"):
+        return str(function.__qualname__)
+    kind = type(function)
+    return kind.__qualname__ if kind.__repr__ is object.__repr__ else repr(function)
 
 
 _Argument = TypeVar("_Argument")
