@@ -13,6 +13,7 @@ from typing import Any, Self
 from minigrad import creation, ops
 from minigrad.tape import recording
 from minigrad.tensor import Buffer, Parameter, Tensor, Versioned, as_array
+from minigrad.uses import arrangement
 
 State = dict[str, Tensor]
 
@@ -49,6 +50,8 @@ class Module:
                     f"{type(self).__name__}: {where} is a {kind}, and a Tensor cannot take its place: {name}.update(t) "
                     f"overwrites its values{history}"
                 )
+        if name == "training" and bool(value) is not bool(self.training):
+            arrangement.switched(self, f"the mode of {self.path or type(self).__name__!r} was switched")
         super().__setattr__(name, value)
 
     # ---- the walk ----------------------------------------------------------------------------------

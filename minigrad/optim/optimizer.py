@@ -11,7 +11,9 @@ from typing import Any, ClassVar
 
 from minigrad.backend import Array, current, kernel, naming_memory, xp
 from minigrad.optim.given import lists_entries, named, non_negative, ranges, whole
+from minigrad.tape import recording
 from minigrad.tensor import Parameter, as_array
+from minigrad.uses import arrangement
 
 Hyper = dict[str, Any]
 
@@ -131,7 +133,9 @@ class Optimizer:
 
         Raises ValueError or TypeError, before any change, where a gradient does not fit its Parameter.
         """
-        due = []
+        uses, due = recording.uses, []
+        if uses is not None:
+            uses.step(self)
         for group in self.param_groups:
             for memory in group.memories:
                 node = memory.parameter.node
@@ -140,6 +144,8 @@ class Optimizer:
                     due.append((memory, node.grad, group.data))
         if (own := kernel("optimizer step")) is not None and own(self, due):
             return
+        if uses is not None and due:
+            uses.ruled.add(self)
         for memory, g, hyper in due:
             parameter = memory.parameter  # not its array: what nothing else holds needs no note when it is written to
             parameter.unlock()
@@ -262,6 +268,7 @@ class Optimizer:
             memory.clear()
         for entry, (memory, key) in expected.items():
             memory[key] = arrays[entry]
+        arrangement.replaced(f"{where} gave the optimizer other arrays")
 
     def __repr__(self) -> str:
         lines = [
