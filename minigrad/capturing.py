@@ -121,7 +121,8 @@ class Captured:
             held.data[...] = given.data
         waiting = {id(condition) for condition in backend._pending}
         for condition in recorded.conditions:
-            if id(condition) not in waiting:
+            if id(condition) not in waiting:  # nobody has asked yet, or somebody has looked
+                condition[0].fill(True)
                 backend._pending.append(condition)
         recorded.graph.launch(self._stream)
         for node, gradient in recorded.gradients:
@@ -137,10 +138,13 @@ class Captured:
 
     def _rehearse(self, inputs: tuple[Tensor, ...]) -> Any:
         """Runs the step as it will be captured: capturing then finds kernels loaded, and memory in the pool."""
+        asked = len(backend._pending)
         backend.rehearsing = True
         try:
             with xp.cuda.using_allocator(self._pool.malloc), noting() as uses:
                 result = self.step(*inputs)
+                for condition in backend._pending[asked:]:
+                    lasting(*condition)
         finally:
             backend.rehearsing = False
         self._never = self._stranger(uses)
@@ -159,7 +163,7 @@ class Captured:
             backend.after_capture = begin
             try:
                 result = self.step(*held)
-                conditions = backend._pending[asked:]
+                conditions = [lasting(*condition) for condition in backend._pending[asked:]]
             except BaseException as error:  # whatever it is, the step runs again, uncaptured, and shows it there
                 trouble = error
             finally:
@@ -259,6 +263,22 @@ def noting() -> Iterator[Uses]:
         yield uses
     finally:
         recording.uses = None
+
+
+def lasting(condition: Array, error: Callable[[], Exception]) -> Condition:
+    """A condition that, once it was filled with truth, holds while the given one holds at every launch."""
+    always = xp.empty((), bool)
+    xp.logical_and(always, condition, out=always)
+
+    def told() -> Exception:
+        if not backend.to_numpy(condition):  # of the last launch, whose labels or indices are still there
+            return error()
+        return ValueError(
+            "a label or an index was out of range in a replay before the last one; look more often (loss.item()), or "
+            "run uncaptured, to be told which"
+        )
+
+    return always, told
 
 
 def signature(inputs: tuple[Tensor, ...]) -> Signature:

@@ -1261,6 +1261,30 @@ def test_a_captured_step_within_another_is_a_part_of_it() -> None:
     assert outer.replays == 3 and inner.reason == "it runs within a step that is captured itself"
 
 
+CHECKED: dict[str, tuple[Callable[[mg.Tensor], mg.Tensor], Any]] = {  # what looks at labels or indices, and its error
+    "a kernel": (lambda y: F.cross_entropy(mg.ones(2, 3), y), ValueError),
+    "ordinary ops": (lambda y: F.cross_entropy(mg.ones(2, 3), y, label_smoothing=0.1), ValueError),
+    "an embedding": (lambda y: F.embedding(y, mg.ones(3, 2)).sum(), IndexError),
+}
+
+
+@pytest.mark.parametrize("what", CHECKED)
+def test_a_wrong_label_before_the_last_replay_is_told_too(what: str) -> None:
+    step, kind = CHECKED[what]
+    fast = mg.capture(step, warmup=1)
+    good, wrong = mg.tensor([0, 2]), mg.tensor([0, 7])
+    for _ in range(2):  # the look in between starts afresh
+        for labels in (good, good, wrong, good):
+            loss = fast(labels)
+        with pytest.raises(ValueError, match="a label or an index was out of range in a replay before the last"):
+            loss.item()
+        assert np.isfinite(fast(good).item())
+    loss = fast(wrong)
+    with pytest.raises(kind, match=r"0\.\.2"):
+        loss.item()
+    assert fast.reason is None
+
+
 REFUSED: dict[str, Callable[[Any], Any]] = {
     "a product": lambda x: x @ x, "dot": lambda x: xp.dot(x, x), "einsum": lambda x: xp.einsum("ij,jk", x, x),
     "tensordot": lambda x: xp.tensordot(x, x), "a method": lambda x: x.dot(x), "get": lambda x: x.get(),
