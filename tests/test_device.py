@@ -145,6 +145,28 @@ def test_convolution_and_its_adjoints(name: str, dtype: str) -> None:
     assert_close(dw, convolution.conv2d_weight(x, g, *options, kernel).get(), scale=4)
 
 
+UNREAD: dict[str, tuple[Any, ...]] = {  # cells of x that no cell of y reads: a tail, and between the taps
+    "a tail": (1, 1, 4, 4, 1, (2, 2), (3, 3), (0, 0), (1, 1), 1),
+    "a tail of several bands": (1, 16, 21, 28, 8, (2, 2), (4, 4), (0, 0), (1, 1), 1),
+    "one cell, dilated": (1, 2, 5, 4, 2, (2, 2), (1, 1), (0, 0), (4, 3), 1),
+    "few cells, dilated": (2, 2, 9, 8, 4, (2, 2), (1, 1), (0, 1), (5, 7), 2),
+}
+
+
+@pytest.mark.parametrize("name", UNREAD)
+def test_what_a_convolution_does_not_read_is_in_no_result(name: str) -> None:
+    n, c, h, w, o, kernel, *options = UNREAD[name]
+    x, weight = there(normal("float64", n, c, h, w)), there(normal("float64", o, c // options[-1], *kernel))
+    expected = convolution.conv2d(x, weight, *options)
+    g = there(normal("float64", *expected.shape))
+    unread = convolution.conv2d_input(xp.ones_like(g), xp.ones_like(weight), *options, (h, w)) == 0
+    spoilt = xp.where(unread, np.nan, x)
+    assert np.isnan(spoilt.get()).any()
+    assert_close(convolving.conv2d(spoilt, weight, *options).get(), expected.get())
+    dw = convolving.conv2d_weight(spoilt, g, *options, kernel)
+    assert_close(dw.get(), convolution.conv2d_weight(x, g, *options, kernel).get(), scale=4)
+
+
 def test_a_convolution_with_bias_and_relu_in_its_launch() -> None:
     x, w, b = (there(normal("float64", *shape)) for shape in ((2, 2, 5, 4), (3, 2, 2, 2), (3,)))
     x[0, 0, 0, 0] = np.nan
