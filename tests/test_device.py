@@ -1112,7 +1112,8 @@ def test_a_mode_that_was_switched_and_switched_back_leaves_the_graph() -> None:
         twin.net.eval()
         twin.net[0].freeze()
         twin.net(drawn(i)[0])
-        twin.net.unfreeze()
+        twin.net[0].unfreeze()
+        twin.net.train()
     assert (fast.replays, fast.reason) == (3, None)
 
 
