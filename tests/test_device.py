@@ -145,6 +145,25 @@ def test_convolution_and_its_adjoints(name: str, dtype: str) -> None:
     assert_close(dw, convolution.conv2d_weight(x, g, *options, kernel).get(), scale=4)
 
 
+def test_a_convolution_with_bias_and_relu_in_its_launch() -> None:
+    x, w, b = (there(normal("float64", *shape)) for shape in ((2, 2, 5, 4), (3, 2, 2, 2), (3,)))
+    x[0, 0, 0, 0] = np.nan
+    options = (1, 1), (0, 0), (1, 1), 1
+    y = convolving.conv2d(x, w, *options, b, True).get()
+    np.testing.assert_allclose(y, xp.maximum(convolution.conv2d(x, w, *options) + b.reshape(1, 3, 1, 1), 0).get())
+    assert np.isnan(y[0, :, 0, 0]).all() and np.isfinite(y[1]).all()
+
+
+def test_images_too_wide_for_a_tile_and_kernels_too_large_are_left_to_ordinary_ops() -> None:
+    x, w = there(normal("float32", 1, 1, 3, 9000)), there(normal("float32", 2, 1, 2, 2))
+    options = (1, 1), (0, 0), (1, 1), 1
+    assert convolving.conv2d(x, w, *options) is None
+    y = F.conv2d(mg.Tensor(x), mg.Tensor(w))
+    assert_close(y.numpy(), convolution.conv2d(x, w, *options).get())
+    g = there(normal("float32", 2, 1, 4, 4))
+    assert convolving.conv2d_weight(there(normal("float32", 2, 1, 15, 15)), g, *options, (12, 12)) is None
+
+
 UNREAD: dict[str, tuple[Any, ...]] = {  # cells of x that no cell of y reads: a tail, and between the taps
     "a tail": (1, 1, 4, 4, 1, (2, 2), (3, 3), (0, 0), (1, 1), 1),
     "a tail of several bands": (1, 16, 21, 28, 8, (2, 2), (4, 4), (0, 0), (1, 1), 1),
@@ -165,25 +184,6 @@ def test_what_a_convolution_does_not_read_is_in_no_result(name: str) -> None:
     assert_close(convolving.conv2d(spoilt, weight, *options).get(), expected.get())
     dw = convolving.conv2d_weight(spoilt, g, *options, kernel)
     assert_close(dw.get(), convolution.conv2d_weight(x, g, *options, kernel).get(), scale=4)
-
-
-def test_a_convolution_with_bias_and_relu_in_its_launch() -> None:
-    x, w, b = (there(normal("float64", *shape)) for shape in ((2, 2, 5, 4), (3, 2, 2, 2), (3,)))
-    x[0, 0, 0, 0] = np.nan
-    options = (1, 1), (0, 0), (1, 1), 1
-    y = convolving.conv2d(x, w, *options, b, True).get()
-    np.testing.assert_allclose(y, xp.maximum(convolution.conv2d(x, w, *options) + b.reshape(1, 3, 1, 1), 0).get())
-    assert np.isnan(y[0, :, 0, 0]).all() and np.isfinite(y[1]).all()
-
-
-def test_images_too_wide_for_a_tile_and_kernels_too_large_are_left_to_ordinary_ops() -> None:
-    x, w = there(normal("float32", 1, 1, 3, 9000)), there(normal("float32", 2, 1, 2, 2))
-    options = (1, 1), (0, 0), (1, 1), 1
-    assert convolving.conv2d(x, w, *options) is None
-    y = F.conv2d(mg.Tensor(x), mg.Tensor(w))
-    assert_close(y.numpy(), convolution.conv2d(x, w, *options).get())
-    g = there(normal("float32", 2, 1, 4, 4))
-    assert convolving.conv2d_weight(there(normal("float32", 2, 1, 15, 15)), g, *options, (12, 12)) is None
 
 
 PRODUCTS = [
