@@ -248,7 +248,7 @@ class Versioned(Tensor):
         """Counts a new `data`: another array, or the same after an operator such as `p.data -= step` wrote into it."""
         if name != "data" or not hasattr(self, "data"):
             if name == "node" and hasattr(self, "node") and (value is None) is not (self.node is None):
-                arrangement.switched(self, f"requires_grad of {self._called()} was switched")
+                arrangement.replaced(f"requires_grad of {self._called()} was switched")  # its node is another
             set_attribute(self, name, value)
         elif value is self.data:
             self.bump()

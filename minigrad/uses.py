@@ -29,8 +29,8 @@ class Arrangement:
         self.last = what
 
     def replaced(self, what: str) -> None:
-        """An array took another's place."""
-        self.mark ^= hash((next_serial(), "array"))
+        """An array, or a leaf's node, took another's place."""
+        self.mark ^= hash((next_serial(), "other"))
         self.last = what
 
 
