@@ -1177,6 +1177,17 @@ def test_gradients_of_a_captured_backward_pass_are_there_after_every_replay(loop
     assert replays == 4 or "'3.bias' is there before the step, which uses it or adds to it" in fast.reason
 
 
+def test_a_gradient_that_was_lost_with_its_node_is_in_no_ones_way() -> None:
+    plain, other = Twins(), Twins()
+    fast = mg.capture(other.forward, warmup=1)
+    for i in range(6):
+        zeroed_before(plain, plain.forward, i), zeroed_before(other, fast, i)
+        if i == 2:
+            plain.net[3].freeze().unfreeze(), other.net[3].freeze().unfreeze()
+    assert_twins(plain, other)
+    assert (fast.replays, fast.reason) == (4, None)
+
+
 @pytest.mark.parametrize("how", ["as they are", "clipped", "by hand"])
 def test_a_step_from_gradients_that_were_made_outside_of_it_is_not_captured(how: str) -> None:
     plain, other = Twins(), Twins()
