@@ -47,7 +47,7 @@ def reverse(
     cotangents = dict(results)
     found: dict[Node, Any] = {}
     wanted = set() if targets is None else set(targets)
-    newest, review, large = writes.newest, recording.reviewer, parallel.LARGE
+    newest, review, uses, large = writes.newest, recording.reviewer, recording.uses, parallel.LARGE
     summing = None if create_graph else kernel("sums of products")
     while order:
         node = order.pop()
@@ -57,6 +57,8 @@ def reverse(
         row = node.primitive
         if targets is None:
             if row is None:
+                if uses is not None:
+                    uses.gradient(node)
                 _accumulate(node, g, _owned(g))
                 continue
             if node.label is not None:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from minigrad.primitive import Primitive
+    from minigrad.uses import Uses
 
 next_serial = itertools.count(1).__next__
 """The order of recording. Drawing from it is atomic, so threads can record side by side."""
@@ -293,6 +294,7 @@ class Recording(threading.local):
     is recorded: what tracing and debugging are built on.
     reviewer: None, or who looks on at reverse passes and at writes.
     replaying: whether a forward is only run again for its gradient; then Buffers remember nothing.
+    uses: None, or while a step is captured or rehearsed what it does to gradients and optimizers.
     scope: None, or while tracing the full paths of the layers that run, the innermost last; a layer
     appends its own when it is called and pops it when it returns.
     """
@@ -302,6 +304,7 @@ class Recording(threading.local):
     watch: Callable[..., Any] | None = None
     reviewer: Reviewer | None = None
     replaying: bool = False
+    uses: Uses | None = None
     scope: list[str] | None = None
 
 

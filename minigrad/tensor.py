@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from minigrad import tape
 from minigrad.backend import Array, from_numpy, is_array, is_scalar, to_numpy, xp
 from minigrad.tape import Node, recording, writes
+from minigrad.uses import arrangement
 
 
 class Tensor:
@@ -137,10 +138,14 @@ class Tensor:
         """The cotangent of this leaf (or labelled intermediate) after `backward`, summed over passes."""
         if self.node is None or self.node.grad is None:
             return None
+        if recording.uses is not None:
+            recording.uses.gradient(self.node)
         return Tensor(self.node.grad)
 
     @grad.setter
     def grad(self, value: Tensor | None) -> None:
+        if recording.uses is not None and self.node is not None:
+            recording.uses.gradient(self.node, used=False)
         if value is None:
             if self.node is not None:
                 self.node.grad = None
@@ -255,6 +260,8 @@ class Versioned(Tensor):
     def __setattr__(self, name: str, value: object) -> None:
         """Counts a new `data`: another array, or the same after an operator such as `p.data -= step` wrote into it."""
         if name != "data" or not hasattr(self, "data"):
+            if name == "node" and hasattr(self, "node") and (value is None) is not (self.node is None):
+                arrangement.replaced(f"requires_grad of {self._called()} was switched")  # its node is another
             set_attribute(self, name, value)
         elif value is self.data:
             self.bump()
@@ -264,12 +271,20 @@ class Versioned(Tensor):
                 "p.update(value) overwrites the values, p.data = array takes another raw array, and neither a history"
             )
         else:
+            if recording.uses is not None:
+                recording.uses.arrays.append((self, self.data))
             set_attribute(self, name, value)
             writes.expect(value)
             if self.node is not None:
                 self.node.aside = value
             self.version += 1
+            arrangement.replaced(f"{self._called()} was given another array")
             writes.replaced(type(self).__name__, self.name)
+
+    def _called(self) -> str:
+        """The name, or where there is none, what this is."""
+        name = getattr(self, "name", None)
+        return f"a {type(self).__name__} of shape {list(self.shape)}" if name is None else repr(name)
 
     def __setitem__(self, index: object, value: object) -> None:
         self.unlock()

@@ -42,6 +42,7 @@ TESTS = {
     "runs": "checkpoint",
     "tape": "debug autodiff",
     "tensor": "tensor engine nn debug",
+    "uses": "device",
 }
 """The test files that a module answers to, the quickest first."""
 

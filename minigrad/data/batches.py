@@ -48,6 +48,9 @@ class Batches:
     out a last batch that is short.  augment: an `Augment`, or any function (images, generator) -> images of
     uint8; called for each batch, in a thread that works one batch ahead.
 
+    On a device with kernels the images and labels are copied there at the first loop and stay: what is written into
+    them afterwards is seen on the host alone. Make new Batches of data that change.
+
     epoch: the epoch under way or next, from 0.  batch: how many of its batches were handed out. Order
     and distortions depend on (seed, epoch, batch) alone. A loop that was left early is not taken up
     again: the next one begins the next epoch, except after `load_state`.
