@@ -24,6 +24,12 @@ def total(x: Array, axis: Any, keepdims: bool) -> Array:
         return sums
     if x.dtype.char == "e":
         return x.sum(axis=axis, keepdims=keepdims, dtype=xp.float32).astype(x.dtype)
+    return _total_at_once(x, axis, keepdims)
+
+
+def _total_at_once(x: Array, axis: Any, keepdims: bool) -> Array:
+    if x.size > FEW and axis is not None and x.__class__ is host_array and x.dtype.char in "fd" and _has(x, axis):
+        return parallel.pairwise_sum(x, tuple(a % x.ndim for a in _axes(x, axis)), keepdims)
     return x.sum(axis=axis, keepdims=keepdims)
 
 
@@ -51,7 +57,7 @@ def mean(x: Array, axis: Any, keepdims: bool) -> Array:
     if (means := _on_device(x, axis, keepdims, True)) is not None:
         return means
     if x.dtype.char in "fd" and x.size:
-        sums = x.sum(axis=axis, keepdims=keepdims)
+        sums = _total_at_once(x, axis, keepdims)
         return sums / (x.size // sums.size)
     return x.mean(axis=axis, keepdims=keepdims)
 
@@ -86,9 +92,9 @@ def sum_to(x: Array, shape: tuple[int, ...]) -> Array:
 
 
 def cumulate(x: Array, axis: int) -> Array:
-    """Running sums along an axis; half precision is added up in single precision."""
-    if x.dtype.char == "e":
-        return xp.cumsum(x, axis=axis, dtype=xp.float32).astype(x.dtype)
+    """Running sums along an axis; half and single precision are added up in double precision."""
+    if x.dtype.char in "ef" and x.ndim:
+        return xp.cumsum(x, axis=axis, dtype=xp.float64).astype(x.dtype)
     y = xp.cumsum(x, axis=axis)
     return y if x.ndim else y.reshape(())  # NumPy makes a line of a number
 

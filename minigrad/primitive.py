@@ -254,11 +254,6 @@ def _read_pullbacks(row: Primitive, pullbacks: Sequence[Function | None]) -> Non
     meanings = {"g": "the cotangent", "y": "the output", "y_shape": "the output's shape"}
     numbered = {"i"} if row.variadic else set()
     meanings |= dict.fromkeys(numbered, "the number of the argument")
-    if pullbacks and (taken := [name for name in (*row.arguments, *row.statics) if name in meanings]):
-        raise TypeError(
-            f"{row.name}: an argument is called {taken[0]!r}, and in a pullback that is {meanings[taken[0]]}; give it "
-            "another name"
-        )
     known = {*meanings, *row.arguments, *(f"{a}_shape" for a in row.arguments), *row.statics} - {"g"}
     kept: list[str] = []
     plans: list[tuple[Function, tuple[int, ...]] | None] = []
@@ -270,6 +265,11 @@ def _read_pullbacks(row: Primitive, pullbacks: Sequence[Function | None]) -> Non
         g, *asked = code.co_varnames[: code.co_argcount] or [""]
         if g != "g":
             raise TypeError(f"{row.name}: a pullback's first argument is g, the cotangent of the output, not {g!r}")
+        if taken := [name for name in (g, *asked) if name in meanings and name in (*row.arguments, *row.statics)]:
+            raise TypeError(
+                f"{row.name}: a pullback asks for {taken[0]!r}, which is an argument and {meanings[taken[0]]}; give the "
+                "argument another name"
+            )
         if unknown := [name for name in asked if name not in known]:
             raise TypeError(f"{row.name}: a pullback asks for {unknown[0]!r}; it can have {sorted(known)}")
         kept += [name for name in asked if name not in kept and name not in numbered]
@@ -381,12 +381,12 @@ def primitive(forward: Function, /, *pullbacks: Function | None, name: str | Non
 
         cube = mg.primitive(lambda x: x**3, lambda g, x: 3 * g * x**2)
 
-    A pullback takes `g` and then, by name, what it needs: `y` (the output; no argument is called that), an
-    argument, `x_shape`, a static parameter. It returns an array of its own and writes into none of these. None
-    stands for an argument without a derivative. Static parameters are given with their defaults (`...` where
-    there is none): `mg.primitive(f, rule, axis=None)`. Pullbacks written with minigrad's ops and operators are
-    differentiable themselves, to every order. Raises TypeError at once for a pullback that asks for an unknown
-    name.
+    A pullback takes `g` and then, by name, what it needs: `y` (the output; an argument that a pullback asks for
+    has another name), an argument, `x_shape`, a static parameter. It returns an array of its own and writes into
+    none of these. None stands for an argument without a derivative. Static parameters are given with their
+    defaults (`...` where there is none): `mg.primitive(f, rule, axis=None)`. Pullbacks written with minigrad's ops
+    and operators are differentiable themselves, to every order. Raises TypeError at once for a pullback that asks
+    for an unknown name.
     """
     call = declare("primitive", forward, pullbacks, statics)
     if name is not None:

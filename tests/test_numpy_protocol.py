@@ -204,9 +204,31 @@ def test_float32_stays_float32():
     assert y.dtype == np.float32
 
 
-def test_mixed_floats_are_promoted_in_numpys_functions():
+@pytest.mark.parametrize("function", [np.multiply, np.less, lambda a, b: a - b, lambda a, b: a @ b.T, lambda a, b: np.stack([a, b])])
+def test_two_floating_dtypes_do_not_meet_on_either_side(function):
     x = mg.tensor(A.astype(np.float32), requires_grad=True)
-    assert np.multiply(B, x).dtype == np.float64
+    for operands in ((A, x), (x, A)):
+        with pytest.raises(TypeError, match="float"):
+            function(*operands)
+
+
+def test_they_do_while_a_users_code_is_studied():
+    x = mg.tensor(A.astype(np.float32), requires_grad=True)
+    with mg.numpy_protocol.writable(lambda file: file == __file__):
+        assert np.multiply(B, x).dtype == np.float64
+    with pytest.raises(TypeError):
+        np.multiply(B, x)
+
+
+def test_a_copy_has_its_own_memory_and_the_same_gradient():
+    x = mg.tensor(A, requires_grad=True)
+    for copied in (x.copy(), np.copy(x)):
+        (g,) = mg.grad((copied * B).sum(), (x,))
+        assert np.array_equal(g.numpy(), np.broadcast_to(B, A.shape)) and not np.shares_memory(copied.data, x.data)
+    one = mg.tensor([1.0, 2.0])
+    other = one.copy()
+    other[0] = 9.0
+    assert one.tolist() == [1.0, 2.0]
 
 
 @pytest.mark.parametrize(

@@ -269,7 +269,10 @@ def at(name: str) -> Function:
 
 
 def copied(a: Any, order: str = "K") -> Any:
-    return ops.alias(a)
+    """The same values in memory of their own."""
+    made = ops.alias(a)
+    made.data = made.data.copy()
+    return made
 
 
 def cast(x: Any, dtype: Any, order: str = "K", copy: bool = True) -> Any:

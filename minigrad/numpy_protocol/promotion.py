@@ -1,6 +1,7 @@
 """NumPy's rule where dtypes or kinds of operands meet: the widest float, and lists are arrays.
 
-(minigrad's own ops raise where two floating dtypes meet.)
+The widest float only while a user's code is studied (`rule.widens`). Else minigrad's rule holds for `array * t` as
+for `t * array`: where two floating dtypes meet, the op raises.
 """
 
 from __future__ import annotations
@@ -13,6 +14,15 @@ from minigrad.backend import is_array, xp
 from minigrad.tensor import Tensor
 
 Function = Callable[..., Any]
+
+
+class Rule:
+    """Whether operands of several floating dtypes take the widest of them."""
+
+    widens = False
+
+
+rule = Rule()
 
 
 def holds_tensor(value: Any) -> bool:
@@ -55,7 +65,7 @@ def arrays(values: Sequence[Any]) -> list[Any]:
 def widened(operands: Sequence[Any]) -> list[Any]:
     """The floating ones among some Tensors and arrays in the widest of their dtypes."""
     floats = {a.dtype for a in operands if a.dtype.kind == "f"}
-    if len(floats) < 2:
+    if len(floats) < 2 or not rule.widens:
         return list(operands)
     widest = max(floats, key=lambda dtype: dtype.itemsize)
     return [ops.astype(a, widest) if a.dtype in floats - {widest} else a for a in operands]

@@ -18,7 +18,7 @@ from minigrad import ops
 from minigrad.backend import xp
 from minigrad.numpy_protocol.methods import of_arrays
 from minigrad.numpy_protocol.namespace import shown
-from minigrad.numpy_protocol.promotion import Function, as_array, holds_tensor, operands
+from minigrad.numpy_protocol.promotion import Function, as_array, holds_tensor, operands, rule
 from minigrad.tensor import Tensor, Versioned, raw_index
 
 
@@ -187,9 +187,11 @@ def writable(is_theirs: Callable[[str], bool], *functions: Any) -> Iterator[None
     try:
         for name, method in methods.items():
             setattr(Tensor, name, method)
+        rule.widens = True
         with shown(is_theirs, *functions):
             yield
     finally:
+        rule.widens = False
         for name in methods:
             if name in before:
                 setattr(Tensor, name, before[name])
