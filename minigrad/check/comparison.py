@@ -84,7 +84,7 @@ class Comparison:
 
     def _compare(self, k: int, a: Array, h: Array) -> None:
         if h.shape != a.shape:
-            self.findings.append(of_a_shape(self.names[k], h, a, self.tolerances[k]))
+            self.findings.append(of_a_shape(self.run, self.sweep, k, h, self.tolerances[k]))
             return
         exists = host.isfinite(a)
         if (exists & ~host.isfinite(h)).any():
