@@ -538,7 +538,7 @@ for name, edits, kind, words in (
     ("the second mean over the features", (("np.mean(g * xhat, axis=0)", "np.mean(g * xhat, axis=1, keepdims=True)"),),
      "wrong axes", "term through `var` .* the sum is over axis 1, not over axis 0"),
     ("no xhat inside the second mean", (("np.mean(g * xhat, axis=0)", "np.mean(g, axis=0)"),),
-     "wrong term", r"`-gamma \* xhat / std \* mean\(g, axis=0\)` by hand, and `-gamma \* xhat / std \* mean\(g \* xhat"),
+     "wrong term", r"`-gamma \* xhat / std \* mean\(g, axis=0\)` by hand, and `-gamma \* xhat / std \* mean\(g \* x"),
     ("g for xhat before the second mean", (("xhat * np.mean(", "g * np.mean("),),
      "wrong term", r"`-g \* gamma / std \* mean\(g \* xhat, axis=0\)` by hand"),
     ("the second mean not taken", (("np.mean(g * xhat, axis=0)", "g * xhat / len(g)"),),
