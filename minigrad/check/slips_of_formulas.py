@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from minigrad.backend import numpy as host
 from minigrad.check.numbers import STATISTICS, fraction
-from minigrad.check.rearranged import fitted
+from minigrad.check.rearranged import aligned
 from minigrad.check.suspicion import INVOLVED, Explanation, Suspicion
 from minigrad.check.sweep import Array
 from minigrad.tape import Node
@@ -264,8 +264,9 @@ class SlipsOfFormulas(Suspicion):
         """The values of a shape: the upstream gradient, then what rows kept, named ones first."""
         size = math.prod(shape)
         for g in self.sweep.seeds.values():
-            if g.size == size:
-                yield "g", g.reshape(shape), True
+            upstream = g.reshape(shape) if g.size == size else aligned(g, shape)
+            if upstream is not None and g.size > 1:
+                yield "g", upstream, True
         kept = {id(value) for node in self.run.order for value in node.residuals}
 
         def order(entry: tuple[str, Array, Node | None]) -> tuple[bool, bool, int]:
@@ -278,8 +279,8 @@ class SlipsOfFormulas(Suspicion):
         for text, value, _ in sorted(self.values, key=order):
             if value.dtype.kind != "f" or value.size < 2 or text == "the upstream gradient":
                 continue
-            letter = fitted(value, shape)
-            if letter is None and leaf != shape and (wide := fitted(value, leaf)) is not None:
+            letter = aligned(value, shape)
+            if letter is None and leaf != shape and (wide := aligned(value, leaf)) is not None:
                 letter = host.broadcast_to(wide, leaf).reshape(shape)
             if letter is not None:
                 yield text, letter, id(value) in kept

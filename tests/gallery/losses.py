@@ -346,7 +346,7 @@ smoothed = Exhibit(
     """,
 )  # fmt: skip
 for name, edit, words in (
-    ("no smoothing", ("0.9 * np.eye(k)[y] + 0.1 / k", "np.eye(k)[y]"), r"`\(softmax\(x\) - onehot\(y\)\) / 5` by hand"),
+    ("no smoothing", ("0.9 * np.eye(k)[y] + 0.1 / k", "np.eye(k)[y]"), r"`\(softmax\(x, axis=1\) - onehot\(y\)\) / 5`"),
     ("spread over the others", ("0.1 / k", "0.1 / (k - 1)"), r"- 1/30\) / 5` by hand, and .* - 1/40\) / 5` is right"),
     ("the rest not spread", ("0.1 / k", "0.1"), r"- 1/10\) / 5` by hand"),
 ):
