@@ -191,9 +191,8 @@ def _told(e: Explanation, names: list[str], others: list[Explanation], explainer
     message = in_words(e.message, names)
     if e.key == ("swapped",):
         held = [next(other.paths[0] for other in explainer.found[k] if other.key == e.key) for k in ks]
-        message = "the gradients are returned in another order: " + ", ".join(
-            f"d{name} holds autodiff's d{other}" for name, other in zip(names, held, strict=True)
-        )
+        each = ", ".join(f"d{name} holds autodiff's d{other}" for name, other in zip(names, held, strict=True))
+        message = f"the gradients are returned in another order: {each}" if set(held) == set(names) else each
     return Finding(", ".join(names), e.kind, message, e.paths, e.factor, evidence)
 
 

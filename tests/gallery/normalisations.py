@@ -168,7 +168,7 @@ batchnorm.mistake(
     ("dgamma = np.sum(", "dgamma = np.mean("),
     of="gamma",
     kind="factor",
-    words="dgamma lacks a factor m = 7",
+    words="dgamma is averaged over the places where `gamma` is used, and should be summed",
 )
 batchnorm.mistake(
     "dbeta not summed",
