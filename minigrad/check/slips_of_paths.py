@@ -60,7 +60,7 @@ class SlipsOfPaths(Suspicion):
                 yield Explanation(("moved", words), SIMPLE + 0.05, "permuted", "{d} {is} autodiff's " + words)
 
     def _places(self) -> float:
-        """To how many places each element of this leaf is broadcast, where it is the same number wherever it is used."""
+        """To how many places each element of this leaf is broadcast, where that is the same wherever it is used."""
         edges = self.consumers.get(self.run.leaves[self.k].node, ())  # type: ignore[arg-type]
         sizes = {math.prod(node.shape) for node, _ in edges if node.primitive.kind == "elementwise"}  # type: ignore[union-attr]
         return sizes.pop() / max(1, self.a.size) if len(sizes) == 1 else 1.0
