@@ -186,14 +186,15 @@ def _summed_to(source: Node, c: Any, g: Any, row: Primitive, i: int) -> Any:
     Rows that claim to broadcast may return what can be summed back, others the output's shape alone: anything else
     is another mistake, and summing would hide it.
     """
-    lead = len(c.shape) - len(source.shape)
-    broadcast = lead >= 0 and all(n in (1, m) for n, m in zip(source.shape, c.shape[lead:], strict=True))
-    if not broadcast or (row.kind in ("linear", "primitive") and c.shape != g.shape):
+    try:
+        if row.kind in ("linear", "primitive") and c.shape != g.shape:
+            raise ValueError
+        return ops.sum_to(c, source.shape)
+    except ValueError:
         raise ValueError(
             f"{_pullback(row, i)} returned shape {list(c.shape)}; the cotangent of an argument of shape "
             f"{list(source.shape)} has that shape"
-        )
-    return ops.sum_to(c, source.shape)
+        ) from None
 
 
 def _pullback(row: Primitive, i: int) -> str:
@@ -250,12 +251,11 @@ def _owned(array: Any, beside: int = 0) -> bool:
     """
     if getrefcount(array) > ALONE + beside or array.__class__ is not xp.ndarray:
         return False
-    if array.__class__ is host_array and not array.flags.writeable:  # what a broadcast gives, to the same size as well
-        return False
     base = array.base
     return base is None or (
         base.__class__ is xp.ndarray and base.base is None and base.size == array.size and getrefcount(base) <= BASE
-    )
+        and (array.__class__ is not host_array or array.flags.writeable)  # a broadcast's is not, to the same size too
+    )  # fmt: skip
 
 
 _accumulating = Lock()

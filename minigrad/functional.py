@@ -298,18 +298,18 @@ def batch_norm(
     mean = label(x.mean(axis, keepdims=True), "mean")
     centred = x - mean
     left = centred.mean(axis, keepdims=True)  # by rounding: much, where the spread is far smaller
-    centred = label(without(centred, left), "centred")
+    rest = left.detach()
+    centred = label(again(centred - rest, None, left), "centred")
     var = label((centred * centred).mean(axis, keepdims=True), "var")
     scale = label((1 if gamma is None else gamma.reshape(mean.shape)) / ops.sqrt(var + eps), "scale")
     y = centred * scale
-    return y if beta is None else y + beta.reshape(mean.shape), mean + left.detach(), var
+    return y if beta is None else y + beta.reshape(mean.shape), mean + rest, var
 
 
-def without(x: Tensor, constant: Tensor) -> Tensor:
-    """x - constant. The constant is one to autodiff, and yet a line of the program, which `Tape.replay` runs again."""
-    y = x - constant.detach()
-    if y.node is not None and constant.node is not None:
-        y.node.again = (None, constant.node)
+def again(y: Tensor, *computed: Tensor | None) -> Tensor:
+    """y, of whose operands some are constants to autodiff that were computed: `Tape.replay` computes them again."""
+    if y.node is not None:
+        y.node.again = tuple(None if t is None else t.node for t in computed)
     return y
 
 
@@ -464,7 +464,8 @@ def _nll(
 ) -> Tensor:
     if target.dtype.kind not in "iu":
         raise TypeError(f"{op}: class indices are integers, not {target.dtype}; use .astype(mg.int64) first")
-    ignore_index = whole(f"{op}: ignore_index", ignore_index, least=None)
+    if ignore_index.__class__ is not int:
+        ignore_index = whole(f"{op}: ignore_index", ignore_index, least=None)
     all_kept = _class_index(op, logp, target, ignore_index)
     if reduction not in ("mean", "sum", "none"):
         raise ValueError(f"{op}: reduction is 'mean', 'sum' or 'none', not {reduction!r}")

@@ -498,11 +498,13 @@ def as_float(row: Primitive, name: str, value: Any) -> float:
 
 def settle(row: Primitive, y: Any, arguments: Sequence[Any]) -> Array:
     """A 0-d array where the library returned a scalar. Raises TypeError for what is no array."""
-    if is_array(y) and not isinstance(y, xp.ndarray):
+    if is_scalar(y) or isinstance(y, xp.ndarray):
+        return xp.asarray(y)
+    if is_array(y):
         raise TypeError(
             f"{row.name}: operands of another array library: {describe(arguments)}; the backend in use is {current()!r}"
         )
-    if not isinstance(y, (xp.ndarray, *NUMBERS)) and not is_scalar(y):
+    if not isinstance(y, NUMBERS):
         raise TypeError(f"{row.name}: the forward function returned {type(y).__name__} {y!r:.60}, not one array")
     return xp.asarray(y)
 

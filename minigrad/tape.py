@@ -245,14 +245,27 @@ GENERATED = "<call of a minigrad primitive>"
 HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 
 
-detached: dict[int, weakref.ref[Any]] = {}
-"""The arrays that `detach` took off the tape, by id, as long as they live: constants that were computed."""
+class Detached:
+    """The arrays that `detach` took off the tape: constants that were computed, as a replay wants to know."""
+
+    MOST = 1024
+
+    def __init__(self) -> None:
+        self.arrays: dict[int, weakref.ref[Any]] = {}
+
+    def note(self, array: Any) -> None:
+        """Remembers an array as long as it lives."""
+        self.arrays[id(array)] = weakref.ref(array)
+        if len(self.arrays) > self.MOST:  # without those that are gone; if few are, there is room for twice as many
+            self.arrays = {key: ref for key, ref in list(self.arrays.items()) if ref() is not None}
+            self.MOST = 2 * max(len(self.arrays), Detached.MOST)
+
+    def __contains__(self, array: Any) -> bool:
+        ref = self.arrays.get(id(array))
+        return ref is not None and ref() is array
 
 
-def note_detached(array: Any) -> None:
-    """Lets a replay know that this array, wherever it is a constant, was computed from what is on the tape."""
-    key = id(array)
-    detached[key] = weakref.ref(array, lambda _: detached.pop(key, None))
+detached = Detached()
 
 
 def place() -> str:

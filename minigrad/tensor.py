@@ -164,7 +164,7 @@ class Tensor:
     def detach(self) -> Tensor:
         """The same array without its history: a constant to autodiff."""
         if self.node is not None:
-            tape.note_detached(self.data)
+            tape.detached.note(self.data)
         return Tensor(self.data)
 
     def numpy(self) -> Any:
@@ -303,6 +303,14 @@ class Versioned(Tensor):
         own = int(self.node is not None and getattr(self.node, "aside", None) is self.data)
         writes.note(self.data, type(self).__name__, self.name, own)
 
+    def _require(self, value: Array) -> None:
+        """Refuses values that do not fit."""
+        own = f"{type(self).__name__} {self.label or ''}".rstrip()
+        if value.shape != self.shape:
+            raise ValueError(f"update: {own} of shape {list(self.shape)} was given shape {list(value.shape)}")
+        if not xp.can_cast(value.dtype, self.dtype, "same_kind"):
+            raise TypeError(f"update: {value.dtype} values do not fit into the {self.dtype} {own}; use .astype first")
+
     def update(self, value: Tensor | Array) -> None:
         """Overwrites the values; shape and dtype stay.
 
@@ -315,13 +323,10 @@ class Versioned(Tensor):
                     f"update: the new value of this {type(self).__name__} is on the tape; pass value.detach()"
                 )
             value = value.data
-        value = as_array(value, None, "update")
-        castable = value.dtype == self.dtype or xp.can_cast(value.dtype, self.dtype, "same_kind")
-        if value.shape != self.shape or not castable:
-            own = f"{type(self).__name__} {self.label or ''}".rstrip()
-            if castable:
-                raise ValueError(f"update: {own} of shape {list(self.shape)} was given shape {list(value.shape)}")
-            raise TypeError(f"update: {value.dtype} values do not fit into the {self.dtype} {own}; use .astype first")
+        else:
+            value = as_array(value, None, "update")
+        if value.shape != self.data.shape or value.dtype != self.data.dtype:
+            self._require(value)
         if recording.replaying and isinstance(self, Buffer):
             return
         self.unlock()[...] = value

@@ -407,7 +407,7 @@ class Tape:
                     )
                 else:
                     operands.append(constant)
-                    if is_array(constant) and (constant.dtype.kind in "bi" or id(constant) in detached):
+                    if is_array(constant) and (constant.dtype.kind in "bi" or constant in detached):
                         stale[node] = None
             if any(a.dtype.kind in "bi" for p in node.params for a in arrays_in(p)):
                 stale[node] = None
