@@ -15,6 +15,7 @@ import random
 import socket
 import struct
 import threading
+import time
 import tracemalloc
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -159,10 +160,12 @@ def test_published_files_are_recognised(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_a_folder_of_other_files_is_used_with_a_warning(tmp_path: Path) -> None:
-    with pytest.warns(UserWarning, match="cannot be recognised") as caught:
-        found = data.load("mnist", put(tmp_path, small_files()))
-    assert caught[0].filename == __file__
-    assert "not recognised" in found.source
+    folder = put(tmp_path, small_files())
+    for load in (functools.partial(data.load, "mnist"), data.mnist, functools.partial(data.load, "auto")):
+        with pytest.warns(UserWarning, match="cannot be recognised") as caught:
+            found = load(folder)
+        assert caught[0].filename == __file__
+        assert "not recognised" in found.source
 
 
 def test_published_files_under_wrong_names_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -366,6 +369,7 @@ def test_mutated_published_files_never_pass_for_them(tmp_path: Path, monkeypatch
 
 
 CUT_OFF = 203  # a status with which a Mirror stops half-way
+DRIP = 299  # and one with which it sends a hundred bytes a second
 
 
 class Mirror:
@@ -383,7 +387,11 @@ class Mirror:
                     self.send_response(status)
                     self.send_header("Content-Length", str(len(contents)))
                     self.end_headers()
-                    self.wfile.write(contents[: len(contents) // 2] if status == CUT_OFF else contents)
+                    size = len(contents) // 2 if status == CUT_OFF else len(contents)
+                    step = 1 if status == DRIP else size
+                    for start in range(0, size, step or 1):
+                        self.wfile.write(contents[start : start + step])
+                        time.sleep(0.01 * (status == DRIP))
 
             def log_message(self, *arguments: Any) -> None: ...
 
@@ -476,8 +484,36 @@ def test_a_damaged_cached_file_is_fetched_again(
     assert len(data.mnist().train_labels) == 12
     assert mirror.asked[4:] == [f"/{data.FILES[1]}.gz"]
     cached.write_bytes(b"")
-    publish(monkeypatch, files, ())
-    with pytest.raises(DataNotFoundError, match="cache"):
+    publish(monkeypatch, files, (serve(lambda path: (404, b"")).url,))
+    for name in ("mnist", "auto"):  # which does not fall back on the digits
+        with pytest.raises(DataError, match=f"(?s){cached}: damaged .*404.*Replace the file") as raised:
+            data.load(name)
+        assert not isinstance(raised.value, DataNotFoundError)
+
+
+def test_a_folder_in_the_place_of_a_cached_file_is_named(tmp_path: Path) -> None:
+    place = tmp_path / "cache" / "minigrad" / "mnist" / f"{data.FILES[2]}.gz"
+    place.mkdir(parents=True)
+    with pytest.raises(DataError, match=f"{place}: a folder where a file belongs. Remove it"):
+        data.mnist()
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_the_cache_may_hold_what_is_published_packed_in_another_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packed: bool
+) -> None:
+    files = small_files()
+    publish(monkeypatch, files)
+    folder = put(tmp_path / "cache" / "minigrad" / "mnist", files)
+    if packed:
+        for name in data.FILES:
+            (folder / f"{name}.gz").write_bytes(gzip.compress((folder / name).read_bytes(), 1, mtime=77))
+            (folder / name).unlink()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(data.load("auto").train_images) == 12
+    put(folder, small_files(3, 2), packed)  # well-formed, and not the published ones
+    with pytest.raises(DataError, match="damaged"):
         data.mnist()
 
 
@@ -521,6 +557,33 @@ def test_a_server_that_falls_silent_is_given_up(
         data.mnist()
     over.set()
     assert in_cache(tmp_path) == []
+
+
+def test_a_server_that_drips_gives_way_to_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, serve: Callable[..., Mirror]
+) -> None:
+    files = small_files()
+    dripping, good = serve(lambda path: (DRIP, bytes(500))), serve(honest(files))
+    monkeypatch.setattr(published, "SLOW_SECONDS", 0.2)
+    publish(monkeypatch, files, (dripping.url, good.url))
+    assert len(data.mnist().train_images) == 12
+    assert dripping.asked == [f"/{data.FILES[0]}.gz"] and len(good.asked) == 4
+    assert in_cache(tmp_path) == sorted(f"{name}.gz" for name in data.FILES)
+
+
+def test_what_a_killed_download_left_is_cleared_a_day_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, serve: Callable[..., Mirror]
+) -> None:
+    files = small_files()
+    publish(monkeypatch, files, (serve(honest(files)).url,))
+    folder = tmp_path / "cache" / "minigrad" / "mnist"
+    for name in ("part-old", "part-new"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "half").write_bytes(b"half")
+    os.utime(folder / "part-old", (0, 0))
+    data.mnist()
+    assert in_cache(tmp_path) == sorted([f"{name}.gz" for name in data.FILES] + ["half"])
+    assert (folder / "part-new").exists() and not (folder / "part-old").exists()
 
 
 def test_a_proxy_is_the_host_to_reach(monkeypatch: pytest.MonkeyPatch) -> None:
