@@ -689,6 +689,16 @@ def test_split_refuses_to_hold_out_nothing_or_everything(held_out: int) -> None:
         data.split(sample(), held_out)
 
 
+@pytest.mark.parametrize("wrong", [2.5, None, True, "3"])
+def test_split_refuses_what_is_no_whole_number(wrong: Any) -> None:
+    with pytest.raises(TypeError, match=f"split: held_out must be a whole number, not {wrong!r}"):
+        data.split(sample(), wrong)
+    with pytest.raises(TypeError, match=f"split: seed must be a whole number, not {wrong!r}"):
+        data.split(sample(), 3, wrong)
+    with pytest.raises(ValueError, match="split: seed must be at least 0, not -1"):
+        data.split(sample(), 3, -1)
+
+
 def test_a_dataset_refuses_arrays_that_do_not_fit() -> None:
     good = sample()
     for change, message in (
@@ -803,19 +813,52 @@ def test_distortions_come_from_the_given_generator_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("settings", "error", "message"),
     [
-        ({"shift": -1}, "shift must be"),
-        ({"shift": 1.5}, "shift must be"),
-        ({"rotate": -1}, "rotate must be between 0 and 180, not -1"),
-        ({"rotate": float("nan")}, "rotate must be"),
-        ({"scale": 1}, "scale must be"),
-        ({"shear": float("inf")}, "shear must be"),
+        ({"shift": -1}, ValueError, "shift must be at least 0, not -1"),
+        ({"shift": 1.5}, TypeError, "shift must be a whole number, not 1.5"),
+        ({"shift": True}, TypeError, "shift must be a whole number, not True"),
+        ({"rotate": -1}, ValueError, "rotate must be between 0 and 180, not -1"),
+        ({"rotate": float("nan")}, ValueError, "rotate must be"),
+        ({"rotate": "5"}, TypeError, "rotate must be a number, not '5'"),
+        ({"scale": 1}, ValueError, "scale must be"),
+        ({"shear": float("inf")}, ValueError, "shear must be"),
     ],
 )
-def test_augment_refuses_settings_out_of_range(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+def test_augment_refuses_settings_out_of_range(settings: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
         Augment(**settings)
+
+
+def test_augment_takes_the_numbers_of_an_array_library() -> None:
+    assert repr(Augment(np.int64(2), np.float32(5))) == repr(Augment(2, 5)) == repr(Augment(2, 5.0))
+
+
+@pytest.mark.parametrize("images", [blob() / 255, blob().astype(np.int16), blob()[0], blob().tolist()[0]])
+def test_only_bytes_are_distorted(images: Any) -> None:
+    """Others would come back cast to bytes: a picture from 0 to 1 as nothing but 0 and 1."""
+    n = len(images)
+    for distort in (
+        lambda: data.shifted(images, np.zeros((n, 2), int)),
+        lambda: data.affine(images, IDENTITY[:n], np.zeros((n, 2))),
+        lambda: Augment()(images, np.random.default_rng(0)),
+        lambda: Augment(shift=2)(images, np.random.default_rng(0)),
+        lambda: Augment(rotate=5)(images, np.random.default_rng(0)),
+    ):
+        with pytest.raises(ValueError, match=r"images must be uint8 \(n, channels, height, width\)"):
+            distort()
+
+
+def test_each_image_needs_its_own_map() -> None:
+    for offsets in (np.zeros((3, 2), int), np.zeros((6, 3), int), np.zeros((6, 2))):
+        with pytest.raises(ValueError, match=r"shifted: offsets must be integers \(6, 2\)"):
+            data.shifted(blob(), offsets)
+    for matrices, offsets in ((IDENTITY[:1], np.zeros((6, 2))), (IDENTITY, np.zeros((1, 2)))):
+        with pytest.raises(ValueError, match=r"affine: \w+ must be numbers \(6, 2"):
+            data.affine(blob(), matrices, offsets)
+    narrow = np.array([[-128, 127]] * 6, np.int8)
+    wide = np.random.default_rng(0).integers(0, 256, (6, 1, 150, 140), dtype=np.uint8)
+    assert np.array_equal(data.shifted(wide, narrow), data.shifted(wide, narrow.astype(int)))
 
 
 def test_impossible_maps_are_refused() -> None:
@@ -963,6 +1006,8 @@ def test_an_error_in_augment_reaches_the_loop() -> None:
     for wrong in (lambda images, _: images / 255, lambda images, _: images[1:]):
         with pytest.raises(ValueError, match="augment made"):
             run(batches(augment=wrong))
+    with pytest.raises(TypeError, match="augment returned a NoneType"):
+        run(batches(augment=lambda images, _: None))
 
 
 @pytest.mark.parametrize(
@@ -978,6 +1023,8 @@ def test_a_state_that_is_none_is_refused() -> None:
     state = batches().state()
     with pytest.raises(ValueError, match="not a state of Batches"):
         batches().load_state({"epoch": 1})
+    with pytest.raises(TypeError, match=r"needs what state\(\) returned, not a NoneType"):
+        batches().load_state(None)  # type: ignore[arg-type]
     for change in ({"epoch": -1}, {"batch": 5}, {"batch": 1.0}, {"epoch": None}):
         with pytest.raises(ValueError, match="there is no batch"):
             batches().load_state(state | change)
@@ -992,13 +1039,17 @@ def test_a_state_that_is_none_is_refused() -> None:
         ((PIXELS, CLASSES[:, None], 5), ValueError, "one integer an image"),
         ((PIXELS, CLASSES * 1.0, 5), ValueError, "not float64"),
         ((PIXELS, CLASSES, 0), ValueError, "batch_size must be at least 1"),
-        ((PIXELS, CLASSES, 2.5), TypeError, "batch_size must be an integer"),
-        ((PIXELS, CLASSES, True), TypeError, "batch_size must be an integer"),
+        ((PIXELS, CLASSES + np.uint64(1 << 63), 5), ValueError, "label 9223372036854775830 is beyond int64"),
+        ((PIXELS, CLASSES, 2.5), TypeError, "batch_size must be a whole number, not 2.5"),
+        ((PIXELS, CLASSES, True), TypeError, "batch_size must be a whole number, not True"),
         ((PIXELS, CLASSES, 5, True, -1), ValueError, "seed must be at least 0"),
-        ((PIXELS, CLASSES, 5, True, None), TypeError, "seed must be an integer"),
+        ((PIXELS, CLASSES, 5, True, None), TypeError, "seed must be a whole number, not None"),
         ((PIXELS, CLASSES, 24, True, 0, True), ValueError, "23 images make no batch of 24"),
-        ((PIXELS, CLASSES, 5, True, 0, False, None, (0.1, 0)), ValueError, "std > 0"),
-        ((PIXELS, CLASSES, 5, True, 0, False, None, (float("nan"), 1)), ValueError, "finite mean"),
+        ((PIXELS, CLASSES, 5, True, 0, False, 3), TypeError, "augment must be an Augment or a function"),
+        ((PIXELS, CLASSES, 5, True, 0, False, None, (0.1, 0)), ValueError, "std must be finite and above zero, not 0"),
+        ((PIXELS, CLASSES, 5, True, 0, False, None, (float("nan"), 1)), ValueError, "mean must be finite, not nan"),
+        ((PIXELS, CLASSES, 5, True, 0, False, None, 0.5), TypeError, r"two numbers, \(mean, std\), not 0.5"),
+        ((PIXELS, CLASSES, 5, True, 0, False, None, (0.5,)), TypeError, r"two numbers, \(mean, std\), not \(0.5,\)"),
         ((PIXELS[:, 0], CLASSES, 5, True, 0, False, Augment(1)), ValueError, "augment needs images"),
     ],
 )
