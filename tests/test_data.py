@@ -491,6 +491,19 @@ def test_a_damaged_cached_file_is_fetched_again(
         assert not isinstance(raised.value, DataNotFoundError)
 
 
+def test_a_file_that_was_replaced_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, serve: Callable[..., Mirror]
+) -> None:
+    files = small_files()
+    folder = put(tmp_path / "cache" / "minigrad" / "mnist", files)
+    (folder / data.FILES[0]).write_bytes(b"damaged")
+    (folder / data.FILES[1]).unlink()
+    one = data.FILES[0]
+    publish(monkeypatch, files, (serve(lambda path: honest(files)(path) if one in path else (404, b"")).url,))
+    with pytest.raises(DataNotFoundError, match=f"404.*{data.FILES[1]}"):
+        data.mnist()
+
+
 def test_a_folder_in_the_place_of_a_cached_file_is_named(tmp_path: Path) -> None:
     place = tmp_path / "cache" / "minigrad" / "mnist" / f"{data.FILES[2]}.gz"
     place.mkdir(parents=True)

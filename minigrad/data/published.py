@@ -7,7 +7,6 @@ cache whole or not at all.
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import importlib
 import importlib.util
@@ -152,44 +151,30 @@ def fetch(name: str) -> tuple[Path, ...]:
     except ImportError as error:
         raise DataNotFoundError("pooch, which keeps the cache and downloads, is missing: pip install pooch") from error
     folder = pooch.os_cache("minigrad") / name
-    published = PUBLISHED[name]
     try:
-        paths = [_held(folder, name, index) for index in range(len(FILES))]
-        for left in folder.glob(f"{PART}*"):
-            if time.time() - left.stat().st_mtime > 86400:  # its process was killed
-                shutil.rmtree(left, ignore_errors=True)
-        if None not in paths:
-            return tuple(path for path in paths if path is not None)
         folder.mkdir(parents=True, exist_ok=True)
+        _clear(folder)
+        paths = [_held(folder, name, index) for index in range(len(FILES))]
     except OSError as error:
         raise DataNotFoundError(f"the cache folder {folder} cannot be used ({error})") from error
-    there = [
-        path for index, held in enumerate(paths) if held is None for path in _places(folder, index) if path.exists()
-    ]
-    if folders := [path for path in there if path.is_dir()]:
-        raise DataError(f"{folders[0]}: a folder where a file belongs. Remove it")
-    downloader = pooch.HTTPDownloader(
-        progressbar=sys.stderr.isatty() and importlib.util.find_spec("tqdm") is not None,
-        chunk_size=1 << 14,
-        timeout=(CONNECT_SECONDS, READ_SECONDS),
-    )
     failures = []
-    for mirror in published.mirrors:
+    for mirror in PUBLISHED[name].mirrors:
+        missing = [index for index, path in enumerate(paths) if path is None]
         try:
-            _reach(mirror)
-            for index, held in enumerate(paths):
-                if held is None:
-                    path = _places(folder, index)[0]
-                    known = f"md5:{published.md5[index]}"
-                    retrieve = functools.partial(pooch.retrieve, mirror + path.name, known, downloader=downloader)
-                    paths[index] = _put(retrieve, path)
-            return tuple(path for path in paths if path is not None)
+            if missing:
+                _reach(mirror)
+            for index in missing:
+                paths[index] = _download(pooch, mirror, folder, name, index)
         except (OSError, ValueError) as error:  # the network, the disk, an HTTP status; a checksum
             failures.append(f"{mirror} failed: {error}")
+    if None not in paths:
+        return tuple(path for path in paths if path is not None)
     reasons = "\n  ".join(failures)
-    if there:
+    left = [index for index, path in enumerate(paths) if path is None]
+    damaged = [str(path) for index in left for path in _places(folder, index) if path.exists()]
+    if damaged:
         raise DataError(
-            f"{', '.join(map(str, there))}: damaged (the checksum is not that of the published {published.title}), and "
+            f"{', '.join(damaged)}: damaged (the checksum is not that of the published {PUBLISHED[name].title}), and "
             f"could not be downloaded anew:\n  {reasons}\nReplace the file with an intact copy, or delete it"
         )
     raise DataNotFoundError(f"the cache folder {folder} does not hold it\n  {reasons}")
@@ -203,6 +188,8 @@ def _places(folder: Path, index: int) -> tuple[Path, Path]:
 def _held(folder: Path, name: str, index: int) -> Path | None:
     """The file of the cache folder that is a published one, or holds what that holds; None where there is none."""
     for path in _places(folder, index):
+        if path.is_dir():
+            raise DataError(f"{path}: a folder where a file belongs. Remove it")
         with contextlib.suppress(DataError):
             if path.is_file() and (
                 _md5(path) == PUBLISHED[name].md5[index] or identify(path, read(path, index)) == (name, index)
@@ -211,13 +198,32 @@ def _held(folder: Path, name: str, index: int) -> Path | None:
     return None
 
 
-def _put(retrieve: Callable[..., object], path: Path) -> Path:
-    """retrieve(fname=..., path=FOLDER) downloads a file, which is then put at `path`, and that is returned.
+def _clear(folder: Path) -> None:
+    """Removes what downloads left whose process was killed, once none of them can still be under way."""
+    for left in folder.glob(f"{PART}*"):
+        with contextlib.suppress(FileNotFoundError):  # another process's, and it has just ended
+            if time.time() - left.stat().st_mtime > 86400:
+                shutil.rmtree(left, ignore_errors=True)
 
-    Raises TimeoutError where fewer than SLOW_BYTES arrive in SLOW_SECONDS.
+
+def _download(pooch: Any, mirror: str, folder: Path, name: str, index: int) -> Path:
+    """Brings a published file into the cache folder, whole or not at all, and returns where it lies.
+
+    Raises ValueError for a wrong checksum, OSError for what else goes wrong: TimeoutError where fewer than
+    SLOW_BYTES arrive in SLOW_SECONDS.
     """
-    with tempfile.TemporaryDirectory(prefix=PART, dir=path.parent, ignore_cleanup_errors=True) as part:
+    place = _places(folder, index)[0]
+    downloader = pooch.HTTPDownloader(
+        progressbar=sys.stderr.isatty() and importlib.util.find_spec("tqdm") is not None,
+        chunk_size=1 << 14,
+        timeout=(CONNECT_SECONDS, READ_SECONDS),
+    )
+    with tempfile.TemporaryDirectory(prefix=PART, dir=folder, ignore_cleanup_errors=True) as part:
         size = 0
+
+        def retrieve() -> None:
+            known = f"md5:{PUBLISHED[name].md5[index]}"
+            pooch.retrieve(mirror + place.name, known, place.name, part, downloader=downloader)
 
         def arrives() -> bool:
             nonlocal size
@@ -227,8 +233,8 @@ def _put(retrieve: Callable[..., object], path: Path) -> Path:
                 return True
             return size - before >= SLOW_BYTES
 
-        _watched(functools.partial(retrieve, fname=path.name, path=part), SLOW_SECONDS, arrives)
-        return (Path(part) / path.name).replace(path)
+        _watched(retrieve, SLOW_SECONDS, arrives)
+        return (Path(part) / place.name).replace(place)
 
 
 def _reach(url: str) -> None:
