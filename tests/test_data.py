@@ -549,8 +549,10 @@ def test_a_name_server_that_never_answers_is_given_up(tmp_path: Path, monkeypatc
 
     monkeypatch.setattr(socket, "getaddrinfo", hang)
     monkeypatch.setattr(published, "CONNECT_SECONDS", 0.05)
+    before = set(threading.enumerate())
     with pytest.raises(DataNotFoundError, match=r"(?s)no answer within 0.05 s.*no answer within 0.05 s"):
         data.mnist()
+    assert all(thread.daemon for thread in set(threading.enumerate()) - before)  # no program waits for them at its end
     over.set()
     assert in_cache(tmp_path) == []
 
