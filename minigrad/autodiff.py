@@ -14,15 +14,17 @@ transpose: a pullback is linear in its cotangent, and the adjoint of that linear
 from __future__ import annotations
 
 import functools
+from _thread import _count as other_threads
 from collections.abc import Callable, Sequence
 from sys import getrefcount
+from threading import Lock
 from typing import Any
 
 from minigrad import ops, parallel
-from minigrad.backend import Array, from_numpy, is_array, kernel, naming_memory, xp
+from minigrad.backend import Array, from_numpy, host_array, is_array, kernel, naming_memory, xp
 from minigrad.primitive import ALL, NUMBER, OUTPUT, Primitive
 from minigrad.tape import FREED, Node, enable_grad, history, leaf, no_grad, recording, writes
-from minigrad.tensor import Tensor, differentiable, on_tape
+from minigrad.tensor import Tensor, as_array, differentiable, on_tape
 
 Function = Callable[..., Any]
 Tensors = Tensor | tuple[Tensor, ...]
@@ -45,7 +47,7 @@ def reverse(
     cotangents = dict(results)
     found: dict[Node, Any] = {}
     wanted = set() if targets is None else set(targets)
-    newest, review, large = writes.newest, recording.reviewer, parallel.LARGE
+    newest, review, uses, large = writes.newest, recording.reviewer, recording.uses, parallel.LARGE
     summing = None if create_graph else kernel("sums of products")
     while order:
         node = order.pop()
@@ -55,12 +57,17 @@ def reverse(
         row = node.primitive
         if targets is None:
             if row is None:
+                if uses is not None:
+                    uses.gradient(node)
                 _accumulate(node, g, _owned(g))
                 continue
             if node.label is not None:
                 _accumulate(node, g, _owned(g))
-        elif node in wanted:
-            found[node] = g
+        else:
+            if node in wanted:
+                found[node] = g
+            if needed.isdisjoint(node.inputs):  # type: ignore[union-attr]
+                continue  # the way ends here, and what made this value stays for another pass
         if row is None:
             continue
         values = node.residuals
@@ -102,12 +109,16 @@ def reverse(
                     c = rule(g, values[places[0]])
                 else:
                     c = rule(g, *[i if place == NUMBER else values[place] for place in places])
-            if c is None:
+            if c is None and (blocks or joint is not None):
                 continue
+            try:
+                fits = c.shape == source.shape
+            except AttributeError:
+                raise TypeError(f"{_pullback(row, i)} returned {type(c).__name__} {c!r:.60}, not an array") from None
             if review is not None:
                 review.pulled(node, i, g, c)
-            if c.shape != source.shape:
-                c = ops.sum_to(c, source.shape)
+            if not fits:
+                c = _summed_to(source, c, g, row, i)
             if c.dtype is not source.dtype and c.dtype != source.dtype:
                 c = ops.astype(c, source.dtype)
             held = cotangents.get(source)
@@ -169,6 +180,28 @@ def _summed_back(rule: Function, g: Array, others: list[Any], source: Node, summ
     return c.reshape(source.shape)
 
 
+def _summed_to(source: Node, c: Any, g: Any, row: Primitive, i: int) -> Any:
+    """A contribution to the cotangent of an argument that was broadcast, in the argument's shape.
+
+    Rows that claim to broadcast may return what can be summed back, others the output's shape alone: anything else
+    is another mistake, and summing would hide it.
+    """
+    try:
+        if row.kind in ("linear", "primitive") and c.shape != g.shape:
+            raise ValueError
+        return ops.sum_to(c, source.shape)
+    except ValueError:
+        raise ValueError(
+            f"{_pullback(row, i)} returned shape {list(c.shape)}; the cotangent of an argument of shape "
+            f"{list(source.shape)} has that shape"
+        ) from None
+
+
+def _pullback(row: Primitive, i: int) -> str:
+    """What an error calls the pullback of the i-th argument."""
+    return f"backward: {row.name}: the pullback of {row.arguments[0 if row.variadic else i]!r}"
+
+
 def _same(g: Any) -> Any:
     return g
 
@@ -221,16 +254,29 @@ def _owned(array: Any, beside: int = 0) -> bool:
     base = array.base
     return base is None or (
         base.__class__ is xp.ndarray and base.base is None and base.size == array.size and getrefcount(base) <= BASE
-    )
+        and (array.__class__ is not host_array or array.flags.writeable)  # a broadcast's is not, to the same size too
+    )  # fmt: skip
+
+
+_accumulating = Lock()
 
 
 def _accumulate(node: Node, g: Array, owned: bool) -> None:
-    """Adds a complete cotangent to the node's `grad`, in memory that is the node's own; owned: `g` is the pass's."""
-    if node.grad is not None:
-        g = node.grad + g
-    elif not owned:
-        g = g.copy()
-    node.grad = g if g.__class__ is xp.ndarray else xp.asarray(g)
+    """Adds a complete cotangent to the node's `grad`, in memory that is the node's own; owned: `g` is the pass's.
+
+    One at a time, since passes of several threads may end at one leaf. (The lock takes as long as adding up a small
+    array, so a thread that is the only one does without.)
+    """
+    locked = other_threads() > 0 and _accumulating.acquire()
+    try:
+        if node.grad is not None:
+            g = node.grad + g
+        elif not owned:
+            g = g.copy()
+        node.grad = g if g.__class__ is xp.ndarray else xp.asarray(g)
+    finally:
+        if locked:
+            _accumulating.release()
 
 
 def _leading_to(targets: Sequence[Node], order: list[Node]) -> set[Node]:
@@ -333,7 +379,7 @@ def grad(
     (it implies retain_graph). An x that y does not depend on gets zeros. No `.grad` is touched.
     Raises as `backward` does, and ValueError for an x that is not on the tape.
     """
-    several = [xs] if isinstance(xs, Tensor) else list(xs)
+    several = _tuple(xs)
     for number, x in enumerate(several):
         if not isinstance(x, Tensor) or x.node is None:
             what = f"a {x.dtype} {list(x.shape)} Tensor" if isinstance(x, Tensor) else f"a {type(x).__name__}"
@@ -342,7 +388,7 @@ def grad(
             )
     seed = _seed(y, cotangent, "grad")
     gradients = _pull({_node(y): seed}, [_node(x) for x in several], create_graph, retain_graph)
-    return gradients[0] if isinstance(xs, Tensor) else gradients
+    return gradients if _several(xs) else gradients[0]
 
 
 def _pull(
@@ -374,7 +420,7 @@ def value_and_grad(f: Function) -> Function:
 
     @functools.wraps(f)
     def both(*xs: Tensor) -> tuple[Tensor, Tensors]:
-        leaves = _leaves(xs)
+        leaves = _leaves(xs, "value_and_grad")
         y = _evaluate(f, leaves, "value_and_grad")
         followed = _followed(xs, y, leaves)
         gradients = _gradients(y, leaves, None, followed, False, "value_and_grad")
@@ -385,7 +431,7 @@ def value_and_grad(f: Function) -> Function:
 
 def vjp(f: Function, *xs: Tensor) -> tuple[Tensor, Callable[[Tensor], Any]]:
     """f(*xs) and its pullback: a function from a cotangent of y to the cotangents of the xs."""
-    leaves = _leaves(xs)
+    leaves = _leaves(xs, "vjp")
     y = _evaluate(f, leaves, "vjp")
     followed = _followed(xs, y, leaves)
 
@@ -402,10 +448,11 @@ def jvp(f: Function, xs: Tensors | Sequence[Tensor], tangents: Tensors | Sequenc
 
     The pullback g -> gᵀJ is linear in g; the pullback of that map takes the tangents t to J t.
     """
-    xs, tangents = _tuple(xs), _tangents("jvp", _tuple(xs), tangents)
-    leaves = _leaves(xs)
+    inputs = _tuple(xs)
+    leaves = _leaves(inputs, "jvp")
+    tangents = _tangents("jvp", leaves, tangents)
     y = _evaluate(f, leaves, "jvp")
-    followed = _followed((*xs, *tangents), y, leaves)
+    followed = _followed((*inputs, *tangents), y, leaves)
     dummy = Tensor(xp.zeros(y.shape, y.dtype), leaf(y.shape, y.dtype))
     pulled = _gradients(y, leaves, dummy, True, True, "jvp")
     (tangent,) = _transposed(pulled, tangents, [dummy], followed)
@@ -414,13 +461,14 @@ def jvp(f: Function, xs: Tensors | Sequence[Tensor], tangents: Tensors | Sequenc
 
 def hvp(f: Function, xs: Tensors | Sequence[Tensor], vs: Tensors | Sequence[Tensor]) -> Any:
     """The Hessian of a scalar function times a vector: one Tensor for one input, a tuple for several."""
-    inputs, vs = _tuple(xs), _tangents("hvp", _tuple(xs), vs)
-    leaves = _leaves(inputs)
+    inputs = _tuple(xs)
+    leaves = _leaves(inputs, "hvp")
+    vs = _tangents("hvp", leaves, vs)
     y = _evaluate(f, leaves, "hvp")
     followed = _followed((*inputs, *vs), y, leaves)
     gradients = _gradients(y, leaves, None, True, True, "hvp")
     products = _transposed(gradients, vs, leaves, followed)
-    return products[0] if isinstance(xs, Tensor) else products
+    return products if _several(xs) else products[0]
 
 
 def _gradients(
@@ -454,7 +502,7 @@ def _tangents(op: str, xs: Sequence[Any], tangents: Any) -> tuple[Any, ...]:
 
 def jacobian(f: Function, xs: Tensors | Sequence[Tensor]) -> Any:
     """All derivatives of f(*xs): for each x a Tensor of shape y.shape + x.shape (one Tensor for one x)."""
-    inputs = _tuple(xs)
+    inputs = [x if isinstance(x, Tensor) else Tensor(as_array(x, None, "jacobian")) for x in _tuple(xs)]
     y, pullback = vjp(f, *inputs)
     basis = xp.eye(y.size, dtype=y.dtype).reshape((y.size, *y.shape))
     rows = [_tuple(pullback(Tensor(basis[i]))) for i in range(y.size)]
@@ -463,7 +511,7 @@ def jacobian(f: Function, xs: Tensors | Sequence[Tensor]) -> Any:
         shape = y.shape + x.shape
         column = [row[number] for row in rows]
         blocks.append(ops.reshape(ops.stack(column), shape) if column else Tensor(xp.zeros(shape, x.dtype)))
-    return blocks[0] if isinstance(xs, Tensor) else tuple(blocks)
+    return tuple(blocks) if _several(xs) else blocks[0]
 
 
 def hessian(f: Function, x: Tensor) -> Tensor:
@@ -472,10 +520,15 @@ def hessian(f: Function, x: Tensor) -> Tensor:
 
 
 def _tuple(xs: Any) -> tuple[Any, ...]:
-    return (xs,) if isinstance(xs, Tensor) or is_array(xs) else tuple(xs)
+    return tuple(xs) if _several(xs) else (xs,)
 
 
-def _leaves(xs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+def _several(xs: Any) -> bool:
+    """Whether there are several inputs, and as many results, rather than one Tensor, array or number."""
+    return not isinstance(xs, Tensor) and not is_array(xs) and hasattr(xs, "__iter__")
+
+
+def _leaves(xs: Sequence[Any], op: str) -> tuple[Tensor, ...]:
     """Copies of the inputs that the derivative is taken with respect to.
 
     An input on the tape is continued by an alias, so that an outer derivative still reaches it and
@@ -483,7 +536,7 @@ def _leaves(xs: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """
     leaves = []
     for x in xs:
-        x = x if isinstance(x, Tensor) else Tensor(xp.asarray(x))
+        x = x if isinstance(x, Tensor) else Tensor(as_array(x, None, op))
         if x.node is not None:
             with enable_grad():
                 leaves.append(ops.alias(x))

@@ -9,25 +9,52 @@ there anyway, and the kernels of `minigrad.device` read an optimizer's count of 
 state of dropout's masks, from the device's memory. Products go through those kernels too: CuPy refuses calls of cuBLAS
 while a stream is captured.
 
+What Python does around the kernels is noted while the step is captured (`uses`), and each replay does it again (counts
+of steps, gradients) or is no replay: where the step began with a gradient that was there, and where since then a
+Parameter was given another array, an optimizer's state was loaded, or a layer is in another mode.
+
 Whatever cannot be captured runs as it would without `capture`, and `reason` says why.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from minigrad import backend
-from minigrad.backend import current, kernel, xp
+from minigrad.backend import Array, current, kernel, xp
 from minigrad.optim.optimizer import Memory, Optimizer
 from minigrad.optim.rules import SGD
+from minigrad.tape import Node, recording
 from minigrad.tensor import Tensor
+from minigrad.uses import Uses, arrangement
 
 __all__ = ["capture"]
 
 NOT_YET = "not captured yet: the first calls make memory and kernels ready"
 
 Signature = tuple[tuple[Any, ...], ...]
+Condition = tuple[Array, Callable[[], Exception]]
+
+
+@dataclass
+class Recorded:
+    """A graph, and what Python does for it at each launch.
+
+    inputs, result: where it reads and writes.  of: what it was captured for.  conditions: what must hold in every
+    launch.  gradients: of the leaves whose gradients the step leaves or drops, what each then has.  stepped: whose
+    steps are counted.
+    """
+
+    graph: Any
+    inputs: list[Tensor]
+    result: Any
+    of: tuple[Any, ...]
+    conditions: list[Condition]
+    gradients: list[tuple[Node, Any]]
+    stepped: list[Memory]
 
 
 class Captured:
@@ -42,14 +69,12 @@ class Captured:
         self.reason: str | None = NOT_YET
         self.replays = 0
         self._never: str | None = None
+        self._ruled = False  # whether the optimizer's steps were seen to be no kernel's
         self._stream: Any = None
-        self._graph: Any = None
-        self._inputs: list[Tensor] = []
-        self._result: Any = None
-        self._of: tuple[Any, ...] = ()
         self._pool: Any = None
-        self._conditions: list[Any] = []
-        self._stepped: list[Memory] = []
+        self._recorded: Recorded | None = None
+        self._mark: int | None = None  # of the arrangement that the step was captured in
+        self._used: list[Node] = []  # the leaves whose gradients the step takes as it finds them
 
     def __call__(self, *inputs: Tensor) -> Any:
         numbers = self._numbers()
@@ -63,62 +88,83 @@ class Captured:
             self._pool = xp.cuda.MemoryPool()
         before = xp.cuda.get_current_stream()
         self._stream.wait_event(before.record())  # what was launched so far comes first
-        with self._stream:
-            result = self._on_stream(inputs, numbers)
-        before.wait_event(self._stream.record())
-        return result
+        try:
+            with self._stream:
+                return self._on_stream(inputs, numbers)
+        finally:
+            before.wait_event(self._stream.record())
 
     def _on_stream(self, inputs: tuple[Tensor, ...], numbers: Any) -> Any:
+        if self._mark is not None and self._mark != arrangement.mark:
+            self._recorded, self._mark, self._used = None, None, []
+            self.left = max(self.left, 1)
+            self.reason = f"captured anew at the next call, since {arrangement.last}"
         if self.left > 0 or (numbers is None and self._unstepped()):
             self.left -= 1
-            backend.rehearsing = True  # capturing then finds kernels loaded, and memory in the pool
-            try:
-                with xp.cuda.using_allocator(self._pool.malloc):
-                    return self.step(*inputs)
-            finally:
-                backend.rehearsing = False
+            return self._rehearse(inputs)
+        if (found := self._found()) is not None:
+            self.reason = found
+            return self.step(*inputs)
         if numbers is not None:
             numbers.refresh(self.optimizer)
         of = (signature(inputs), self._settings(numbers))
-        fresh = self._graph is None
-        if fresh:
-            self._record(inputs, of)
-        if self._graph is None:
+        if self._recorded is None:
+            self._record(inputs, of, numbers)
+        if (recorded := self._recorded) is None:
             return self.step(*inputs)
-        if of != self._of:
-            part = 0 if of[0] != self._of[0] else 1
+        if of != recorded.of:
+            part = 0 if of[0] != recorded.of[0] else 1
             what = ("shapes or dtypes of the inputs", "the optimizer's hyper-parameters")[part]
-            self.reason = f"{what} are {of[part]} and were {self._of[part]} when captured"
+            self.reason = f"{what} are {of[part]} and were {recorded.of[part]} when captured"
             return self.step(*inputs)
-        for held, given in zip(self._inputs, inputs, strict=True):
+        for held, given in zip(recorded.inputs, inputs, strict=True):
             held.data[...] = given.data
-        self._graph.launch(self._stream)
-        if not fresh:  # what Python counts in a step, recording has counted once
-            for memory in self._stepped:
-                memory.step += 1
-                memory.parameter.bump()
-            if numbers is not None:
-                numbers.counted(self._stepped)
-        held_already = {id(condition) for condition in backend._pending}
-        backend._pending += [condition for condition in self._conditions if id(condition) not in held_already]
+        waiting = {id(condition) for condition in backend._pending}
+        for condition in recorded.conditions:
+            if id(condition) not in waiting:  # nobody has asked yet, or somebody has looked
+                condition[0].fill(True)
+                backend._pending.append(condition)
+        recorded.graph.launch(self._stream)
+        for node, gradient in recorded.gradients:
+            node.grad = gradient
+        for memory in recorded.stepped:
+            memory.step += 1
+            memory.parameter.bump()
+        if numbers is not None:
+            numbers.counted(recorded.stepped)
         self.reason = None
         self.replays += 1
-        return self._result
+        return recorded.result
 
-    def _record(self, inputs: tuple[Tensor, ...], of: tuple[Any, ...]) -> None:
-        """Records one run of the step, or sets why there will never be one."""
+    def _rehearse(self, inputs: tuple[Tensor, ...]) -> Any:
+        """Runs the step as it will be captured: capturing then finds kernels loaded, and memory in the pool."""
+        asked = len(backend._pending)
+        backend.rehearsing = True
+        try:
+            with xp.cuda.using_allocator(self._pool.malloc), noting() as uses:
+                result = self.step(*inputs)
+                for condition in backend._pending[asked:]:
+                    lasting(*condition)
+        finally:
+            backend.rehearsing = False
+        self._never = self._stranger(uses)
+        self._ruled = self.optimizer in uses.ruled
+        return result
+
+    def _record(self, inputs: tuple[Tensor, ...], of: tuple[Any, ...], numbers: Any) -> None:
+        """Records one run of the step, of which nothing is computed or counted yet, or sets why there is none."""
         held = [Tensor(given.data.copy()) for given in inputs]
         drawn, asked = backend.generator().bit_generator.state, len(backend._pending)
-        memories = [] if self.optimizer is None else list(self.optimizer.state.values())
-        before = [(m, m.step, set(m), m.parameter.node, m.parameter.node and m.parameter.node.grad) for m in memories]
-        trouble: Exception | None = None
-        with backend.transfers() as crossed, xp.cuda.using_allocator(self._pool.malloc):
-            begin: list[Callable[[], None]] = []
-            backend.after_capture = begin
+        self._mark = arrangement.mark
+        begin: list[Callable[[], None]] = []
+        trouble: BaseException | None = None
+        with backend.transfers() as crossed, xp.cuda.using_allocator(self._pool.malloc), noting() as uses:
             self._stream.begin_capture()
+            backend.after_capture = begin
             try:
                 result = self.step(*held)
-            except Exception as error:  # whatever it is, the step runs again, uncaptured, and shows it there
+                conditions = [lasting(*condition) for condition in backend._pending[asked:]]
+            except BaseException as error:  # whatever it is, the step runs again, uncaptured, and shows it there
                 trouble = error
             finally:
                 backend.after_capture = None
@@ -126,33 +172,63 @@ class Captured:
                     graph = self._stream.end_capture()
                 except Exception as error:
                     trouble = trouble or error
-        if trouble is not None:
-            self._never = f"capturing failed: {type(trouble).__name__}: {trouble}"
+        gradients = [(node, node.grad) for node in uses.gradients]
+        stepped = [memory for memory, step, _ in uses.memories() if memory.step != step]
+        refused: str | None = None
+        if (stranger := self._stranger(uses)) is not None:
+            refused = stranger
+        elif trouble is not None:
+            refused = f"capturing failed: {type(trouble).__name__}: {trouble}"
         elif crossed.to_host or crossed.to_device:
-            self._never = "the step moves arrays between host and device, which a replay would not repeat"
+            refused = "the step moves arrays between host and device, which a replay would not repeat"
         elif backend.generator().bit_generator.state != drawn:
-            self._never = "the step draws random numbers on the host (dropout, augmentation), and a replay would not"
-        if self._never is not None:
-            # Nothing was computed: what Python noted of it is undone, since the step now runs in earnest.
-            self.reason = self._never
-            backend.generator().bit_generator.state = drawn
-            del backend._pending[asked:]
-            for memory, step, known, node, gradient in before:
-                memory.step = step
-                for key in memory.keys() - known:  # made and never filled
-                    del memory[key]
-                if node is not None:
-                    node.grad = gradient
-            return
-        self._graph, self._inputs, self._result, self._of = graph, held, result, of
-        self._stepped = [memory for memory, step, *_ in before if memory.step != step]
-        self._conditions = backend._pending[asked:]
+            refused = "the step draws random numbers on the host (dropout, augmentation), and a replay would not"
+        elif self._mark != arrangement.mark:
+            refused = f"a replay would not repeat what the step does: {arrangement.last}"
+        uses.undo()
         del backend._pending[asked:]
-        for start in begin:
-            start()
+        if trouble is None or isinstance(trouble, Exception):  # not Ctrl-C, which says nothing of the step
+            self._never = refused
+        self._used = [node for node, (used, _) in uses.gradients.items() if used]
+        self._ruled = self.optimizer in uses.ruled
+        if refused is None and self._ruled and numbers is not None:
+            refused = "the optimizer's kernel does not take its step (other dtypes or layouts)"
+        refused = refused or self._found()
+        if refused is None:
+            self._recorded = Recorded(graph, held, result, of, conditions, gradients, stepped)
+            for start in begin:
+                start()
+            return
+        # Nothing was computed: what Python noted of it is undone, since the step now runs in earnest.
+        self.reason = refused
+        uses.forget()
+        backend.generator().bit_generator.state = drawn
+        if trouble is not None and not isinstance(trouble, Exception):
+            raise trouble
+
+    def _found(self) -> str | None:
+        """Why this call is neither captured nor replayed: a gradient that the step takes as it finds it."""
+        for node in self._used:
+            if node.grad is not None:
+                name = f"a leaf of shape {list(node.shape)}" if node.label is None else repr(node.label)
+                return (
+                    f"the gradient of {name} is there before the step, which uses it or adds to it, and a replay would "
+                    "not; call zero_grad() in the step or before it"
+                )
+        return None
+
+    def _stranger(self, uses: Uses) -> str | None:
+        """Why a step is never captured that uses an optimizer of which `capture` was not told."""
+        for optimizer in uses.optimizers:
+            if optimizer is not self.optimizer:
+                kind = type(optimizer).__name__
+                return f"{kind}.step runs in the step, and a replay would not see it; mg.capture(step, optimizer) would"
+        return None
 
     def _obstacle(self, inputs: tuple[Any, ...], numbers: Any) -> str | None:
         """Why this call cannot be captured or replayed, if it is known beforehand."""
+        if backend.capturing():
+            return "it runs within a step that is captured itself"
         if not hasattr(getattr(xp, "cuda", None), "Stream"):
             return f"the backend is {current()!r}, which has no CUDA graphs"
         if not all(isinstance(x, Tensor) and x.node is None for x in inputs):
@@ -168,7 +244,7 @@ class Captured:
 
     def _numbers(self) -> Any:
         """The optimizer's counts and hyper-parameters on the device, where a kernel takes its steps; else None."""
-        own = None if self.optimizer is None else kernel("optimizer numbers")
+        own = None if self.optimizer is None or self._ruled else kernel("optimizer numbers")
         return None if own is None else own(self.optimizer)
 
     def _settings(self, numbers: Any) -> tuple[Any, ...]:
@@ -177,6 +253,32 @@ class Captured:
         if numbers is not None:  # only what decides which arrays there are: the numbers are read at every replay
             return tuple(tuple(bool(group.get(key)) for key in ("momentum", "amsgrad", "centered")) for group in groups)
         return tuple(tuple(sorted(group.hyper.items())) for group in groups)
+
+
+@contextlib.contextmanager
+def noting() -> Iterator[Uses]:
+    """What the step within does to gradients and optimizers."""
+    recording.uses = uses = Uses()
+    try:
+        yield uses
+    finally:
+        recording.uses = None
+
+
+def lasting(condition: Array, error: Callable[[], Exception]) -> Condition:
+    """A condition that, once it was filled with truth, holds while the given one holds at every launch."""
+    always = xp.empty((), bool)
+    xp.logical_and(always, condition, out=always)
+
+    def told() -> Exception:
+        if not backend.to_numpy(condition):  # of the last launch, whose labels or indices are still there
+            return error()
+        return ValueError(
+            "a label or an index was out of range in a replay before the last one; look more often (loss.item()), or "
+            "run uncaptured, to be told which"
+        )
+
+    return always, told
 
 
 def signature(inputs: tuple[Tensor, ...]) -> Signature:
@@ -191,13 +293,15 @@ def capture(step: Callable[..., Any], optimizer: Optimizer | None = None, warmup
         for x, y in batches:
             loss = fast(x, y)
 
-    step: takes constant Tensors of fixed shapes, trains, and returns Tensors (or nothing). What a replay
-    returns lies in fixed arrays that the next replay overwrites. optimizer: the one that the step uses; step its
-    schedule outside of `step`: SGD without dampening, Adagrad, RMSprop, Adam and AdamW see a changed learning rate at
-    the next replay. Other optimizers than these run uncaptured. Python in the step (printing, counting) does not run in
-    a replay, and masks of dropout come from a generator on the device. Where a call is not a replay, it runs as `step`
-    does and `fast.reason` says why: no CUDA, other shapes, values read on the host, or a library that refuses to be
-    captured.
+    step: takes constant Tensors of fixed shapes, trains, and returns Tensors (or nothing). What a replay returns, and
+    the gradients that it leaves, lie in fixed arrays that the next replay overwrites. optimizer: the one that the step
+    uses; step its schedule outside of `step`: SGD without dampening, Adagrad, RMSprop, Adam and AdamW see a changed
+    learning rate at the next replay. Other optimizers than these run uncaptured, and so do these for other dtypes than
+    float32 and float64 or for several at once. zero_grad() in the step, or before each call. Python in the step
+    (printing, counting, a layer's attributes other than its mode) does not run in a replay, and masks of dropout come
+    from a generator on the device. Where a call is not a replay, it runs as `step` does and `fast.reason` says why: no
+    CUDA, other shapes, values read on the host, or a library that refuses to be captured. After `load_state_dict` of
+    the optimizer, `p.data = array`, `eval()` or `freeze()` the step is captured anew.
     """
     if not callable(step):
         raise TypeError(f"capture: needs a function of Tensors, not a {type(step).__name__}")

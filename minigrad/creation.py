@@ -1,11 +1,15 @@
-"""Tensors made from nothing but a shape: constants to autodiff, float32 unless told otherwise."""
+"""Tensors made from nothing but a shape: constants to autodiff, float32 unless told otherwise.
+
+A number is a number: that NumPy's scalars have a dtype of their own does not count.
+"""
 
 from __future__ import annotations
 
+from operator import index
 from typing import Any
 
-from minigrad.backend import is_scalar, naming_memory, xp
-from minigrad.tensor import Tensor, differentiable
+from minigrad.backend import is_array, is_scalar, naming_memory, xp
+from minigrad.tensor import Tensor, differentiable, fitting
 
 Shape = int | tuple[int, ...] | list[int]
 
@@ -23,70 +27,101 @@ def _finish(array: Any, requires_grad: bool) -> Tensor:
     return Tensor(array, differentiable(array) if requires_grad else None)
 
 
-def _shape(shape: tuple[Any, ...]) -> tuple[int, ...]:
-    if len(shape) == 1 and isinstance(shape[0], (tuple, list)):
-        return tuple(shape[0])
-    return tuple(shape)
+def shape_of(op: str, shape: tuple[Any, ...]) -> tuple[int, ...]:
+    """A shape given as numbers or as one sequence. Raises TypeError or ValueError for what is not integers >= 0."""
+    lengths = shape[0] if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape
+    try:
+        whole = tuple(map(index, lengths))
+    except TypeError:
+        raise TypeError(f"{op}: a shape is made of integers, not {lengths!r:.60}") from None
+    if any(n < 0 for n in whole):
+        raise ValueError(f"{op}: a shape is made of integers >= 0, not {list(whole)}")
+    return whole
+
+
+def _number(op: str, value: Any) -> Any:
+    """A number of Python's, also where the library's scalar was given: what dtype it has does not count."""
+    value = value.item() if is_scalar(value) else value
+    if not isinstance(value, (int, float)):
+        raise TypeError(f"{op}: needs a real number, not {type(value).__name__} {value!r:.60}")
+    return value
+
+
+def _array_of(op: str, t: Any) -> Any:
+    """The array whose shape and dtype are taken."""
+    if not isinstance(t, Tensor) and not is_array(t):
+        raise TypeError(f"{op}: needs a Tensor, not {type(t).__name__} {t!r:.60}; make it one with mg.tensor")
+    return t
 
 
 @naming_memory("zeros")
 def zeros(*shape: Any, dtype: Any = float32, requires_grad: bool = False) -> Tensor:
     """Zeros: `zeros(2, 3)` or `zeros((2, 3))`."""
-    return _finish(xp.zeros(_shape(shape), dtype), requires_grad)
+    return _finish(xp.zeros(shape_of("zeros", shape), dtype), requires_grad)
 
 
 @naming_memory("ones")
 def ones(*shape: Any, dtype: Any = float32, requires_grad: bool = False) -> Tensor:
     """Ones: `ones(2, 3)` or `ones((2, 3))`."""
-    return _finish(xp.ones(_shape(shape), dtype), requires_grad)
+    return _finish(xp.ones(shape_of("ones", shape), dtype), requires_grad)
 
 
 @naming_memory("full")
 def full(shape: Shape, value: float, dtype: Any = None, requires_grad: bool = False) -> Tensor:
-    """One value everywhere; a Python float makes float32, an integer int64, a truth value bool."""
-    dtype = _natural(dtype, value)
-    return _finish(xp.full(shape, _number(value), dtype), requires_grad)
+    """One value everywhere; a float makes float32, an integer int64, a truth value bool.
+
+    Raises TypeError for what is no number or does not fit into the dtype.
+    """
+    return _finish(_filled("full", shape_of("full", (shape,)), value, dtype), requires_grad)
 
 
-def _number(value: Any) -> Any:
-    """A scalar of the library as Python's number, which CuPy wants; anything else as it is."""
-    return value.item() if is_scalar(value) else value
+def _filled(op: str, shape: tuple[int, ...], value: Any, dtype: Any) -> Any:
+    value = _number(op, value)
+    if dtype is None:
+        dtype = _natural(value)
+    else:
+        fitting(value, dtype, op)
+    return xp.full(shape, value, dtype)
 
 
-def _natural(dtype: Any, *values: Any) -> Any:
-    """float32 where the values hold a float and no dtype is asked for."""
-    if dtype is not None:
-        return dtype
-    return float32 if any(isinstance(v, float) for v in values) else None
+def _natural(*numbers: Any) -> Any:
+    """The dtype of Python's numbers: float32, int64 or bool."""
+    if any(isinstance(n, float) for n in numbers):
+        return float32
+    return bool_ if all(isinstance(n, bool) for n in numbers) else int64
 
 
 def arange(start: float, stop: float | None = None, step: float = 1, dtype: Any = None) -> Tensor:
     """start, start + step, ... before stop; `arange(n)` starts at 0. Integers stay integers."""
-    if stop is None:
-        start, stop = 0, start
-    return Tensor(xp.arange(start, stop, step).astype(_natural(dtype, start, stop, step) or int64))
+    start, stop = (0, start) if stop is None else (start, stop)
+    numbers = [_number("arange", n) for n in (start, stop, step)]
+    if not step:
+        raise ValueError(f"arange: with a step of 0 there is no way from {start} to {stop}")
+    return Tensor(xp.arange(*numbers).astype(dtype or _natural(*numbers)))
 
 
 def linspace(start: float, stop: float, number: int = 50, dtype: Any = float32, requires_grad: bool = False) -> Tensor:
     """`number` evenly spaced values from start to stop, both included."""
-    return _finish(xp.linspace(start, stop, number).astype(dtype), requires_grad)
+    ends = [_number("linspace", n) for n in (start, stop)]
+    (number,) = shape_of("linspace", (number,))
+    return _finish(xp.linspace(*ends, number).astype(dtype), requires_grad)
 
 
 def eye(rows: int, columns: int | None = None, dtype: Any = float32) -> Tensor:
     """Ones on the diagonal, zeros elsewhere."""
-    return Tensor(xp.eye(rows, columns, dtype=dtype))
+    return Tensor(xp.eye(*shape_of("eye", (rows, rows if columns is None else columns)), dtype=dtype))
 
 
 def zeros_like(t: Tensor, dtype: Any = None, requires_grad: bool = False) -> Tensor:
     """Zeros of the shape and, unless told otherwise, the dtype of `t`."""
-    return _finish(xp.zeros(t.shape, dtype or t.dtype), requires_grad)
+    return _finish(xp.zeros(_array_of("zeros_like", t).shape, dtype or t.dtype), requires_grad)
 
 
 def ones_like(t: Tensor, dtype: Any = None, requires_grad: bool = False) -> Tensor:
     """Ones of the shape and, unless told otherwise, the dtype of `t`."""
-    return _finish(xp.ones(t.shape, dtype or t.dtype), requires_grad)
+    return _finish(xp.ones(_array_of("ones_like", t).shape, dtype or t.dtype), requires_grad)
 
 
 def full_like(t: Tensor, value: float, dtype: Any = None, requires_grad: bool = False) -> Tensor:
-    """One value, in the shape and, unless told otherwise, the dtype of `t`."""
-    return _finish(xp.full(t.shape, _number(value), dtype or t.dtype), requires_grad)
+    """One value, in the shape and, unless told otherwise, the dtype of `t`. Raises TypeError where it does not fit."""
+    return _finish(_filled("full_like", _array_of("full_like", t).shape, value, dtype or t.dtype), requires_grad)

@@ -100,6 +100,8 @@ class Session:
     def off(self) -> None:
         """Ends the watch and its locks; sessions that were made inside this one end with it."""
         if self._on:
+            while isinstance(inner := recording.reviewer, Session) and inner is not self:
+                inner.off()
             recording.observer, recording.watch, recording.reviewer = self._before
             self._on = False
             for record in self._records:
@@ -118,9 +120,6 @@ class Session:
 
     # ---- forward -----------------------------------------------------------------------------------
     def _watch(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if not self._layers and not module.path:
-            for _ in module.named_modules():  # gives every layer its path
-                pass
         self._layers.append(f"{type(module).__name__} {module.path!r}" if module.path else type(module).__name__)
         outer = self._before[1]
         try:

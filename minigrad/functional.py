@@ -297,12 +297,20 @@ def batch_norm(
     eps = non_negative("batch_norm: eps", eps)
     mean = label(x.mean(axis, keepdims=True), "mean")
     centred = x - mean
-    left = centred.mean(axis, keepdims=True).detach()  # by rounding: much, where the spread is far smaller
-    centred = label(centred - left, "centred")
+    left = centred.mean(axis, keepdims=True)  # by rounding: much, where the spread is far smaller
+    rest = left.detach()
+    centred = label(again(centred - rest, None, left), "centred")
     var = label((centred * centred).mean(axis, keepdims=True), "var")
     scale = label((1 if gamma is None else gamma.reshape(mean.shape)) / ops.sqrt(var + eps), "scale")
     y = centred * scale
-    return y if beta is None else y + beta.reshape(mean.shape), mean + left, var
+    return y if beta is None else y + beta.reshape(mean.shape), mean + rest, var
+
+
+def again(y: Tensor, *computed: Tensor | None) -> Tensor:
+    """y, of whose operands some are constants to autodiff that were computed: `Tape.replay` computes them again."""
+    if y.node is not None:
+        y.node.again = tuple(None if t is None else t.node for t in computed)
+    return y
 
 
 def layer_norm(
@@ -456,7 +464,8 @@ def _nll(
 ) -> Tensor:
     if target.dtype.kind not in "iu":
         raise TypeError(f"{op}: class indices are integers, not {target.dtype}; use .astype(mg.int64) first")
-    ignore_index = whole(f"{op}: ignore_index", ignore_index, least=None)
+    if ignore_index.__class__ is not int:
+        ignore_index = whole(f"{op}: ignore_index", ignore_index, least=None)
     all_kept = _class_index(op, logp, target, ignore_index)
     if reduction not in ("mean", "sum", "none"):
         raise ValueError(f"{op}: reduction is 'mean', 'sum' or 'none', not {reduction!r}")

@@ -24,6 +24,12 @@ def total(x: Array, axis: Any, keepdims: bool) -> Array:
         return sums
     if x.dtype.char == "e":
         return x.sum(axis=axis, keepdims=keepdims, dtype=xp.float32).astype(x.dtype)
+    return _total_at_once(x, axis, keepdims)
+
+
+def _total_at_once(x: Array, axis: Any, keepdims: bool) -> Array:
+    if x.size > FEW and axis is not None and x.__class__ is host_array and x.dtype.char in "fd" and _has(x, axis):
+        return parallel.pairwise_sum(x, tuple(a % x.ndim for a in _axes(x, axis)), keepdims)
     return x.sum(axis=axis, keepdims=keepdims)
 
 
@@ -32,9 +38,11 @@ FEW = 2048
 
 
 def spread(x: Array, shape: tuple[int, ...]) -> Array:
-    """x broadcast to a shape."""
-    if math.prod(shape) > FEW or x.ndim > len(shape):
-        return xp.broadcast_to(x, shape)
+    """x broadcast to a shape; where no axis is stretched, a view that can be written to."""
+    size = math.prod(shape)
+    if size > FEW or x.ndim > len(shape):
+        y = xp.broadcast_to(x, shape)
+        return x.reshape(shape) if x.size == size else y
     y = xp.empty(shape, x.dtype)
     y[...] = x
     return y
@@ -49,7 +57,7 @@ def mean(x: Array, axis: Any, keepdims: bool) -> Array:
     if (means := _on_device(x, axis, keepdims, True)) is not None:
         return means
     if x.dtype.char in "fd" and x.size:
-        sums = x.sum(axis=axis, keepdims=keepdims)
+        sums = _total_at_once(x, axis, keepdims)
         return sums / (x.size // sums.size)
     return x.mean(axis=axis, keepdims=keepdims)
 
@@ -84,10 +92,11 @@ def sum_to(x: Array, shape: tuple[int, ...]) -> Array:
 
 
 def cumulate(x: Array, axis: int) -> Array:
-    """Running sums along an axis; half precision is added up in single precision."""
-    if x.dtype.char == "e":
-        return xp.cumsum(x, axis=axis, dtype=xp.float32).astype(x.dtype)
-    return xp.cumsum(x, axis=axis)
+    """Running sums along an axis; half and single precision are added up in double precision."""
+    if x.dtype.char in "ef" and x.ndim:
+        return xp.cumsum(x, axis=axis, dtype=xp.float64).astype(x.dtype)
+    y = xp.cumsum(x, axis=axis)
+    return y if x.ndim else y.reshape(())  # NumPy makes a line of a number
 
 
 def norm(x: Array, axis: Any, keepdims: bool) -> Array:
@@ -150,8 +159,14 @@ def einsum(*given: Any) -> Array:
     return xp.einsum(equation, *operands, optimize=len(operands) > 1)
 
 
+def floating(x: Array) -> Array:
+    """Integers as float32, for what is computed with differences or signs, which unsigned ones have not."""
+    return x.astype(xp.float32) if x.dtype.kind in "biu" else x
+
+
 def softplus(x: Array) -> Array:
     """log(1 + exp(x)) = max(x, 0) + log(1 + exp(-|x|)), which does not overflow."""
+    x = floating(x)
     if x.dtype.kind == "c":
         return xp.log1p(xp.exp(x))
     y = xp.log1p(xp.exp(-xp.abs(x)))
@@ -266,10 +281,10 @@ def _erfc_of_size(x: Array) -> Array:
     """erfc(|x|) for |x| > 0.46875."""
     size = xp.abs(x)
     middle = xp.clip(size, 0.46875, 4.0)
-    large = xp.clip(size, 4.0, 27.0)
+    large = xp.clip(size, 4.0, 28.0)
     inverse = 1.0 / (large * large)
     far = (1 / math.sqrt(math.pi) - inverse * _ratio(inverse, _LARGE_LEAD, _LARGE_P, _LARGE_Q)) / large
-    held = xp.minimum(size, 27.0)
+    held = xp.minimum(size, 28.0)  # where exp(-x^2) is 0
     coarse = xp.trunc(held * 16) / 16  # exp(-x^2) in two factors: the square of a number of few bits is exact
     bell = xp.exp(-coarse * coarse) * xp.exp(-(held - coarse) * (held + coarse))
     return bell * xp.where(size <= 4.0, _ratio(middle, _MIDDLE_LEAD, _MIDDLE_P, _MIDDLE_Q), far)
@@ -335,6 +350,9 @@ def inside(x: Array, low: float | None, high: float | None) -> Array:
 
 def log_softmax(x: Array, axis: int) -> Array:
     """x - log(sum(exp(x))). The maximum is taken out of both terms: no digits are lost where scores are large."""
+    x = floating(x)
+    if not x.size:
+        return x.copy()
     shifted = x - x.max(axis=axis, keepdims=True)
     shifted -= xp.log(total(xp.exp(shifted), axis, True))
     return shifted
@@ -342,7 +360,8 @@ def log_softmax(x: Array, axis: int) -> Array:
 
 def logsumexp(x: Array, axis: Any, keepdims: bool) -> Array:
     """log(sum(exp(x))), with the maximum taken out so that nothing overflows."""
-    top = x.max(axis=axis, keepdims=True)
+    x = floating(x)
+    top = x.max(axis=axis, keepdims=True) if x.size else total(x, axis, True)  # nothing has no maximum, and the sum 0
     top = xp.where(xp.isfinite(top), top, xp.zeros((), x.dtype))
     y = xp.log(total(xp.exp(x - top), axis, True)) + top
     return y if keepdims else xp.squeeze(y, axis=axis)

@@ -21,7 +21,7 @@ from typing import Any
 from minigrad import convolution, kernels, pooling
 from minigrad.backend import is_scalar, or_kernel, xp
 from minigrad.primitive import bilinear, describe, discrete, elementwise, linear, name_rows, primitive
-from minigrad.tensor import Tensor, as_array, raw_index
+from minigrad.tensor import Tensor, as_array, fitting, raw_index
 
 Axis = int | tuple[int, ...] | None
 any_, all_, sum_, abs_, max_, min_, slice_ = (
@@ -76,7 +76,7 @@ tan         = elementwise(lambda x: xp.tan(x),             lambda g, y: g * (1 +
 arcsin      = elementwise(lambda x: xp.arcsin(x),          lambda g, x: g / sqrt((1 - x) * (1 + x)))
 arccos      = elementwise(lambda x: xp.arccos(x),          lambda g, x: -g / sqrt((1 - x) * (1 + x)))
 arctan      = elementwise(lambda x: xp.arctan(x),          lambda g, x: g / (1 + x * x))
-arctan2     = elementwise(lambda a, b: kernels.arctan2(a, b), lambda g, a, b: g * b / (a * a + b * b),  lambda g, a, b: -g * a / (a * a + b * b))
+arctan2     = elementwise(lambda a, b: kernels.arctan2(a, b), lambda g, a, b: g * b / from_origin(a, b),  lambda g, a, b: -g * a / from_origin(a, b))
 sinh        = elementwise(lambda x: xp.sinh(x),            lambda g, x: g * cosh(x))
 cosh        = elementwise(lambda x: xp.cosh(x),            lambda g, x: g * sinh(x))
 tanh        = elementwise(lambda x: xp.tanh(x),            lambda g, y: g * (1 - y * y))
@@ -101,7 +101,7 @@ mean        = linear(lambda x, axis, keepdims: kernels.mean(x, axis, keepdims),
                      lambda g, x_shape, axis, keepdims: spread(g / count(x_shape, axis), x_shape, axis, keepdims), axis=None, keepdims=False)
 broadcast_to = linear(lambda x, shape: kernels.spread(x, shape), lambda g, x_shape: sum_to(g, x_shape), shape=...)
 sum_to      = linear(lambda x, shape: kernels.sum_to(x, shape),   lambda g, x_shape: broadcast_to(g, x_shape), shape=...)
-cumsum      = linear(lambda x, axis: kernels.cumulate(x, axis), lambda g, axis: flip(cumsum(flip(g, axis), axis), axis), axis=...)
+cumsum      = linear(lambda x, axis: kernels.cumulate(x, axis), lambda g, axis: from_the_end(g, axis), axis=...)
 amax        = primitive(lambda x, axis, keepdims: x.max(axis=axis, keepdims=keepdims),
                         lambda g, x, axis, keepdims: spread(g, shape_of(x), axis, keepdims) * ties(x, axis), axis=None, keepdims=False)
 logsumexp   = primitive(lambda x, axis, keepdims: kernels.logsumexp(x, axis, keepdims),
@@ -110,13 +110,13 @@ logsumexp   = primitive(lambda x, axis, keepdims: kernels.logsumexp(x, axis, kee
 log_softmax = primitive(lambda x, axis: kernels.log_softmax(x, axis), lambda g, y, axis: g - exp(y) * sum(g, axis, True), axis=-1)
 norm_       = primitive(lambda x, axis, keepdims: kernels.norm(x, axis, keepdims),
                         lambda g, x, y, axis, keepdims: spread(g, shape_of(x), axis, keepdims)
-                            * (x / spread(where_(equal(y, 0), 1, y), shape_of(x), axis, keepdims)), axis=None, keepdims=False)
+                            * (x / spread(where_(equal(y, 0), math.inf, y), shape_of(x), axis, keepdims)), axis=None, keepdims=False)
 
 # ---- moves: the adjoint moves back ---------------------------------------------------------------
 reshape_    = linear(lambda x, shape: x.reshape(shape),    lambda g, x_shape: reshape_(g, x_shape), shape=...)
 transpose_  = linear(lambda x, axes: x.transpose(axes),    lambda g, axes: transpose_(g, inverse(axes)), axes=...)
 flip        = linear(lambda x, axis: xp.flip(x, axis),     lambda g, axis: flip(g, axis), axis=None)
-roll        = linear(lambda x, shift, axis: xp.roll(x, shift, axis), lambda g, shift, axis: roll(g, opposite(shift), axis), shift=..., axis=None)
+roll        = linear(lambda x, shift, axis: xp.roll(x, whole(shift), axis), lambda g, shift, axis: roll(g, opposite(shift), axis), shift=..., axis=None)
 pad_        = linear(lambda x, width, value: kernels.framed(x, width, value),
                      lambda g, width, x_shape: take(g, unpad(width, x_shape)), width=..., value=0)
 take        = linear(lambda x, index: x[index],            lambda g, x_shape, index: scatter(g, x_shape, index), index=...)
@@ -202,9 +202,23 @@ def axes_of(axis: Axis, ndim: int, op: str = "axis") -> tuple[int, ...]:
     return tuple(a % ndim for a in axes)
 
 
+def axis_of(axis: int, ndim: int, op: str) -> int:
+    """One axis as a number from 0 on. Raises TypeError or IndexError, naming the op."""
+    if not is_integer(axis):
+        raise TypeError(f"{op}: the axis is one number, not {axis!r:.60}")
+    if not -ndim <= axis < ndim:
+        raise IndexError(f"{op}: axis {axis} is out of range for an array of {ndim} axes")
+    return axis % ndim
+
+
 def count(shape: tuple[int, ...], axis: Axis, op: str = "axis") -> int:
     """How many elements a reduction over `axis` takes together."""
     return math.prod(shape[a] for a in axes_of(axis, len(shape), op))
+
+
+def from_the_end(g: Any, axis: int) -> Any:
+    """Running sums from the last element to the first."""
+    return flip(cumsum(flip(g, axis), axis), axis) if g.ndim else g
 
 
 def spread(g: Any, shape: tuple[int, ...], axis: Axis, keepdims: bool) -> Any:
@@ -217,7 +231,7 @@ def spread(g: Any, shape: tuple[int, ...], axis: Axis, keepdims: bool) -> Any:
 
 def slope_of_power(a: Any, b: Any) -> Any:
     """The derivative b a^(b-1) in a, zero for b = 0 also where a = 0."""
-    return b * power_(a, where_(equal(b, 0), 1, b - 1))
+    return b * power_(a, where_(logical_and(equal(a, 0), equal(b, 0)), 1, b - 1))
 
 
 def safe_log(a: Any) -> Any:
@@ -225,6 +239,12 @@ def safe_log(a: Any) -> Any:
     if isinstance(a, (int, float)):
         return math.log(a) if a > 0 else 0.0 if a == 0 else math.nan
     return log(where_(equal(a, 0), 1, a))
+
+
+def from_origin(a: Any, b: Any) -> Any:
+    """a^2 + b^2, by which is divided: infinite at the origin, where the angle's derivative is taken as 0."""
+    squares = a * a + b * b
+    return where_(equal(squares, 0), math.inf, squares)
 
 
 def larger(g: Any, a: Any, b: Any) -> Any:
@@ -238,6 +258,11 @@ def inverse(axes: tuple[int, ...]) -> tuple[int, ...]:
     for place, axis in enumerate(axes):
         back[axis] = place
     return tuple(back)
+
+
+def whole(shift: Any) -> Any:
+    """Integers, and no floats, which NumPy would cut off."""
+    return tuple(map(index_of, shift)) if isinstance(shift, (tuple, list)) else index_of(shift)
 
 
 def opposite(shift: Any) -> Any:
@@ -322,6 +347,8 @@ def float_of(value: Any, op: str) -> Any:
     """A number at the door of an op: NumPy scalars would widen float32."""
     if isinstance(value, (Tensor, xp.ndarray)) and value.ndim:
         raise TypeError(f"{op}: bounds are numbers, not arrays of shape {list(value.shape)}; use mg.maximum and mg.minimum")
+    if isinstance(value, Tensor) and value.node is not None:
+        raise TypeError(f"{op}: a bound is on the tape, and would get no gradient; use mg.maximum and mg.minimum, or detach it")
     return value.item() if hasattr(value, "item") else value
 
 
@@ -366,12 +393,15 @@ def degrees_of_freedom(op: str, x: Any, axis: Axis, ddof: int) -> int:
 
 def prod(x: Any, axis: int | None = None, keepdims: bool = False) -> Any:
     """The product along an axis, by halves: exact at every order also where factors are zero."""
-    if axis is None:
+    if x.dtype.kind in "biu":
+        x = astype(x, xp.uint64 if x.dtype.kind == "u" else xp.int64)  # as wide as NumPy's, and as sum's
+    if axis is not None and not is_integer(axis):
+        raise TypeError(f"prod: the axis is one number or None, not {axis!r}")
+    axes = axes_of(axis, x.ndim, "prod")
+    if axis is None or not axes:
         shape = (1,) * x.ndim if keepdims else ()
         return reshape(prod(reshape(x, (-1,)), 0), shape)
-    if not is_integer(axis):
-        raise TypeError(f"prod: the axis is one number or None, not {axis!r}")
-    (axis,) = axes_of(axis, x.ndim, "prod")
+    (axis,) = axes
     head = (slice_(None),) * axis
     while (n := x.shape[axis]) > 1:
         half = n // 2
@@ -384,17 +414,18 @@ def prod(x: Any, axis: int | None = None, keepdims: bool = False) -> Any:
 
 def amin(x: Any, axis: Axis = None, keepdims: bool = False) -> Any:
     """The minimum; ties share the gradient evenly."""
-    return -amax(-x, axis, keepdims)
+    mirrored = negative if x.dtype.kind in "fc" else bitwise_not  # -x of an unsigned or of the least integer overflows
+    return mirrored(amax(mirrored(x), axis, keepdims))
 
 
 def max(x: Any, axis: Axis = None, keepdims: bool = False) -> Any:
     """The maximum. Along one axis all of the gradient goes to the first one; over several, ties share it."""
-    return _chosen(argmax, x, axis, keepdims) if is_integer(axis) else amax(x, axis, keepdims)
+    return _chosen(argmax, x, axis, keepdims) if is_integer(axis) and x.ndim else amax(x, axis, keepdims)
 
 
 def min(x: Any, axis: Axis = None, keepdims: bool = False) -> Any:
     """The minimum. Along one axis all of the gradient goes to the first one; over several, ties share it."""
-    return _chosen(argmin, x, axis, keepdims) if is_integer(axis) else amin(x, axis, keepdims)
+    return _chosen(argmin, x, axis, keepdims) if is_integer(axis) and x.ndim else amin(x, axis, keepdims)
 
 
 def _chosen(choose: Callable[..., Any], x: Any, axis: Any, keepdims: bool) -> Any:
@@ -404,14 +435,18 @@ def _chosen(choose: Callable[..., Any], x: Any, axis: Any, keepdims: bool) -> An
 
 def sort(x: Any, axis: int = -1) -> Any:
     """The values in ascending order along an axis (stable)."""
+    if not x.ndim and not axes_of(axis, 0, "sort"):
+        return alias(x)
     return take_along_axis(x, argsort(x, axis), axis)
 
 
 def norm(x: Any, ord: float = 2, axis: Axis = None, keepdims: bool = False) -> Any:
     """(sum |x|^ord)^(1/ord) of the elements along `axis` (all of them by default); ord may be infinite.
 
-    The 2-norm neither overflows nor underflows on the way, and its derivative at 0 is taken as 0.
+    The 2-norm neither overflows nor underflows on the way. The derivative at 0 is taken as 0, to every order.
     """
+    if x.dtype.kind in "biu":
+        x = astype(x, xp.float32)
     if ord == 2:
         return norm_(x, axis, keepdims)
     if ord == math.inf:
@@ -422,7 +457,13 @@ def norm(x: Any, ord: float = 2, axis: Axis = None, keepdims: bool = False) -> A
         return sum(abs(x), axis, keepdims)
     if ord == 0:
         return sum(astype(not_equal(x, 0), x.dtype), axis, keepdims)
-    return power(sum(power(abs(x), ord), axis, keepdims), 1 / ord)
+    return power_from_zero(sum(power_from_zero(abs(x), ord), axis, keepdims), 1 / ord)
+
+
+def power_from_zero(a: Any, n: float) -> Any:
+    """a^n of numbers >= 0, with the derivative at 0 taken as 0."""
+    zero = equal(a, 0)
+    return where_(zero, 0.0 if n > 0 else math.inf, power(where_(zero, 1, a), n))
 
 
 def reshape(x: Any, *shape: Any) -> Any:
@@ -452,7 +493,7 @@ permute = transpose
 
 def swapaxes(x: Any, a: int, b: int) -> Any:
     """Two axes exchanged."""
-    a, b = axes_of((a, b), x.ndim, "swapaxes")
+    a, b = (axis_of(axis, x.ndim, "swapaxes") for axis in (a, b))
     order = list(range(x.ndim))
     order[a], order[b] = order[b], order[a]
     return transpose_(x, tuple(order))
@@ -460,7 +501,7 @@ def swapaxes(x: Any, a: int, b: int) -> Any:
 
 def expand_dims(x: Any, axis: int) -> Any:
     """A new axis of length 1, which stands at `axis` in the result."""
-    (axis,) = axes_of(axis, x.ndim + 1, "expand_dims")
+    axis = axis_of(axis, x.ndim + 1, "expand_dims")
     return reshape_(x, (*x.shape[:axis], 1, *x.shape[axis:]))
 
 
@@ -498,7 +539,7 @@ def arrays_of(op: str, xs: Sequence[Any]) -> Sequence[Any]:
 
 def split(x: Any, sections: int | Sequence[int], axis: int = 0) -> tuple[Any, ...]:
     """A tuple of parts along an axis: so many equal ones, or cut before the given positions."""
-    (axis,) = axes_of(axis, x.ndim, "split")
+    axis = axis_of(axis, x.ndim, "split")
     n = x.shape[axis]
     if not isinstance(sections, Sequence):
         sections = index_of(sections)
@@ -517,6 +558,8 @@ def pad(x: Any, width: Any, value: float = 0) -> Any:
     pairs = [tuple(pairs)] * x.ndim if all_(is_integer(n) for n in pairs) else pairs
     if len(pairs) != x.ndim or any_(len(pair) != 2 or not all_(is_integer(n) and n >= 0 for n in pair) for pair in pairs):
         raise ValueError(f"pad: needs a pair of widths >= 0 for each axis of shape {list(x.shape)}, not {width!r:.60}")
+    if x.dtype.kind != "f":
+        fitting(value, x.dtype, "pad")
     return pad_(x, tuple(tuple(pair) for pair in pairs), value)
 
 
@@ -537,7 +580,7 @@ def repeat(x: Any, repeats: int, axis: int | None = None) -> Any:
         raise ValueError(f"repeat: repeats is a number >= 0, not {repeats!r:.60}")
     if axis is None:
         x, axis = reshape(x, -1), 0
-    (axis,) = axes_of(axis, x.ndim, "repeat")
+    axis = axis_of(axis, x.ndim, "repeat")
     head, tail = x.shape[: axis + 1], x.shape[axis + 1 :]
     wide = broadcast_to(reshape_(x, (*head, 1, *tail)), (*head, repeats, *tail))
     return reshape_(wide, (*x.shape[:axis], x.shape[axis] * repeats, *tail))
@@ -545,12 +588,18 @@ def repeat(x: Any, repeats: int, axis: int | None = None) -> Any:
 
 def tril(x: Any, k: int = 0) -> Any:
     """The last two axes' lower triangle, from the k-th diagonal down; zeros above."""
-    return where_(xp.tri(*matrix_shape("tril", x), k, dtype=bool), x, 0)
+    return where_(xp.tri(*matrix_shape("tril", x), k, dtype=bool), x, False)  # zero in every dtype
 
 
 def triu(x: Any, k: int = 0) -> Any:
     """The last two axes' upper triangle, from the k-th diagonal up; zeros below."""
-    return where_(~xp.tri(*matrix_shape("triu", x), k - 1, dtype=bool), x, 0)
+    return where_(~xp.tri(*matrix_shape("triu", x), k - 1, dtype=bool), x, False)
+
+
+def matrix_transpose(x: Any) -> Any:
+    """The last two axes exchanged."""
+    matrix_shape("mT", x)
+    return mT(x)
 
 
 def matrix_shape(op: str, x: Any) -> tuple[int, int]:
@@ -602,7 +651,7 @@ def _along(op: str, x: Any, index: Any, axis: int) -> tuple[Any, int]:
         raise TypeError(f"{op}: the index holds integers, not {index.dtype}")
     if index.ndim != x.ndim:
         raise ValueError(f"{op}: the index {list(index.shape)} needs as many axes as the array {list(x.shape)}")
-    return index, axes_of(axis, x.ndim, op)[0]
+    return index, axis_of(axis, x.ndim, op)
 
 
 def matmul(a: Any, b: Any) -> Any:
@@ -629,6 +678,8 @@ def tensordot(a: Any, b: Any, axes: Any = 2) -> Any:
     """The sum of products over the last `axes` of a and the first of b, or over two lists of axes."""
     arrays_of("tensordot", (a, b))
     if is_integer(axes):
+        if axes < 0:
+            raise ValueError(f"tensordot: a number of axes is >= 0, not {axes}")
         axes = (tuple(range(-axes, 0)), tuple(range(axes)))
     if not isinstance(axes, (tuple, list)) or len(axes) != 2:
         raise ValueError(f"tensordot: axes is a number or a pair, of a's and of b's axes, not {axes!r:.60}")
@@ -670,7 +721,7 @@ def einsum(equation: str, *operands: Any) -> Any:
     """
     if not isinstance(equation, str):
         raise TypeError(f"einsum: the equation comes first and is a string such as 'ij,jk->ik', not {equation!r:.60}")
-    operands = tuple(x if hasattr(x, "ndim") else as_array(x, None, "einsum") for x in operands)
+    operands = tuple(x if hasattr(x, "ndim") and not is_scalar(x) else as_array(x, None, "einsum") for x in operands)
     terms, output = kernels.explicit(equation, [x.ndim for x in operands])
     sizes: dict[str, int] = {}
     for term, x in zip(terms, operands, strict=True):
@@ -712,9 +763,9 @@ _OPERATORS = {
     "add": add, "sub": subtract, "mul": multiply, "truediv": divide, "floordiv": floor_divide, "mod": remainder,
     "pow": power, "matmul": matmul, "and": bitwise_and, "or": bitwise_or, "xor": bitwise_xor,
 }  # fmt: skip
-_UNARY = {"neg": negative, "pos": alias, "abs": abs, "invert": bitwise_not, "getitem": getitem}
+_UNARY = {"neg": negative, "pos": alias, "abs": abs, "invert": bitwise_not, "round": round, "getitem": getitem}
 _COMPARISONS = {"lt": less, "le": less_equal, "gt": greater, "ge": greater_equal, "eq": equal, "ne": not_equal}
-_PROPERTIES: dict[str, Callable[[Any], Any]] = {"T": transpose, "mT": mT}
+_PROPERTIES: dict[str, Callable[[Any], Any]] = {"T": transpose, "mT": matrix_transpose}
 _METHODS = [
     "abs", "alias", "all", "amax", "amin", "any", "arccos", "arccosh", "arcsin", "arcsinh", "arctan", "arctanh",
     "argmax", "argmin", "argsort", "astype", "broadcast_to", "ceil", "clip", "cos", "cosh", "cumsum", "diagonal", "elu",

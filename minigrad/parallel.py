@@ -400,6 +400,32 @@ def line_of(value: float, n: int, dtype: Any) -> Array:
     return line
 
 
+ROWS = 64
+"""The most rows that are added up one after the other in single precision."""
+
+
+def pairwise_sum(x: Array, axes: tuple[int, ...], keepdims: bool) -> Array:
+    """x.sum, whose error does not grow with the length of an axis before the last.
+
+    The library adds in pairs along the last axis of memory, and row by row along others: 0.1 a million times is
+    100,958 then. Here they are added in groups, and the groups' sums among themselves.
+    """
+    rows = [a for a in axes if a != x.ndim - 1 and x.shape[a] > 1]
+    if math.prod(x.shape[a] for a in rows) <= ROWS:
+        return x.sum(axis=axes, keepdims=keepdims)
+    axis = max(rows, key=lambda a: x.shape[a])
+    n, before = x.shape[axis], (slice(None),) * axis
+    if n <= ROWS:
+        sums = x.sum(axis=axis, keepdims=True)
+    else:
+        whole = n // ROWS * ROWS
+        groups = x[*before, :whole].reshape(*x.shape[:axis], -1, ROWS, *x.shape[axis + 1 :])
+        sums = groups.sum(axis=axis + 1)
+        if whole < n:
+            sums = xp.concatenate([sums, x[*before, whole:].sum(axis=axis, keepdims=True)], axis)
+    return pairwise_sum(sums, axes, keepdims)
+
+
 def block_sum(x: Array, axes: tuple[int, ...]) -> Array:
     """The sum over axes that stay as lengths of 1: products with ones, which BLAS adds in lanes, where it can be.
 
@@ -407,7 +433,7 @@ def block_sum(x: Array, axes: tuple[int, ...]) -> Array:
     they come from memory.)
     """
     if not _blas_sums((x,), axes):
-        return x.sum(axis=axes, keepdims=True)
+        return pairwise_sum(x, axes, True)
     line = _line(x.shape, axes)
     return _joined(xp.vecdot(x.reshape(-1, line), line_of(1, line, x.dtype)) if line > 1 else x, x, axes)
 
@@ -448,7 +474,10 @@ def _joined(lines: Array, x: Array, axes: tuple[int, ...]) -> Array:
     before, middle = math.prod(shape[: kept[0]]), math.prod(shape[kept[0] : kept[-1] + 1])
     total = lines.reshape(before, middle, -1)
     total = total.sum(2, dtype=xp.float64) if total.shape[2] > 1 else total.reshape(before, middle)
-    total = line_of(1, before, total.dtype) @ total if before > 1 else total
+    if before > ROWS:
+        total = pairwise_sum(total, (0,), False)
+    elif before > 1:
+        total = line_of(1, before, total.dtype) @ total
     return total.reshape([1 if i in axes else n for i, n in enumerate(shape)]).astype(x.dtype, copy=False)
 
 
@@ -456,5 +485,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_workers)
 kept = keep_memory()
 _requested = os.environ.get("MINIGRAD_THREADS")
+if _requested and not _requested.isdecimal():
+    raise ValueError(f"MINIGRAD_THREADS: needs an integer >= 1, not {_requested!r}")
 _cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 set_threads(int(_requested) if _requested else min(_cores, 8))

@@ -9,15 +9,15 @@ not for each path. What is kept invariant: the contributions add up to the gradi
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from minigrad.autodiff import _joint, _leading_to, _lift, _seed
 from minigrad.backend import Array
-from minigrad.ops import astype, sum_to
-from minigrad.tape import FREED, Node, enable_grad, history
+from minigrad.ops import astype, norm, sum_to
+from minigrad.tape import FREED, Node, enable_grad, history, writes
 from minigrad.tensor import Tensor
 
 REDUCTIONS = frozenset(("amax", "logsumexp", "mean", "norm", "sum", "sum_to"))
@@ -25,6 +25,9 @@ REDUCTIONS = frozenset(("amax", "logsumexp", "mean", "norm", "sum", "sum_to"))
 
 FORGOTTEN = "..."
 """Stands in `Path.labels` for waypoints near y that were merged, where there would be too many paths."""
+
+Way = tuple[Node | None, ...]
+"""The waypoints passed, nearest to x first; None stands for those that were forgotten."""
 
 
 @dataclass(frozen=True)
@@ -36,15 +39,17 @@ class Path:
     norm:         the Euclidean norm of the contribution
     share:        its norm among the norms of all paths: from 0 to 1, and they add up to 1. (A projection on
                   the gradient would say nothing: BatchNorm's gradient is orthogonal to its statistics' paths.)
+    ends:         the names of x and y
     """
 
     contribution: Any
     labels: tuple[str, ...]
     norm: float
     share: float
+    ends: tuple[str, str] = ("x", "y")
 
     def __str__(self) -> str:
-        way = " -> ".join(("x", *self.labels, "y"))
+        way = " -> ".join((self.ends[0], *self.labels, self.ends[1]))
         return f"{way}: norm {self.norm:.4g}, {self.share:.1%} of all"
 
 
@@ -60,55 +65,73 @@ def paths(
 
     cotangent: of y's shape; needed unless y is a single number. through: the labels (or the Tensors)
     to tell ways apart by; by default every labelled intermediate, and where there is none every
-    reduction, named after its op. create_graph: the contributions are Tensors on the tape, so that
-    they can be differentiated themselves. limit: the most groups that a node may hold; beyond it the
-    waypoints nearest y are merged and shown as "...". The largest contribution comes first. The tape
-    is kept. Raises ValueError for an x that is not on the tape, KeyError for an unknown label.
+    reduction, named after its op. Nodes with the same label are told apart as "h#1" and "h#2".
+    create_graph: the contributions are Tensors on the tape, so that they can be differentiated
+    themselves. limit: the most groups that a node may hold; beyond it the waypoints nearest y are merged
+    and shown as "...". The largest contribution comes first. The tape is kept. Raises ValueError for an
+    x that is not on the tape and for a Tensor in `through` that lies on no way, KeyError for an unknown
+    label.
     """
-    g = _seed(y, cotangent, "paths")
     if not isinstance(x, Tensor) or x.node is None:
         raise ValueError("paths: x is not on the tape; create it with requires_grad=True")
+    g = _seed(y, cotangent, "paths")
     assert y.node is not None
-    order = history(y.node)
-    needed = _leading_to([x.node], order)
-    waypoints = _waypoints([n for n in order if n in needed and n is not x.node and n is not y.node], through)
-    if create_graph:
-        g = g if isinstance(g, Tensor) else Tensor(g)
-        with enable_grad():
-            found = _split(y.node, x.node, g, needed, waypoints, order, True, limit)
-    else:
-        g = g.data if isinstance(g, Tensor) else g
-        found = _split(y.node, x.node, g, needed, waypoints, order, False, limit)
-    norms = {labels: math.sqrt(float((_raw(c) ** 2).sum())) for labels, c in found.items()}
-    total = sum(norms.values()) or 1.0
-    ways = [Path(c, labels, norms[labels], norms[labels] / total) for labels, c in found.items()]
-    return sorted(ways, key=lambda way: -way.norm)
+    given = numbered({node: node.label for node in history(y.node) if node.label})
+    between = ways_between(y.node, x.node)
+    chosen = None if through is None else [n for item in through for n in _asked_for(item, between, given)]
+    marks = waypoints(between, given, chosen, lambda node: given.get(node) or name_of(node))
+    ends = (given.get(x.node, "x"), given.get(y.node, "y"))
+    return split(y.node, x.node, g, marks, ends, create_graph, limit)
 
 
-def _raw(c: Any) -> Array:
-    return c.data if isinstance(c, Tensor) else c
+def _asked_for(item: str | Tensor, between: Sequence[Node], given: dict[Node, str]) -> list[Any]:
+    """The nodes that an item of `through` stands for."""
+    if isinstance(item, Tensor):
+        return [item.node]  # what lies on no way is refused with the rest
+    found = [node for node in between if item in (node.label, given.get(node))]
+    if not found:
+        known = sorted(given[node] for node in between if node in given)
+        raise KeyError(f"paths: nothing between x and y is labelled {item!r}; the labels there are {known}")
+    return found
 
 
-def _waypoints(between: Sequence[Node], through: Iterable[str | Tensor] | None) -> dict[Node, str]:
-    """The nodes that tell ways apart, each with its name."""
-    labelled = {node: node.label for node in between if node.label}
-    if through is not None:
-        chosen: dict[Node, str] = {}
-        for item in through:
-            if isinstance(item, Tensor):
-                if item.node in between:
-                    chosen[item.node] = item.label or name_of(item.node)  # type: ignore[index, arg-type]
-                continue
-            named = {node: label for node, label in labelled.items() if label == item}
-            if not named:
-                known = sorted(labelled.values())
-                raise KeyError(f"paths: nothing between x and y is labelled {item!r}; the labels there are {known}")
-            chosen |= named
-        return chosen
-    if labelled:
-        return labelled
-    reductions = [node for node in between if node.primitive is not None and node.primitive.name in REDUCTIONS]
-    return {node: name_of(node) for node in reductions}
+def numbered(names: Mapping[Node, str]) -> dict[Node, str]:
+    """The same names, with a number where several nodes have one: h#1, h#2."""
+    counts, seen = Counter(names.values()), Counter[str]()
+    found = {}
+    for node, name in names.items():
+        found[node] = name
+        while counts[found[node]] > 1 or (found[node] != name and found[node] in counts):
+            seen[name] += 1
+            found[node] = f"{name}#{seen[name]}"
+    return found
+
+
+def ways_between(y: Node, x: Node) -> list[Node]:
+    """The nodes that a way from y back to x passes, its ends not among them, in the order of recording."""
+    order = history(y)
+    needed = _leading_to([x], order)
+    return [node for node in order if node in needed and node is not x and node is not y]
+
+
+def waypoints(
+    between: Sequence[Node], given: Container[Node], chosen: Iterable[Node] | None, name: Callable[[Node], str]
+) -> dict[Node, str]:
+    """The nodes that tell ways apart, each with its name: the chosen ones, else those in `given`, else reductions.
+
+    Raises ValueError for a chosen one that does not lie between.
+    """
+    if chosen is None:
+        named = [node for node in between if node in given]
+        chosen = named or [node for node in between if node.primitive is not None and node.primitive.name in REDUCTIONS]
+    marks = {node: "a constant" if node is None else name(node) for node in chosen}
+    if strangers := [marks[node] for node in marks if node not in between]:
+        known = [name(node) for node in between]
+        raise ValueError(
+            f"paths: {strangers[0]}, which through= asks for, lies on no way from y back to x; on the ways are "
+            f"{', '.join(known[:12]) or 'no other lines'}{', ...' if len(known) > 12 else ''}"
+        )
+    return marks
 
 
 def name_of(node: Node) -> str:
@@ -116,44 +139,65 @@ def name_of(node: Node) -> str:
     return f"{'leaf' if node.primitive is None else node.primitive.name.rstrip('_')}@{node.serial}"
 
 
-def _split(
-    y: Node,
-    x: Node,
-    g: Any,
-    needed: set[Node],
-    waypoints: dict[Node, str],
-    order: list[Node],
-    create_graph: bool,
-    limit: int,
-) -> dict[tuple[str, ...], Any]:
+def split(
+    y: Node, x: Node, g: Any, marks: Mapping[Node, str], ends: tuple[str, str], create_graph: bool, limit: int
+) -> list[Path]:
+    """The gradient of y with respect to x by the waypoints passed. marks: these, with names, no two alike."""
+    if create_graph:
+        with enable_grad():
+            found = _split(y, x, g if isinstance(g, Tensor) else Tensor(g), marks, True, limit)
+    else:
+        found = _split(y, x, _raw(g), marks, False, limit)
+    norms = {way: _norm(_raw(c)) for way, c in found.items()}
+    largest = max(norms.values(), default=0.0) or 1.0
+    total = sum(size / largest for size in norms.values()) or 1.0
+    ways = []
+    for way, c in found.items():
+        labels = tuple(FORGOTTEN if node is None else marks[node] for node in way)
+        ways.append(Path(c, labels, norms[way], norms[way] / largest / total, ends))
+    return sorted(ways, key=lambda way: -way.norm)
+
+
+def _raw(c: Any) -> Array:
+    return c.data if isinstance(c, Tensor) else c
+
+
+def _norm(c: Array) -> float:
+    """The Euclidean norm, in float64 whatever the array's own range is."""
+    return float(norm(c.astype("float64")))
+
+
+def _split(y: Node, x: Node, g: Any, marks: Container[Node], create_graph: bool, limit: int) -> dict[Way, Any]:
     """The cotangent of x, keyed by the waypoints passed."""
-    held: dict[Node, dict[tuple[str, ...], Any]] = {y: {(): g}}
+    order = history(y)
+    needed = _leading_to([x], order)
+    held: dict[Node, dict[Way, Any]] = {y: {(): g}}
     for node in reversed(order):
         groups = held.pop(node, None)
         if groups is None:
             continue
         if node is x:
             return groups
-        if node in waypoints:
-            groups = {(waypoints[node], *labels): c for labels, c in groups.items()}
+        if node in marks:
+            groups = {(node, *way): c for way, c in groups.items()}
         if len(groups) > limit:
             groups = _merged(groups, limit)
-        for labels, c in groups.items():
+        for way, c in groups.items():
             for _, source, part in pull(node, c, create_graph, needed):
                 at_source = held.setdefault(source, {})
-                at_source[labels] = at_source[labels] + part if labels in at_source else part
+                at_source[way] = at_source[way] + part if way in at_source else part
     return {}
 
 
-def _merged(groups: dict[tuple[str, ...], Any], limit: int) -> dict[tuple[str, ...], Any]:
+def _merged(groups: dict[Way, Any], limit: int) -> dict[Way, Any]:
     """Fewer groups: only the waypoints nearest to x are remembered."""
-    longest = max(len(labels) for labels in groups)
+    longest = max(len(way) for way in groups)
     merged = groups
     while len(merged) > limit and longest > 0:
         longest -= 1
         merged = {}
-        for labels, c in groups.items():
-            kept = labels if len(labels) <= longest else (*labels[:longest], FORGOTTEN)
+        for way, c in groups.items():
+            kept = way if len(way) <= longest else (*way[:longest], None)
             merged[kept] = merged[kept] + c if kept in merged else c
     return merged
 
@@ -174,7 +218,10 @@ def pull(
             f"paths: the tape of {row.name!r} (line {node.serial}) was freed by an earlier backward pass; pass "
             "retain_graph=True to that earlier backward() or grad() to keep it"
         )
+    overwritten = values is None and node.serial < writes.newest
     if row.joint is not None:
+        if overwritten:
+            writes.check(node, node.residuals)
         for i, (source, c) in enumerate(zip(node.inputs, _joint(row, node, g, create_graph, needed), strict=True)):
             if source is not None and c is not None:
                 yield i, source, c
@@ -186,6 +233,8 @@ def pull(
         if source is None or (needed is not None and source not in needed):
             continue
         rule, places = row.pullbacks[0 if row.variadic else i]  # type: ignore[misc]
+        if overwritten:
+            writes.check(node, [node.residuals[place] for place in places if place >= 0])
         c = rule(g, *[values[place] if place >= 0 else i for place in places])
         if c.shape != source.shape:
             c = sum_to(c, source.shape)

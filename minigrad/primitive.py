@@ -22,6 +22,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Sequence
+from types import CodeType, FunctionType
 from typing import Any, NoReturn
 
 from minigrad import parallel
@@ -73,87 +74,88 @@ ALL = -2
 NUMBER = -1  # in the place of a residual: the number of the argument, which a variadic row's pullback asks for as `i`
 
 # What a row's name is bound to: the text below, with the row's own names in it. It is written out, rather than
-# looping over *args, because this is the path that every op of every model takes.
+# looping over *args, because this is the path that every op of every model takes. The text's own names begin with
+# an underscore, which no argument's does: a row may call its arguments what it likes.
 CALL = """\
-def call({signature}):
-    lifted = False
+def _call({signature}):
+    _lifted = False
 {unwrap}
     try:
-        if not lifted:
+        if not _lifted:
             return {raw}
 {align}
-        {results} = {in_blocks}forward({values})
-    except ERRORS as error:
-        complain(primitive, error, ({arrays}), ({params}))
-    if y.__class__ is not xp.ndarray:
-        y = settle(primitive, y, ({arrays}))
-    if ({constant}) or not recording.on:
+        {results} = {in_blocks}_forward({values})
+    except _ERRORS as _error:
+        _complain(_primitive, _error, ({arrays}), ({params}))
+    if _y.__class__ is not _xp.ndarray:
+        _y = _settle(_primitive, _y, ({arrays}))
+    if ({constant}) or not _recording.on:
 {narrow}
-        if recording.reviewer is not None:
-            recording.reviewer.computed(primitive, ({arrays}), y)
-        result = new(Tensor)
-        result.data = y
-        result.node = None
-        return result
-    node = new(Node)
-    node.primitive = primitive
-    node.inputs = ({nodes})
-    node.residuals = ({residuals})
-    node.params = ({params})
-    node.shape = y.shape
-    node.dtype = y.dtype
-    node.serial = next_serial()
-    node.grad = node.label = None
+        if _recording.reviewer is not None:
+            _recording.reviewer.computed(_primitive, ({arrays}), _y)
+        _result = _new(_Tensor)
+        _result.data = _y
+        _result.node = None
+        return _result
+    _node = _new(_Node)
+    _node.primitive = _primitive
+    _node.inputs = ({nodes})
+    _node.residuals = ({residuals})
+    _node.params = ({params})
+    _node.shape = _y.shape
+    _node.dtype = _y.dtype
+    _node.serial = _next_serial()
+    _node.grad = _node.label = None
 {aside}
-    if recording.observer is not None:
-        recording.observer(node, ({arrays}), y)
-    result = new(Tensor)
-    result.data = y
-    result.node = node
-    return result
+    if _recording.observer is not None:
+        _recording.observer(_node, ({arrays}), _y)
+    _result = _new(_Tensor)
+    _result.data = _y
+    _result.node = _node
+    return _result
 """
 UNWRAP = """\
-    if isinstance({x}, Tensor):
-        {x}_node = {x}.node
+    if _isinstance({x}, _Tensor):
+        _{x}_node = {x}.node
         {x} = {x}.data
-        lifted = True
+        _lifted = True
     else:
-        {x}_node = None
+        _{x}_node = None
 """
 UNWRAP_VARIADIC = """\
-    {x}_node = [x.node if isinstance(x, Tensor) else None for x in {x}]
-    lifted = any(isinstance(x, Tensor) for x in {x})
-    {x} = [x.data if isinstance(x, Tensor) else x for x in {x}]
+    _{x}_node = [x.node if _isinstance(x, _Tensor) else None for x in {x}]
+    _lifted = _any(_isinstance(x, _Tensor) for x in {x})
+    {x} = [x.data if _isinstance(x, _Tensor) else x for x in {x}]
 """
 FIRST_CALL = """\
-def call({signature}):
-    write()
-    return call({values})
+def _call({signature}):
+    _write()
+    return _call({values})
 """
 UNWRAP_FLOAT = """\
     if {x}.__class__ is not float:
-        {x} = as_float(primitive, "{x}", {x})
+        {x} = _as_float(_primitive, "{x}", {x})
 """
 ALIGN_TWO = """\
         if {a}.__class__ is {b}.__class__:
             if {a}.dtype is not {b}.dtype:
-                {a}, {b} = align(primitive, ({a}, {b}))
-        elif {a}.__class__ not in WEAK and {b}.__class__ not in WEAK:
-            {a}, {b} = align(primitive, ({a}, {b}))
+                {a}, {b} = _align(_primitive, ({a}, {b}))
+        elif {a}.__class__ not in _WEAK and {b}.__class__ not in _WEAK:
+            {a}, {b} = _align(_primitive, ({a}, {b}))
 """
 ALIGN_VARIADIC = """\
-        {x} = align(primitive, {x})
-        {x}_shape = [x.shape for x in {x}]
+        {x} = _align(_primitive, {x})
+        _{x}_shape = [x.shape for x in {x}]
 """
 NARROW = """\
-        if y.dtype.char in "edD":
-            y = narrow(primitive, y, ({arrays}), ({params}))
+        if _y.dtype.char in "edD":
+            _y = _narrow(_primitive, _y, ({arrays}), ({params}))
 """
-IN_BLOCKS = "in_blocks(primitive, ({arrays}), ({params})) if {large} else "
-LARGE = "({x}.__class__ is host_array and {x}.size >= LARGE)"
+IN_BLOCKS = "_in_blocks(_primitive, ({arrays}), ({params})) if {large} else "
+LARGE = "({x}.__class__ is _host_array and {x}.size >= _LARGE)"
 ASIDE = """\
     if {constant}:
-        node.aside = ({numbers})
+        _node.aside = ({numbers})
 """
 ERRORS = (ValueError, TypeError, IndexError, AttributeError, OverflowError, ZeroDivisionError, MemoryError)
 
@@ -172,23 +174,22 @@ def declare(
     _read_signature(row, statics)
     _read_pullbacks(row, pullbacks)
     scope = {
-        "forward": forward, "primitive": row, "xp": xp, "Tensor": Tensor, "Node": Node, "recording": recording,
-        "next_serial": next_serial, "complain": complain, "settle": settle, "narrow": narrow, "align": align,
-        "as_float": as_float, "WEAK": WEAK, "ERRORS": ERRORS,
-        "new": object.__new__, "in_blocks": in_blocks, "host_array": host_array,
-        "LARGE": parallel.LARGE,
-        **{f"_{name}": default for name, default in statics.items()},
+        "_forward": forward, "_primitive": row, "_xp": xp, "_Tensor": Tensor, "_Node": Node, "_recording": recording,
+        "_next_serial": next_serial, "_complain": complain, "_settle": settle, "_narrow": narrow, "_align": align,
+        "_as_float": as_float, "_WEAK": WEAK, "_ERRORS": ERRORS, "_isinstance": isinstance, "_any": any,
+        "_new": object.__new__, "_in_blocks": in_blocks, "_host_array": host_array, "_LARGE": parallel.LARGE,
+        **{f"__{name}": default for name, default in statics.items()},
     }  # fmt: skip
     signature, values = _signature(row, statics)
     exec(_compile(FIRST_CALL.format(signature=signature, values=values)), scope)
-    call: Any = scope["call"]
+    call: Any = scope["_call"]
 
     def write() -> None:
         written = dict(scope)
         exec(_compile(_source(row, statics)), written)
-        call.__code__ = written["call"].__code__
+        call.__code__ = written["_call"].__code__
 
-    scope["write"] = write
+    scope["_write"] = write
     call.primitive = row
     call.__doc__ = forward.__doc__
     row.call = call
@@ -215,9 +216,16 @@ def _compile(source: str) -> Any:
     return compile(source, "<call of a minigrad primitive>", "exec")
 
 
+def _code_of(function: Any, what: str) -> CodeType:
+    """The code of a Python function, from which the names of its arguments are read."""
+    if not isinstance(function, FunctionType):
+        raise TypeError(f"primitive: {what} is a Python function, not {function!r:.60}; write lambda x: f(x)")
+    return function.__code__
+
+
 def _read_signature(row: Primitive, statics: dict[str, Any]) -> None:
     """Name, arguments and static parameters, from the forward function."""
-    code = row.forward.__code__
+    code = _code_of(row.forward, "a forward function")
     names = code.co_varnames[: code.co_argcount]
     unnamed = row.forward.__name__ == "<lambda>"
     row.name = f"primitive at line {code.co_firstlineno}" if unnamed else row.forward.__name__
@@ -228,6 +236,10 @@ def _read_signature(row: Primitive, statics: dict[str, Any]) -> None:
     else:
         row.statics = tuple(name for name in names if name in statics)
     row.arguments = tuple(name for name in names if name not in statics)
+    if own := [name for name in (*row.arguments, *row.statics) if name.startswith("_")]:
+        raise TypeError(f"{row.name}: an argument's name begins with a letter, unlike {own[0]!r}")
+    if hidden := set(statics) & set(code.co_varnames[code.co_argcount :][: code.co_kwonlyargcount]) - set(row.statics):
+        raise TypeError(f"{row.name}: static parameters {sorted(hidden)} stand behind a *; declare them without it")
     if unknown := set(statics) - set(row.statics):
         raise TypeError(f"{row.name}: static parameters {sorted(unknown)} are not arguments of the forward function")
 
@@ -239,21 +251,29 @@ def _read_pullbacks(row: Primitive, pullbacks: Sequence[Function | None]) -> Non
             f"{row.name}: {len(row.arguments)} array arguments {row.arguments} need as many pullbacks (None where "
             f"there is no derivative), not {len(pullbacks)}; a parameter that is no array is named with its default"
         )
-    known = {"y", "y_shape", *row.arguments, *(f"{a}_shape" for a in row.arguments), *row.statics}
-    known |= {"i"} if row.variadic else set()
+    meanings = {"g": "the cotangent", "y": "the output", "y_shape": "the output's shape"}
+    numbered = {"i"} if row.variadic else set()
+    meanings |= dict.fromkeys(numbered, "the number of the argument")
+    known = {*meanings, *row.arguments, *(f"{a}_shape" for a in row.arguments), *row.statics} - {"g"}
     kept: list[str] = []
     plans: list[tuple[Function, tuple[int, ...]] | None] = []
     for rule in pullbacks:
         if rule is None:
             plans.append(None)
             continue
-        g, *asked = rule.__code__.co_varnames[: rule.__code__.co_argcount] or [""]
+        code = _code_of(rule, f"{row.name}: a pullback")
+        g, *asked = code.co_varnames[: code.co_argcount] or [""]
         if g != "g":
             raise TypeError(f"{row.name}: a pullback's first argument is g, the cotangent of the output, not {g!r}")
+        if taken := [name for name in (g, *asked) if name in meanings and name in (*row.arguments, *row.statics)]:
+            raise TypeError(
+                f"{row.name}: a pullback asks for {taken[0]!r}, which is an argument and {meanings[taken[0]]}; give "
+                "the argument another name"
+            )
         if unknown := [name for name in asked if name not in known]:
             raise TypeError(f"{row.name}: a pullback asks for {unknown[0]!r}; it can have {sorted(known)}")
-        kept += [name for name in asked if name not in kept and name != "i"]
-        plans.append((rule, tuple(NUMBER if name == "i" else kept.index(name) for name in asked)))
+        kept += [name for name in asked if name not in kept and name not in numbered]
+        plans.append((rule, tuple(NUMBER if name in numbered else kept.index(name) for name in asked)))
     row.kept = tuple(kept)
     row.pullbacks = tuple(plans)
     origins = {"y": OUTPUT} | {a: ALL if row.variadic else i for i, a in enumerate(row.arguments)}
@@ -263,7 +283,7 @@ def _read_pullbacks(row: Primitive, pullbacks: Sequence[Function | None]) -> Non
 def _signature(row: Primitive, statics: dict[str, Any]) -> tuple[str, str]:
     """The parameters of a row's function, and the same names as it hands them on."""
     arrays = ["*" * row.variadic + name for name in row.arguments]
-    parameters = [s if statics[s] is ... else f"{s}=_{s}" for s in row.statics]
+    parameters = [s if statics[s] is ... else f"{s}=__{s}" for s in row.statics]
     return ", ".join(arrays + parameters), ", ".join(arrays + [f"{s}={s}" if row.variadic else s for s in row.statics])
 
 
@@ -276,25 +296,27 @@ def _source(row: Primitive, statics: dict[str, Any]) -> str:
         learnt = list(names)
     else:
         learnt = [name for name, plan in zip(names, row.pullbacks, strict=False) if plan is not None]
-    nodes = [f"{star}{name}_node" if name in learnt else "None" for name in names]
+    nodes = [f"{star}_{name}_node" if name in learnt else "None" for name in names]
     aligned = learnt if row.pullbacks else list(names)
     align = aside = ""
     if row.variadic:
-        constant = f"not any({names[0]}_node)"
+        constant = f"not _any(_{names[0]}_node)"
         align = ALIGN_VARIADIC.format(x=names[0])
     else:
-        constant = " and ".join(f"{name}_node is None" for name in learnt) or "True"
+        constant = " and ".join(f"_{name}_node is None" for name in learnt) or "True"
+        if "dtype" in row.statics:  # asked for integers or truth values, it is constant almost everywhere
+            constant += ' or _y.dtype.kind not in "fc"'
         if row.kind in ("elementwise", "bilinear", "discrete") and len(aligned) == len(names) == 2:
             align = ALIGN_TWO.format(a=aligned[0], b=aligned[1])
         elif row.kind in ("elementwise", "bilinear") and len(aligned) > 1:
-            align = f"        {', '.join(aligned)} = align(primitive, ({', '.join(aligned)}))\n"
+            align = f"        {', '.join(aligned)} = _align(_primitive, ({', '.join(aligned)}))\n"
     # A constant that no pullback asks for (the eps of var + eps) lets a view run the line again; full-size ones
     # would cost memory and are let go.
     unasked = [name for name in learnt if name not in row.kept] if row.kind == "elementwise" else []
     if len(names) > 1 and unasked:
-        small = "{0} if {0}.__class__ in WEAK or {0}.size < y.size else None"
+        small = "{0} if {0}.__class__ in _WEAK or {0}.size < _y.size else None"
         aside = ASIDE.format(
-            constant=" or ".join(f"{name}_node is None" for name in unasked),
+            constant=" or ".join(f"_{name}_node is None" for name in unasked),
             numbers=_tuple_of(small.format(n) if n in unasked else "None" for n in names),
         )
     arrays = _tuple_of(star + name for name in names)
@@ -305,8 +327,8 @@ def _source(row: Primitive, statics: dict[str, Any]) -> str:
     return CALL.format(
         signature=signature,
         unwrap="".join([unwrap.format(x=n) for n in names] + [UNWRAP_FLOAT.format(x=s) for s in floats]).rstrip(),
-        raw=f"forward({values})" + "[0]" * fused,
-        results="y, extra" if fused else "y",
+        raw=f"_forward({values})" + "[0]" * fused,
+        results="_y, _extra" if fused else "_y",
         in_blocks=IN_BLOCKS.format(arrays=arrays, params=params, large=large) if row.kind == "elementwise" else "",
         values=values,
         align=align.rstrip(),
@@ -315,20 +337,24 @@ def _source(row: Primitive, statics: dict[str, Any]) -> str:
         constant=constant,
         narrow="" if "dtype" in row.statics else NARROW.format(arrays=arrays, params=params).rstrip(),
         nodes=_tuple_of(nodes),
-        residuals=f"y, extra, ({arrays})" if fused else _tuple_of(_residual(row, name, learnt) for name in row.kept),
+        residuals=f"_y, _extra, ({arrays})" if fused else _tuple_of(_residual(row, name, learnt) for name in row.kept),
         aside=aside.rstrip(),
     )
 
 
 def _residual(row: Primitive, name: str, learnt: Sequence[str]) -> str:
     """How a node gets one residual: kept only where an argument whose pullback asks for it is on the tape."""
-    if name.endswith("_shape") and not row.variadic:
-        return f"{name[:-6]}.shape"
     place = row.kept.index(name)
     users = [a for a, plan in zip(row.arguments, row.pullbacks, strict=True) if plan is not None and place in plan[1]]
-    if name in row.statics or len(users) == len(learnt):
+    if name in row.statics:
         return name
-    return f"{name} if {' or '.join(f'{a}_node is not None' for a in users)} else None"
+    if name.endswith("_shape") and name not in row.arguments:
+        whose = "_y" if name == "y_shape" else name[:-6]
+        return f"_{name}" if row.variadic and whose != "_y" else f"{whose}.shape"
+    value = "_y" if name == "y" else name
+    if len(users) == len(learnt):
+        return value
+    return f"{value} if {' or '.join(f'_{a}_node is not None' for a in users)} else None"
 
 
 def _tuple_of(parts: Iterable[str]) -> str:
@@ -350,16 +376,17 @@ def bilinear(forward: Function, *pullbacks: Function | None, **statics: Any) -> 
     return declare("bilinear", forward, pullbacks, statics)
 
 
-def primitive(forward: Function, *pullbacks: Function | None, name: str | None = None, **statics: Any) -> Function:
+def primitive(forward: Function, /, *pullbacks: Function | None, name: str | None = None, **statics: Any) -> Function:
     """A row of your own: a forward function on arrays and one pullback for each array argument.
 
         cube = mg.primitive(lambda x: x**3, lambda g, x: 3 * g * x**2)
 
-    A pullback takes `g` and then, by name, what it needs: `y`, an argument, `x_shape`, a static
-    parameter. None stands for an argument without a derivative. Static parameters are given with
-    their defaults (`...` where there is none): `mg.primitive(f, rule, axis=None)`. Pullbacks written
-    with minigrad's ops and operators are differentiable themselves, to every order. Raises TypeError
-    at once for a pullback that asks for an unknown name.
+    A pullback takes `g` and then, by name, what it needs: `y` (the output; an argument that a pullback asks for
+    has another name), an argument, `x_shape`, a static parameter. It returns an array of its own and writes into
+    none of these. None stands for an argument without a derivative. Static parameters are given with their
+    defaults (`...` where there is none): `mg.primitive(f, rule, axis=None)`. Pullbacks written with minigrad's ops
+    and operators are differentiable themselves, to every order. Raises TypeError at once for a pullback that asks
+    for an unknown name.
     """
     call = declare("primitive", forward, pullbacks, statics)
     if name is not None:
@@ -470,11 +497,15 @@ def as_float(row: Primitive, name: str, value: Any) -> float:
 
 
 def settle(row: Primitive, y: Any, arguments: Sequence[Any]) -> Array:
-    """A 0-d array where the library returned a scalar."""
-    if is_array(y) and not isinstance(y, xp.ndarray):
+    """A 0-d array where the library returned a scalar. Raises TypeError for what is no array."""
+    if is_scalar(y) or isinstance(y, xp.ndarray):
+        return xp.asarray(y)
+    if is_array(y):
         raise TypeError(
             f"{row.name}: operands of another array library: {describe(arguments)}; the backend in use is {current()!r}"
         )
+    if not isinstance(y, NUMBERS):
+        raise TypeError(f"{row.name}: the forward function returned {type(y).__name__} {y!r:.60}, not one array")
     return xp.asarray(y)
 
 
@@ -497,6 +528,10 @@ def complain(row: Primitive, error: Exception, arguments: Sequence[Any], params:
         raise out_of_memory(f"{row.name} of {describe(arguments)}", error) from error
     if str(error).startswith(f"{row.name}:"):
         raise error
+    operands = [a for a in arguments if not is_array(a)]
+    if isinstance(error, AttributeError) and operands and not is_scalar(operands[0]):
+        hint = "; make it a Tensor with mg.tensor"
+        raise TypeError(f"{row.name}: an operand is {type(operands[0]).__name__} {operands[0]!r:.60}{hint}") from error
     kind = next((k for k in (IndexError, ValueError, OverflowError) if isinstance(error, k)), TypeError)
     mixed = [a for a in arguments if is_array(a) and not isinstance(a, xp.ndarray)]
     hint = f"; the backend in use is {current()!r} and operands of another library were given" if mixed else ""

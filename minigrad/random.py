@@ -10,7 +10,7 @@ from typing import Any
 
 from minigrad import backend
 from minigrad.backend import from_numpy, seed, xp
-from minigrad.creation import _shape, float32
+from minigrad.creation import float32, shape_of
 from minigrad.given import finite, fraction, non_negative, whole
 from minigrad.tensor import Tensor, differentiable
 
@@ -27,7 +27,7 @@ def normal(
 ) -> Tensor:
     """Independent draws from the normal distribution: `normal(2, 3)` or `normal((2, 3))`."""
     mean, std = finite("normal: mean", mean), non_negative("normal: std", std)
-    return _finish(backend.generator().normal(mean, std, _shape(shape)), dtype, requires_grad)
+    return _finish(backend.generator().normal(mean, std, shape_of("normal", shape)), dtype, requires_grad)
 
 
 def uniform(
@@ -37,7 +37,7 @@ def uniform(
     low, high = finite("uniform: low", low), finite("uniform: high", high)
     if low > high:
         raise ValueError(f"uniform: low must not be above high, but low is {low} and high {high}")
-    drawn = _finish(backend.generator().uniform(low, high, _shape(shape)), dtype, requires_grad)
+    drawn = _finish(backend.generator().uniform(low, high, shape_of("uniform", shape)), dtype, requires_grad)
     if drawn.dtype.kind == "f":  # a double just below `high` may round to it
         below = xp.nextafter(xp.asarray(high, drawn.dtype), xp.asarray(low, drawn.dtype))
         xp.minimum(drawn.data, below, out=drawn.data)
@@ -52,9 +52,10 @@ def permutation(n: int) -> Tensor:
 def bernoulli(p: float, *shape: Any, dtype: Any = float32) -> Tensor:
     """Ones with probability p, zeros otherwise."""
     p = fraction("bernoulli: p", p)
-    if (own := backend.kernel("bernoulli")) is not None and (drawn := own(p, _shape(shape), dtype)) is not None:
+    lengths = shape_of("bernoulli", shape)
+    if (own := backend.kernel("bernoulli")) is not None and (drawn := own(p, lengths, dtype)) is not None:
         return drawn
-    return Tensor(from_numpy((backend.generator().random(_shape(shape), dtype="float32") < p).astype(dtype)))
+    return Tensor(from_numpy((backend.generator().random(lengths, dtype="float32") < p).astype(dtype)))
 
 
 def state() -> dict[str, Any]:

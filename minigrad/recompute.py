@@ -2,21 +2,69 @@
 
 Time for memory (Griewank and Walther 2000; Chen et al. 2016). The function runs forward once; what it
 recorded is dropped, and one line of the tape stands for all of it. The reverse pass *replays* it, on
-the same values and with the same random numbers, and pulls the cotangent back through the new recording.
-During a replay Buffers remember nothing, so BatchNorm counts each batch once.
+the same values and with the same random numbers, and pulls the cotangent back through the new recording,
+provided that the result is the same again. A replay leaves Buffers as they were, so BatchNorm counts each
+batch once.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from minigrad import ops, random
+from minigrad import ops
 from minigrad.autodiff import reverse
+from minigrad.backend import Draws, Redraws, drawing_from, on_host, require, xp
 from minigrad.primitive import Primitive
-from minigrad.tape import Node, enable_grad, history, leaf, next_serial, recording
-from minigrad.tensor import Tensor
+from minigrad.tape import Node, enable_grad, history, leaf, next_serial, no_grad, recording
+from minigrad.tensor import Buffer, Tensor, set_attribute
+
+
+class Run:
+    """A function as it ran: what a replay needs beside the values of its arguments, and what it may find changed.
+
+    lifted: which arguments are Tensors.  draws: the generator's state before each draw.  modes, buffers: of
+    the modules that ran whether they were training, and their Buffers with names and versions, when `f` was done.
+    """
+
+    def __init__(self, f: Callable[..., Tensor], lifted: Sequence[bool], draws: list[Any], modules: list[Any]) -> None:
+        self.f, self.lifted, self.draws = f, lifted, draws
+        self.modes = [(m, m.training) for m in modules]
+        members = [(f"{m.path}.{name}".lstrip("."), value) for m in modules for name, value in m.members()]
+        self.buffers = [(name, b, b.version) for name, b in members if isinstance(b, Buffer)]
+
+    def __str__(self) -> str:
+        return getattr(self.f, "__name__", type(self.f).__name__)
+
+    @contextlib.contextmanager
+    def repeated(self) -> Iterator[None]:
+        """Inside, the same random numbers are drawn as then; Buffers are afterwards what they were before."""
+        kept = [(b, b.data, b.data.copy(), b.version) for _, b, _ in self.buffers]
+        before, recording.replaying = recording.replaying, True
+        try:
+            with drawing_from(Redraws(self.draws)):
+                yield
+        finally:
+            recording.replaying = before
+            for buffer, array, values, version in kept:
+                if buffer.version != version or not on_host() or (array != values).any():
+                    array[...] = values
+                    set_attribute(buffer, "data", array)
+                    set_attribute(buffer, "version", version)
+
+    def changed(self) -> str:
+        """What has changed since then, as far as it is known, in words."""
+        now = {True: "evaluates now, and was training", False: "is training now, and evaluated"}
+        found = [f"{type(m).__name__} {m.path!r} {now[was]}" for m, was in self.modes if m.training != was]
+        found += [f"{name!r} was overwritten" for name, b, version in self.buffers if b.version != version]
+        if len(found) > 3:
+            found[2:] = [f"and {len(found) - 2} more of that kind"]
+        return "; ".join(found) or (
+            "usually a frozen weight or a constant that the function reads was overwritten, or it draws random numbers "
+            "that are not mg.random's"
+        )
 
 
 def checkpoint(f: Callable[..., Tensor], *xs: Any) -> Tensor:
@@ -25,15 +73,17 @@ def checkpoint(f: Callable[..., Tensor], *xs: Any) -> Tensor:
     f: a function or Module that returns one Tensor and does the same each time. Parameters that it uses
     need not be among the arguments; other Tensors on the tape must be, and ValueError is raised where
     one is not. Gradients are exact at every order. Where a Parameter was overwritten before the backward
-    pass, that raises, as it does for every op.
+    pass, that raises RuntimeError, as it does for every op; so does a replay whose result is not that of
+    the forward pass, because a mode, a Buffer or a constant that `f` reads has changed since.
     """
     if not recording.on:
         return f(*xs)
-    state, start = random.state(), next_serial()
+    start, draws = next_serial(), Draws()
     values = tuple(x.data if isinstance(x, Tensor) else x for x in xs)
     sources = tuple(x.node if isinstance(x, Tensor) else None for x in xs)
     lifted = tuple(isinstance(x, Tensor) for x in xs)
-    y = f(*_cut(values, lifted, sources))
+    with _noting_modules() as modules, drawing_from(draws):
+        y = f(*_cut(values, lifted, sources))
     if not isinstance(y, Tensor):
         raise TypeError(f"checkpoint: the function returns one Tensor, not {type(y).__name__}")
     if y.node is None:
@@ -43,15 +93,34 @@ def checkpoint(f: Callable[..., Tensor], *xs: Any) -> Tensor:
         raise ValueError(
             f"checkpoint: the function uses {strangers[0]!r}, which is on the tape and no argument; pass it as one"
         )
-    node = Node()
-    node.primitive, node.inputs, node.params = _row(len(xs), len(used)), (*sources, *used), ()
+    run, node = Run(f, lifted, draws.states, modules), Node()
+    node.primitive, node.inputs, node.params = _row(len(xs), len(used)), (*sources, *used), (run,)
     kept = (*values, *(parameter.aside for parameter in used))
-    node.residuals = (y.data, (f, state, lifted), kept)
+    node.residuals = (y.data, None, kept)
     node.shape, node.dtype, node.serial = y.shape, y.dtype, next_serial()
     node.grad = node.label = None
     if recording.observer is not None:
         recording.observer(node, kept, y.data)
     return Tensor(y.data, node)
+
+
+@contextlib.contextmanager
+def _noting_modules() -> Iterator[list[Any]]:
+    """Yields a list to which every Module that is called in this thread is added, once, with those below it."""
+    outer, noted, seen = recording.watch, [], set()
+
+    def watch(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if module not in seen:
+            new = [m for m in module.modules() if m not in seen]
+            seen.update(new)
+            noted.extend(new)
+        return module.forward(*args, **kwargs) if outer is None else outer(module, args, kwargs)
+
+    recording.watch = watch
+    try:
+        yield noted
+    finally:
+        recording.watch = outer
 
 
 def _cut(values: Sequence[Any], lifted: Sequence[bool], sources: Sequence[Node | None]) -> list[Any]:
@@ -64,25 +133,19 @@ def _cut(values: Sequence[Any], lifted: Sequence[bool], sources: Sequence[Node |
 
 def _pull(node: Node, g: Any, create_graph: bool, wanted: set[Node] | None) -> list[Any]:
     """The cotangents of the arguments and of the Parameters that the function used, by a replay."""
-    _, (f, state, lifted), values = node.residuals
-    used = node.inputs[len(lifted) :]
-    for parameter, kept in zip(used, values[len(lifted) :], strict=True):
+    (run,), (was, _, values) = node.params, node.residuals
+    used = node.inputs[len(run.lifted) :]
+    for parameter, kept in zip(used, values[len(run.lifted) :], strict=True):
         if parameter.aside is not kept:  # type: ignore[union-attr]
             raise RuntimeError(
                 f"backward: checkpoint on line {node.serial} of the tape runs again with {parameter!r}, whose array "
                 "was replaced by another one since then; call backward() first"
             )
-    arguments = _cut(values, lifted, node.inputs)
+    arguments = _cut(values, run.lifted, node.inputs)
     leaves = [x.node if isinstance(x, Tensor) else None for x in arguments]
-    now, replaying = random.state(), recording.replaying
-    random.set_state(state)
-    recording.replaying = True
-    try:
-        with enable_grad():
-            y = f(*arguments)
-    finally:
-        recording.replaying = replaying
-        random.set_state(now)
+    with run.repeated(), enable_grad():
+        y = run.f(*arguments)
+    _require_same(y.data, was, node)
     places = [*leaves, *used]
     needed = [s is not None and (wanted is None or s in wanted) for s in node.inputs]
     targets = [place for place, need in zip(places, needed, strict=True) if need and place is not None]
@@ -94,14 +157,52 @@ def _pull(node: Node, g: Any, create_graph: bool, wanted: set[Node] | None) -> l
     return [found.get(place) if need else None for place, need in zip(places, needed, strict=True)]  # type: ignore[arg-type]
 
 
+def _require_same(y: Any, was: Any, node: Node) -> None:
+    """Raises RuntimeError where a replay's result is not the forward pass's but for rounding; NaN is not judged."""
+    same_shape = y.shape == was.shape
+    if same_shape and (not y.size or (on_host() and xp.array_equal(y, was))):
+        return
+    error = RuntimeError(
+        f"backward: checkpoint on line {node.serial} of the tape ran again and gave another result than in the "
+        f"forward pass ({was.dtype} {list(was.shape)}), so that its gradient would be another function's: "
+        f"{node.params[0].changed()}. Call backward() first, or pass what changes as an argument"
+    )
+    if not same_shape:
+        raise error
+    far = xp.abs(y - was).max() > float(xp.finfo(was.dtype).eps) ** 0.5 * xp.abs(was).max()
+    require(xp.logical_not(far), lambda: error)  # on a device looked at later: it holds nothing of the tape
+
+
 @functools.cache
 def _row(arguments: int, parameters: int) -> Primitive:
     """The line of the tape that stands for a function: joint, and without a reference, since f is its own."""
     row = Primitive()
     row.name, row.kind = "checkpoint", "fused"
     row.arguments = tuple([f"x{i}" for i in range(arguments)] + [f"p{i}" for i in range(parameters)])
-    row.statics, row.variadic = (), False
+    row.statics, row.variadic = ("f",), False
     row.pullbacks = row.lifts = ()
-    row.forward = row.call = checkpoint
+    row.forward, row.call = functools.partial(_forward, arguments), functools.partial(_call, arguments)
     row.joint, row.reference = _pull, None
     return row
+
+
+def _forward(arguments: int, *operands: Any) -> tuple[Any, None]:
+    """The value of such a line on raw arrays; Parameters that the function used are those of now."""
+    run: Run = operands[-1]
+    with run.repeated(), no_grad():
+        return run.f(*_cut(operands[:arguments], run.lifted, [None] * arguments)).data, None
+
+
+def _call(arguments: int, *operands: Any, f: Run) -> Tensor:
+    """Such a line on Tensors. RuntimeError where a Parameter that the function used is to have another value."""
+    xs = [x if isinstance(x, Tensor) or not is_tensor else Tensor(x) for x, is_tensor in zip(operands, f.lifted)]
+    with f.repeated():
+        y = checkpoint(f.f, *xs)
+    used = () if y.node is None else y.node.inputs[arguments:]
+    for parameter, given in zip(used, operands[arguments:], strict=False):
+        if given.node is not parameter or (given.data != parameter.aside).any():  # type: ignore[union-attr]
+            raise RuntimeError(
+                f"checkpoint: {f} uses {parameter!r} as it is now, and was to run with another value of it; make it an "
+                "argument of the function"
+            )
+    return y

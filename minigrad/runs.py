@@ -27,6 +27,12 @@ from minigrad.tensor import Tensor
 
 VERSION = 1
 
+KINDS: dict[str, Any] = {
+    "version": int, "optimizer": dict, "schedule": (dict, type(None)), "batches": (dict, type(None)), "random": dict,
+    "arguments": dict, "progress": dict,
+}  # fmt: skip
+"""The plain values in a checkpoint, and what JSON makes of each."""
+
 
 class DamagedError(ValueError):
     """A checkpoint's file is not what was written: cut short, changed, or another kind of file."""
@@ -53,6 +59,12 @@ def before(path: str | os.PathLike[str]) -> Path:
     return path.with_name(f"{path.stem}.previous{path.suffix}")
 
 
+def following(path: str | os.PathLike[str]) -> Path:
+    """Where a checkpoint is written before it takes its place; it stays there if the process is killed in between."""
+    path = Path(path)
+    return path.with_name(f"{path.name}.next")
+
+
 def save(run: Run, path: str | os.PathLike[str], first: bool = False) -> None:
     """Writes a checkpoint; what was at `path` becomes the one before.
 
@@ -61,6 +73,8 @@ def save(run: Run, path: str | os.PathLike[str], first: bool = False) -> None:
     arguments or progress that JSON cannot hold; the checkpoints then stay as they were.
     """
     path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"checkpoint.save: {path} is a folder; name a file, such as {path / 'run.safetensors'}")
     optimizer = run.optimizer.state_dict()
     arrays = {f"model/{name}": value for name, value in run.model.state_dict().items()}
     arrays |= {f"optimizer/{name}": Tensor(value) for name, value in optimizer.pop("state").items()}
@@ -79,19 +93,21 @@ def save(run: Run, path: str | os.PathLike[str], first: bool = False) -> None:
     )
     for leftover in path.parent.glob(f".{path.name}.next.*.part"):  # of a process killed while it wrote
         leftover.unlink(missing_ok=True)
-    written = path.with_name(f"{path.name}.next")
+    written = following(path)
     files.save(arrays, written, {"checkpoint": plain, "sha256": checksum(arrays, plain)})
     if first:
         before(path).unlink(missing_ok=True)
     elif path.exists():
         os.replace(path, before(path))
     os.replace(written, path)
+    files.sync_folder(path.parent)
 
 
 def load(run: Run, path: str | os.PathLike[str]) -> Path:
     """Puts the run where the newest whole checkpoint was taken; returns that checkpoint's path.
 
-    Where the newest is damaged or missing, the one before is taken, and stderr says so. `run.arguments`
+    Where the newest is damaged or missing, one that was just being put in its place, or else the one before
+    is taken, and stderr says so. `run.arguments`
     and `run.progress` are replaced by the saved ones. Raises FileNotFoundError where there is none,
     DamagedError where none is whole, ValueError where the checkpoint does not fit this run.
     """
@@ -123,7 +139,7 @@ def load(run: Run, path: str | os.PathLike[str]) -> Path:
             run.schedule.load_state_dict(schedule)
         run.optimizer.load_state_dict(optimizer, allow_nonfinite=True)
         random.set_state(generator)
-        if isinstance(error, (ValueError, TypeError, KeyError)):
+        if isinstance(error, Exception) and not isinstance(error, MemoryError):
             raise ValueError(f"{where} does not fit this run: {error}") from error
         raise
     run.arguments, run.progress = plain["arguments"], plain["progress"]
@@ -140,14 +156,16 @@ def newest(path: str | os.PathLike[str]) -> tuple[Path, dict[str, Tensor], dict[
     """The newest whole checkpoint: its path, its arrays and its plain values."""
     path = Path(path)
     faults = []
-    for candidate in (path, before(path)):
+    for candidate in (path, following(path), before(path)):
+        if candidate == following(path) and not candidate.exists():
+            continue
         try:
             arrays, plain = read(candidate)
         except (FileNotFoundError, DamagedError) as error:
             faults.append(error)
             continue
         if faults:
-            print(f"{faults[0]}\nGoing on from the checkpoint before it, {candidate}.", file=sys.stderr)
+            print(f"{faults[0]}\nGoing on from {candidate} instead.", file=sys.stderr)
         return candidate, arrays, plain
     if all(isinstance(fault, FileNotFoundError) for fault in faults):
         raise FileNotFoundError(f"checkpoint: there is no checkpoint {path}, nor {before(path)}")
@@ -174,9 +192,11 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise DamagedError(f"checkpoint: {path} is no checkpoint: {error}") from error
     if version != VERSION:
         raise ValueError(f"checkpoint: {path} is of version {version!r}, and this minigrad reads version {VERSION}")
-    keys = {"version", "optimizer", "schedule", "batches", "random", "arguments", "progress"}
-    if plain.keys() != keys or any(name.partition("/")[0] not in ("model", "optimizer") for name in arrays):
+    if plain.keys() != KINDS.keys() or any(name.partition("/")[0] not in ("model", "optimizer") for name in arrays):
         raise DamagedError(f"checkpoint: {path} is no checkpoint: its entries are {sorted(plain)}, {sorted(arrays)}")
+    for name, kinds in KINDS.items():
+        if not isinstance(plain[name], kinds):
+            raise DamagedError(f"checkpoint: {path} is no checkpoint: its {name} is {plain[name]!r:.60}")
     if bad := not_finite(arrays):
         raise DamagedError(f"checkpoint: {path}: {bad} holds NaN or infinity")
     return arrays, plain

@@ -143,12 +143,12 @@ def cancellation(tape: Tape) -> dict[str, float]:
     parts: dict[int, float] = {}
     for step in tape.steps:
         if step.uses > 1:
-            parts[step.to] = parts.get(step.to, 0.0) + ops.norm(Tensor(step.outgoing)).item()
+            parts[step.to] = parts.get(step.to, 0.0) + ops.norm(Tensor(step.outgoing.astype("float64"))).item()
     ratios = {}
     for number, total in parts.items():
         line = tape[number]
         assert line.cotangent is not None
-        ratios[line.name] = ops.norm(line.cotangent).item() / total if total else 0.0
+        ratios[line.name] = ops.norm(line.cotangent.astype("float64")).item() / total if total else 0.0
     return ratios
 
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from minigrad.primitive import Primitive
+    from minigrad.uses import Uses
 
 next_serial = itertools.count(1).__next__
 """The order of recording. Drawing from it is atomic, so threads can record side by side."""
@@ -40,11 +41,14 @@ class Node:
     label:      a name given by `mg.label`, by a layer or by a model
     aside:      what only a view of the tape asks for, where there is any: a leaf's array, an op's
                 constant operands that were numbers or broadcast, or all that `mg.trace` kept
+    again:      where there is one: for each input None, or the node that computed a constant operand, which
+                a replay computes again
     record:     in debug mode, where the line was recorded
     """
 
     __slots__ = (
-        "aside", "dtype", "grad", "inputs", "label", "params", "primitive", "record", "residuals", "serial", "shape",
+        "again", "aside", "dtype", "grad", "inputs", "label", "params", "primitive", "record", "residuals", "serial",
+        "shape",
     )  # fmt: skip
 
     primitive: Primitive | None
@@ -57,6 +61,7 @@ class Node:
     grad: Any
     label: str | None
     aside: Any
+    again: tuple[Node | None, ...]
     record: Any
 
     def __repr__(self) -> str:
@@ -99,16 +104,17 @@ class Write:
     """The last overwriting of an array in place.
 
     array: a weak reference to it.  serial: when, in the order of recording; 0 for never.  name: of the
-    Parameter or Buffer, where it has one.  kind: its class.  code, at: the function that wrote, and where
-    in it.  seen: in debug mode, the line outside minigrad from which it was called.
+    Parameter or Buffer, where it has one.  kind: its class.  who: the function that wrote.  code, at: the
+    function outside minigrad that called it, and where in it.  seen: in debug mode, `place()`.
     """
 
-    __slots__ = ("array", "at", "code", "kind", "name", "seen", "serial")
+    __slots__ = ("array", "at", "code", "kind", "name", "seen", "serial", "who")
 
     array: weakref.ref[Any]
     serial: int
     name: str | None
     kind: str
+    who: str
     code: CodeType
     at: int
     seen: str
@@ -120,11 +126,11 @@ class Write:
 
     @property
     def place(self) -> str:
-        """Who overwrote it: function, file and line."""
+        """Who overwrote it, and the line outside minigrad that had it do so."""
         if self.seen:
             return self.seen
         line = next((line for a, b, line in self.code.co_lines() if a <= self.at < b), self.code.co_firstlineno)
-        return f"by {self.code.co_qualname} at {self.code.co_filename}:{line}"
+        return f"by {self.who} at {self.code.co_filename}:{line}"
 
 
 class Writes:
@@ -165,7 +171,10 @@ class Writes:
         frame = sys._getframe(2)
         while frame.f_code.co_filename.startswith(OWN) and frame.f_back is not None:
             frame = frame.f_back
-        write.kind, write.name, write.code, write.at = kind, name, frame.f_code, frame.f_lasti
+        write.kind, write.name, write.who = kind, name, frame.f_code.co_qualname
+        while frame.f_code.co_filename.startswith(HERE) and frame.f_back is not None:
+            frame = frame.f_back
+        write.code, write.at = frame.f_code, frame.f_lasti
         write.seen = ""
         write.serial = self.newest = next_serial()
         if recording.reviewer is not None:
@@ -236,11 +245,34 @@ GENERATED = "<call of a minigrad primitive>"
 HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 
 
+class Detached:
+    """The arrays that `detach` took off the tape: constants that were computed, as a replay wants to know."""
+
+    MOST = 1024
+
+    def __init__(self) -> None:
+        self.arrays: dict[int, weakref.ref[Any]] = {}
+
+    def note(self, array: Any) -> None:
+        """Remembers an array as long as it lives."""
+        self.arrays[id(array)] = weakref.ref(array)
+        if len(self.arrays) > self.MOST:  # without those that are gone; if few are, there is room for twice as many
+            self.arrays = {key: ref for key, ref in list(self.arrays.items()) if ref() is not None}
+            self.MOST = 2 * max(len(self.arrays), Detached.MOST)
+
+    def __contains__(self, array: Any) -> bool:
+        ref = self.arrays.get(id(array))
+        return ref is not None and ref() is array
+
+
+detached = Detached()
+
+
 def place() -> str:
     """Which public call of minigrad is running, and the line outside minigrad that made it."""
     frame, called = sys._getframe(1), ""
     while frame.f_back is not None and frame.f_code.co_filename.startswith((HERE, GENERATED)):
-        row = frame.f_globals.get("primitive") if frame.f_code.co_filename == GENERATED else None
+        row = frame.f_globals.get("_primitive") if frame.f_code.co_filename == GENERATED else None
         if row is not None:
             called = row.name
         elif "<locals>" not in frame.f_code.co_qualname:  # the wrapped function's name, not the wrapper's
@@ -275,6 +307,7 @@ class Recording(threading.local):
     is recorded: what tracing and debugging are built on.
     reviewer: None, or who looks on at reverse passes and at writes.
     replaying: whether a forward is only run again for its gradient; then Buffers remember nothing.
+    uses: None, or while a step is captured or rehearsed what it does to gradients and optimizers.
     scope: None, or while tracing the full paths of the layers that run, the innermost last; a layer
     appends its own when it is called and pops it when it returns.
     """
@@ -284,6 +317,7 @@ class Recording(threading.local):
     watch: Callable[..., Any] | None = None
     reviewer: Reviewer | None = None
     replaying: bool = False
+    uses: Uses | None = None
     scope: list[str] | None = None
 
 

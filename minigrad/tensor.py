@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from minigrad import tape
 from minigrad.backend import Array, from_numpy, is_array, is_scalar, to_numpy, xp
 from minigrad.tape import Node, recording, writes
+from minigrad.uses import arrangement
 
 
 class Tensor:
@@ -27,6 +28,10 @@ class Tensor:
     node: Node | None
 
     def __init__(self, data: Array, node: Node | None = None) -> None:
+        if data.__class__ is not xp.ndarray and not is_array(data):
+            if not is_scalar(data):
+                raise TypeError(f"Tensor: data is a raw array, not {type(data).__name__} {data!r:.60}; use mg.tensor")
+            data = xp.asarray(data)
         self.data = data
         self.node = node
 
@@ -58,6 +63,7 @@ class Tensor:
         __and__ = __rand__ = __or__ = __ror__ = __xor__ = __rxor__ = __getitem__ = maximum = minimum = _with
         __lt__ = __le__ = __gt__ = __ge__ = matmul = outer = _with
         __neg__ = __pos__ = __abs__ = __invert__ = _of
+        __round__ = _by
         abs = alias = ceil = floor = isfinite = isinf = isnan = logical_not = reciprocal = sign = sqrt = square = _of
         exp = exp2 = expm1 = log = log10 = log1p = log2 = erf = erfc = sigmoid = silu = softplus = relu = _of
         sin = cos = tan = arcsin = arccos = arctan = sinh = cosh = tanh = arcsinh = arccosh = arctanh = _of
@@ -132,10 +138,14 @@ class Tensor:
         """The cotangent of this leaf (or labelled intermediate) after `backward`, summed over passes."""
         if self.node is None or self.node.grad is None:
             return None
+        if recording.uses is not None:
+            recording.uses.gradient(self.node)
         return Tensor(self.node.grad)
 
     @grad.setter
     def grad(self, value: Tensor | None) -> None:
+        if recording.uses is not None and self.node is not None:
+            recording.uses.gradient(self.node, used=False)
         if value is None:
             if self.node is not None:
                 self.node.grad = None
@@ -143,6 +153,8 @@ class Tensor:
         if self.node is None:
             raise RuntimeError("grad: this Tensor is not on the tape; create it with requires_grad=True")
         array = value.data if isinstance(value, Tensor) else value
+        if not is_array(array):
+            raise TypeError(f"grad: a gradient is a Tensor or an array, not {type(value).__name__} {value!r:.60}")
         if array.shape != self.shape or array.dtype != self.dtype:
             raise ValueError(
                 f"grad: a gradient of {self.dtype} {list(self.shape)} is needed, not {array.dtype} {list(array.shape)}"
@@ -151,6 +163,8 @@ class Tensor:
 
     def detach(self) -> Tensor:
         """The same array without its history: a constant to autodiff."""
+        if self.node is not None:
+            tape.detached.note(self.data)
         return Tensor(self.data)
 
     def numpy(self) -> Any:
@@ -180,6 +194,12 @@ class Tensor:
             )
         return bool(to_numpy(self.data).item())
 
+    def __format__(self, form: str) -> str:
+        """One number as Python's would be written: `f"{loss:.4f}"`."""
+        if form and self.size != 1:
+            raise TypeError(f"format: {form!r} is for one number, not for a Tensor of shape {list(self.shape)}")
+        return format(self.item(), form) if form else str(self)
+
     def __index__(self) -> int:
         if self.data.dtype.kind not in "iu":
             raise TypeError(f"index: a {self.dtype} Tensor is not an integer")
@@ -187,7 +207,7 @@ class Tensor:
 
     def __repr__(self) -> str:
         kind = type(self).__name__.lower()
-        values = xp.array2string(self.data, separator=", ", prefix=f"{kind}(", threshold=200)
+        values = xp.array2string(to_numpy(self.data), separator=", ", prefix=f"{kind}(", threshold=200)
         if self.node is None:
             on_tape = ""
         elif self.node.primitive is None:
@@ -208,9 +228,7 @@ class Tensor:
             if value.node is not None:
                 raise RuntimeError("setitem: the value is on the tape, and its history would be lost; detach it")
             value = value.data
-        value = as_array(value, None, "setitem")
-        if not xp.can_cast(value.dtype, self.dtype, "same_kind"):
-            raise TypeError(f"setitem: {value.dtype} values do not fit into a {self.dtype} Tensor; use .astype first")
+        value = fitting(value, self.dtype, "setitem")
         try:
             self.data[raw_index(index)] = value
         except (IndexError, ValueError) as error:
@@ -242,6 +260,8 @@ class Versioned(Tensor):
     def __setattr__(self, name: str, value: object) -> None:
         """Counts a new `data`: another array, or the same after an operator such as `p.data -= step` wrote into it."""
         if name != "data" or not hasattr(self, "data"):
+            if name == "node" and hasattr(self, "node") and (value is None) is not (self.node is None):
+                arrangement.replaced(f"requires_grad of {self._called()} was switched")  # its node is another
             set_attribute(self, name, value)
         elif value is self.data:
             self.bump()
@@ -251,12 +271,20 @@ class Versioned(Tensor):
                 "p.update(value) overwrites the values, p.data = array takes another raw array, and neither a history"
             )
         else:
+            if recording.uses is not None:
+                recording.uses.arrays.append((self, self.data))
             set_attribute(self, name, value)
             writes.expect(value)
             if self.node is not None:
                 self.node.aside = value
             self.version += 1
+            arrangement.replaced(f"{self._called()} was given another array")
             writes.replaced(type(self).__name__, self.name)
+
+    def _called(self) -> str:
+        """The name, or where there is none, what this is."""
+        name = getattr(self, "name", None)
+        return f"a {type(self).__name__} of shape {list(self.shape)}" if name is None else repr(name)
 
     def __setitem__(self, index: object, value: object) -> None:
         self.unlock()
@@ -275,6 +303,14 @@ class Versioned(Tensor):
         own = int(self.node is not None and getattr(self.node, "aside", None) is self.data)
         writes.note(self.data, type(self).__name__, self.name, own)
 
+    def _require(self, value: Array) -> None:
+        """Refuses values that do not fit."""
+        own = f"{type(self).__name__} {self.label or ''}".rstrip()
+        if value.shape != self.shape:
+            raise ValueError(f"update: {own} of shape {list(self.shape)} was given shape {list(value.shape)}")
+        if not xp.can_cast(value.dtype, self.dtype, "same_kind"):
+            raise TypeError(f"update: {value.dtype} values do not fit into the {self.dtype} {own}; use .astype first")
+
     def update(self, value: Tensor | Array) -> None:
         """Overwrites the values; shape and dtype stay.
 
@@ -287,13 +323,10 @@ class Versioned(Tensor):
                     f"update: the new value of this {type(self).__name__} is on the tape; pass value.detach()"
                 )
             value = value.data
-        value, held = as_array(value, None, "update"), self.data
-        castable = value.dtype == held.dtype or xp.can_cast(value.dtype, held.dtype, "same_kind")
-        if value.shape != held.shape or not castable:
-            own = f"{type(self).__name__} {self.label or ''}".rstrip()
-            if castable:
-                raise ValueError(f"update: {own} of shape {list(held.shape)} was given shape {list(value.shape)}")
-            raise TypeError(f"update: {value.dtype} values do not fit into the {held.dtype} {own}; use .astype first")
+        else:
+            value = as_array(value, None, "update")
+        if value.shape != self.data.shape or value.dtype != self.data.dtype:
+            self._require(value)
         if recording.replaying and isinstance(self, Buffer):
             return
         self.unlock()[...] = value
@@ -371,9 +404,9 @@ def as_array(data: Any, dtype: Any, op: str) -> Array:
     if isinstance(data, Tensor):
         data = data.data
     if isinstance(data, xp.ndarray):
-        return data if dtype is None else data.astype(dtype, copy=False)
-    if is_array(data) or is_scalar(data):
-        array = from_numpy(data)
+        array = data
+    elif is_array(data) or is_scalar(data):
+        array = from_numpy(data) if data.dtype.kind in NUMERIC else data
     else:
         if isinstance(data, (list, tuple)) and any(isinstance(item, Tensor) for item in data):
             raise TypeError(f"{op}: a list of Tensors; join them with mg.stack")
@@ -385,9 +418,46 @@ def as_array(data: Any, dtype: Any, op: str) -> Array:
             raise ValueError(f"{op}: {error}") from error
         if dtype is None and array.dtype == xp.float64 and not holds_arrays(data):
             array = array.astype(xp.float32)
-    if array.dtype.kind not in "biufc":
+    if array.dtype.kind not in NUMERIC:
         raise TypeError(f"{op}: cannot make numbers of {type(data).__name__} data (dtype {array.dtype})")
-    return array if dtype is None else array.astype(dtype, copy=False)
+    if dtype is None:
+        return array
+    if xp.dtype(dtype).kind in "iu" and not is_array(data):  # a cast would wrap numbers that do not fit, and NaN
+        try:
+            return xp.asarray(data, dtype)
+        except (OverflowError, ValueError) as error:
+            raise type(error)(f"{op}: {error}; the dtype asked for is {xp.dtype(dtype)}") from error
+    return array.astype(dtype, copy=False)
+
+
+def fitting(value: Any, dtype: Any, op: str) -> Array:
+    """`value` as an array that one of `dtype` takes in without loss.
+
+    Numbers and lists of them take the dtype themselves, as 0-d floats do; arrays keep theirs, and any floats take
+    integers. Raises TypeError, naming the op, where another kind of number would be cut off or a dtype narrowed,
+    and OverflowError for an integer out of range.
+    """
+    dtype = xp.dtype(dtype)
+    if is_scalar(value):
+        value = value.item()
+    if dtype.kind == "b" and isinstance(value, int) and value in (0, 1):
+        value = bool(value)
+    array = as_array(value, None, op)
+    kind = array.dtype.kind
+    weak = not is_array(value) or (not value.ndim and kind == "f")
+    if weak:
+        fits = KINDS[kind] <= KINDS[dtype.kind]
+    else:
+        fits = xp.can_cast(array.dtype, dtype) or (kind in "biu" and dtype.kind in "fc")
+    if not fits:
+        raise TypeError(f"{op}: {array.dtype} values do not fit into a {dtype} Tensor; use .astype first")
+    return as_array(value, dtype, op) if weak else array
+
+
+KINDS = {"b": 0, "i": 1, "u": 1, "f": 2, "c": 3}
+"""The kinds of numbers, each of which holds those before it."""
+
+NUMERIC = "".join(KINDS)
 
 
 def holds_arrays(data: Any) -> bool:
@@ -432,5 +502,6 @@ def tensor(data: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
     requires_grad: whether gradients with respect to it will be asked for (floating dtypes only).
     Raises TypeError for data that are not numbers or cannot have gradients, ValueError for ragged lists.
     """
-    array = as_array(data, dtype, "tensor").copy()
+    array = as_array(data, dtype, "tensor")
+    array = array.astype(array.dtype.type, order="C")  # a copy, in this machine's order of bytes
     return Tensor(array, differentiable(array) if requires_grad else None)

@@ -1,13 +1,15 @@
 """What a training step did, layer by layer: named activations and their cotangents.
 
-Inside `with mg.trace(model) as t:` every line of the tape keeps its operands and its value, labels take
-the path of the layer that runs ("bn1/var"), and the output of every layer is labelled with the layer's
-path, so that `backward` keeps its cotangent. Nothing else changes: the numbers are those of a run
-without it. The trace holds the tape it saw, and lets go of it when it is dropped itself.
+Inside `with mg.trace(model) as t:` every line of the tape keeps its operands and its value as they are when
+it runs (parameters are copied, since an optimizer overwrites them), labels take the path of the layer
+that runs ("bn1/var"), and the output of every layer is labelled with the layer's path, so that
+`backward` keeps its cotangent. Nothing else changes: the numbers are those of a run without it. The
+trace holds the tape it saw, and lets go of it when it is dropped itself.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -15,7 +17,7 @@ from typing import Any, Self
 
 from minigrad import ops
 from minigrad.backend import is_array, to_numpy
-from minigrad.tape import Node, recording
+from minigrad.tape import Node, recording, writes
 from minigrad.tensor import Tensor
 from minigrad.view.program import Tape, unknown
 from minigrad.view.values import Kept
@@ -38,14 +40,21 @@ class Traced:
         return None if self.node.grad is None else Tensor(self.node.grad)
 
     def percentiles(self, q: Sequence[float] = (15, 50, 85)) -> list[float]:
-        """Percentiles of the value's elements (by default those of Ioffe and Szegedy's figure 1)."""
+        """Percentiles of the value's elements (by default those of Ioffe and Szegedy's figure 1).
+
+        Raises ValueError for a share that is not from 0 to 100, TypeError for a number alone.
+        """
+        if not hasattr(q, "__len__") or isinstance(q, str):
+            raise TypeError(f"percentiles: needs a list of shares, such as [15, 50, 85], not {q!r:.60}")
+        if outside := [share for share in q if not 0 <= share <= 100]:
+            raise ValueError(f"percentiles: shares are from 0 to 100, not {outside[0]}")
         values = sorted(to_numpy(self.value.data).ravel().tolist())
         return [_percentile(values, share) for share in q]
 
     @property
     def gradient_norm(self) -> float:
-        """The Euclidean norm of the cotangent; NaN before a backward pass."""
-        return float("nan") if self.grad is None else ops.norm(self.grad).item()
+        """The Euclidean norm of the cotangent, in float64 whatever its own range; NaN before a backward pass."""
+        return float("nan") if self.grad is None else ops.norm(self.grad.astype("float64")).item()
 
 
 def _percentile(ordered: Sequence[float], q: float) -> float:
@@ -70,12 +79,15 @@ class Trace:
         self.model = model
         self._nodes: list[Node] = []
         self._outputs: list[tuple[str, Node]] = []
+        self._called = False
+        self._leaves: dict[Node, Any] = {}
+        self._copies: dict[int, tuple[Any, int, Any]] = {}
 
     def __enter__(self) -> Self:
         if recording.scope is not None:
             raise RuntimeError("trace: a trace is open already in this thread; leave it before the next begins")
         if self.model is not None:
-            _stamp(self.model)
+            self.model._name()
         self._before = (recording.observer, recording.watch)
         recording.observer, recording.watch, recording.scope = self._observe, self._watch, []
         return self
@@ -85,20 +97,42 @@ class Trace:
     ) -> None:
         recording.observer, recording.watch = self._before
         recording.scope = None
+        if self._called and not self._nodes and kind is None:
+            warnings.warn(
+                "trace: layers were called and nothing was recorded: under no_grad(), or nothing there has "
+                "requires_grad=True; only lines of the tape are traced",
+                stacklevel=2,
+            )
 
     def _observe(self, node: Node, arguments: tuple[Any, ...], y: Any) -> None:
         outer = self._before[0]
         if outer is not None:
             outer(node, arguments, y)
-        node.aside = Kept(arguments, y, recording.scope[-1] if recording.scope else "")
+        arguments = tuple(self._as_it_is(argument) for argument in arguments)
+        node.aside = Kept(arguments, self._as_it_is(y), recording.scope[-1] if recording.scope else "")
         self._nodes.append(node)
+        for source, argument in zip(node.inputs, arguments, strict=True):
+            if source is not None and source.primitive is None:
+                self._leaves.setdefault(source, argument)
+
+    def _as_it_is(self, value: Any) -> Any:
+        """The value, or a copy where it shows the memory of a Parameter or Buffer: one copy for each version."""
+        write = writes.of(value) if is_array(value) else None
+        if write is None:
+            return value
+        of, version, copy = self._copies.get(id(value), (None, 0, None))
+        if of is not value or version != write.serial:
+            copy = value.copy()
+            self._copies[id(value)] = (value, write.serial, copy)  # holding the value keeps its id its own
+        return copy
 
     def _watch(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         scope = recording.scope
+        self._called = True
         if scope is None:  # a layer called from a thread that does not trace
             return module.forward(*args, **kwargs)
         if not scope and not module.path:
-            _stamp(module)
+            module._name()  # a walk from further down may have been the last
         if module.path:
             scope.append(module.path)
         try:
@@ -115,15 +149,9 @@ class Trace:
 
     def _named(self) -> Iterator[tuple[str, Node]]:
         """Every (name, node): labelled lines and leaves, and layers' outputs that have another label."""
-        leaves: dict[Node, None] = {}
-        for node in self._nodes:
-            for source in node.inputs:
-                if source is not None and source.primitive is None and source.label:
-                    leaves[source] = None
-            if node.label:
-                yield node.label, node
+        yield from ((node.label, node) for node in self._nodes if node.label)
         yield from ((path, node) for path, node in self._outputs if node.label != path)
-        yield from ((leaf.label, leaf) for leaf in leaves if leaf.label)
+        yield from ((leaf.label, leaf) for leaf in self._leaves if leaf.label)
 
     @property
     def names(self) -> list[str]:
@@ -135,10 +163,10 @@ class Trace:
         found = []
         for known, node in self._named():
             if known == name:
-                aside = getattr(node, "aside", None)
-                value, layer = (aside.value, aside.layer) if isinstance(aside, Kept) else (aside, "")
-                if is_array(value):
-                    found.append(Traced(name, layer, Tensor(value), node))
+                value, layer = (
+                    (self._leaves[node], "") if node in self._leaves else (node.aside.value, node.aside.layer)
+                )
+                found.append(Traced(name, layer, Tensor(value), node))
         if not found:
             raise KeyError(unknown(name, self.names, "trace"))
         return found
@@ -161,7 +189,7 @@ class Trace:
     def __len__(self) -> int:
         return len(self.names)
 
-    def tape(self, y: Tensor, cotangent: Any = None, **names: Tensor) -> Tape:
+    def tape(self, y: Tensor, /, cotangent: Any = None, **names: Tensor) -> Tape:
         """A Tape of a result that was computed inside; it knows every value."""
         return Tape(y, cotangent, **names)
 
@@ -177,14 +205,6 @@ class Trace:
 
     def __repr__(self) -> str:
         return f"<trace of {len(self._nodes)} lines, {len(self.names)} names>"
-
-
-def _stamp(model: Any) -> None:
-    """Lets the model's modules and parameters know their paths."""
-    for _ in model.named_modules():
-        pass
-    for _ in model.named_parameters():
-        pass
 
 
 def trace(subject: Any = None, offset: int = 0) -> Any:

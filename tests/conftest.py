@@ -28,6 +28,7 @@ HOST: dict[str, str] = {
     "test_mnist_example.py::test_killed_at_random_moments_and_resumed_it_ends_with_the_same_weights": PROCESS,
     "test_checkpoint.py::test_killed_at_random_moments_and_resumed_gives_equal_weights": PROCESS,
     "test_mnist_example.py::test_ctrl_c_saves_and_the_command_that_it_prints_goes_on": PROCESS,
+    "test_recorded.py": NUMPY,
     "test_numpy_protocol.py::test_operators_widen_as_numpys_do_while_a_users_code_is_recorded": NUMPY,
     "test_table.py::test_a_change_of_dtype_is_followed_back": RAW,
     "test_table.py::test_a_layout_in_memory_changes_nothing": RAW,

@@ -35,12 +35,14 @@ TESTS = {
     "debug": "debug",
     "device": "device",
     "files": "files checkpoint",
+    "numpy_protocol": "numpy_protocol recorded",
     "ops": "engine tensor numpy_protocol programs numbers table",
     "optim": "optim device",
     "recompute": "debug",
     "runs": "checkpoint",
     "tape": "debug autodiff",
     "tensor": "tensor engine nn debug",
+    "uses": "device",
 }
 """The test files that a module answers to, the quickest first."""
 

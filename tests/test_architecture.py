@@ -156,10 +156,18 @@ def test_everything_works_without_the_fused_kernels() -> None:
     """A module that is not there: minigrad imports, records and differentiates."""
     run(
         "import sys; sys.modules['minigrad.fused'] = None\n"
-        "import minigrad as mg\n"
+        "import numpy as np, minigrad as mg, tests.standin\n"
         "x = mg.tensor([[1.0, 2.0], [3.0, 5.0]], requires_grad=True)\n"
         "mg.nn.BatchNorm1d(2)(mg.softmax(x)).sum().backward()\n"
         "assert x.grad is not None\n"
+        "from examples.mnist import command, training\n"
+        "arguments = {**command.SHAPING, 'model': 'mlp', 'epochs': 1, 'lr': 0.1, 'batch_size': 4, 'fuse': False}\n"
+        "images, labels = np.arange(6272).reshape(8, 1, 28, 28).astype(np.uint8), np.arange(8)\n"
+        "eight = mg.data.Dataset('eight', *(images, labels) * 2, tuple('01234567'), 'here')\n"
+        "run = training.make_run(arguments, eight)\n"
+        "assert training.Stepper(run)(*next(iter(run.batches)))[0].item() > 0\n"
+        "with mg.using('standin'):\n"
+        "    assert command.settle(command.parse([]))['fuse'] is False\n"
     )
 
 

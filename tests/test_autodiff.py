@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import itertools
 import sys
@@ -197,6 +198,27 @@ def test_transforms_take_arrays_and_lists() -> None:
     assert mg.value_and_grad(lambda x: (x * x).sum())(x)[1].numpy().tolist() == [2, 4]
 
 
+def test_numbers_and_arrays_are_inputs_like_tensors() -> None:
+    """Python's floats are float32, as mg.tensor has them; one input has one derivative, not a tuple of one."""
+    square = lambda x: (x * x).sum()
+    assert mg.jvp(square, 3.0, 1.0)[1].item() == 6 and mg.hvp(square, 3.0, 1.0).item() == 2
+    for x in (3.0, np.float32(3), mg.tensor(3.0), np.array(3.0, "float32")):
+        slopes = mg.vjp(square, x)[1](1.0), mg.jacobian(square, x), mg.hessian(square, x)
+        results = *mg.value_and_grad(square)(x), *slopes
+        assert [r.dtype for r in results] == [np.float32] * 5
+        assert [r.item() for r in results] == [9, 6, 6, 6, 2]
+    value, slope = mg.value_and_grad(square)([1.0, 2.0])
+    assert value.dtype == slope.dtype == np.float32 and slope.tolist() == [2, 4]
+    x = np.array([1.0, 2.0])
+    assert mg.jacobian(square, x).tolist() == [2, 4] and mg.hvp(square, x, x).tolist() == [2, 4]
+    assert mg.hessian(square, x).tolist() == [[2, 0], [0, 2]] and mg.hessian(square, x).dtype == np.float64
+    assert isinstance(mg.jacobian(square, (x,)), tuple) and isinstance(mg.hvp(square, [x], [x]), tuple)
+    with pytest.raises(TypeError, match="vjp: cannot make numbers of NoneType data"):
+        mg.vjp(square, None)
+    with pytest.raises(ValueError, match="grad: input 0 is a NoneType that is not on the tape"):
+        mg.grad(f64(1.0, True) * 2, None)
+
+
 # ---- grad ------------------------------------------------------------------------------------------
 def test_gradients_of_intermediates_unused_inputs_and_several_inputs() -> None:
     x, unused = f64([0.5, 1.5], True), f64([1.0], True)
@@ -208,6 +230,19 @@ def test_gradients_of_intermediates_unused_inputs_and_several_inputs() -> None:
     assert gu.numpy().tolist() == [0] and gu.dtype == np.float64 and gy.item() == 1
     assert isinstance(mg.grad(y, (x,)), tuple)
     assert x.grad is None
+
+
+def test_a_pass_that_ends_at_an_intermediate_leaves_what_made_it() -> None:
+    """A gradient by hand in two steps: by h, and from there on to x."""
+    x = f64([1.0, 2.0], True)
+    for shape in ([2], [2, 1]):  # of a product, and of a row that keeps no array
+        h = (x * x).reshape(shape)
+        g = mg.grad((h * h).sum(), h)
+        x.grad = None
+        h.backward(g)
+        assert x.grad.tolist() == [4.0, 32.0]
+    h = x * x
+    assert mg.grad(h, h, [1.0, 1.0]).tolist() == [1, 1] and mg.grad(h.sum(), x).tolist() == [2, 4]
 
 
 def test_backward_adds_up_over_passes_and_uses() -> None:
@@ -384,6 +419,7 @@ PROGRAMS: dict[str, Callable[..., Tensor]] = {
     "broadcasts": lambda a, b: a + a.sum() + a.mean() + b.broadcast_to((2, *b.shape)).sum(0) + a,
     "the same product": lambda a, b: (lambda s: s + s * s + s)(a + b),
     "a labelled middle": lambda a, b: (lambda s: s + s * 2 + s)(mg.label(a + b, "middle")),
+    "axes of length one": lambda a, b: (lambda s: s * s + s.mean(0, True) ** 2 + s.sum(0))((a + b).reshape(1, -1))[0],
     "slices": lambda a, b: a + mg.concatenate([a[: a.size // 2], b[a.size // 2 :]]) + a,
     "a condition": lambda a, b: mg.where(a > b, a, b) + a.relu() + b.maximum(a) + a,
     "powers": lambda a, b: a**2 + a**3 + a * a * a + b**2 / (1 + b * b),
@@ -425,6 +461,16 @@ def test_a_pullback_that_hands_out_a_kept_array_is_not_written_to() -> None:
     x = f64(np.zeros(BIG), True)
     (row(x) + row(x) + x).backward(np.ones(BIG))
     assert (kept == 1).all() and (x.grad.numpy() == 3).all()
+
+
+@pytest.mark.host("arrays of a device can always be written to")
+def test_gradients_can_be_written_to() -> None:
+    """Also where the pass ended with a broadcast, which shows memory that is read-only."""
+    x = f64(np.ones((1, BIG)), True)
+    for y in (x.mean(0, keepdims=True), x.sum(0), mg.einsum("ij->j", x)):
+        g = mg.grad(y, x, mg.ones(*y.shape, dtype=mg.float64))
+        g[0, 0] = 5.0
+        assert g[0, :2].tolist() == [5.0, 1.0]
 
 
 def test_what_owning_an_array_means() -> None:
@@ -615,6 +661,21 @@ def test_no_grad_is_per_thread_and_tapes_in_parallel_do_not_meet() -> None:
     assert seen == [True, True]
 
 
+def test_passes_of_many_threads_that_end_at_one_leaf_are_all_counted() -> None:
+    w = f64(np.ones(20_000), True)
+    threads = [threading.Thread(target=lambda: [(w * 1.0).sum().backward() for _ in range(50)]) for _ in range(4)]
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(before)
+    assert w.grad is not None and (w.grad.numpy() == 200.0).all()
+
+
 def test_many_threads_record_side_by_side() -> None:
     results: list[float] = []
 
@@ -660,6 +721,22 @@ def test_a_primitive_with_parameters_and_without_a_derivative_for_one_argument()
     assert scaled(x, mask).node.inputs == (x.node, None)
 
 
+NAMES = ["lifted", "xp", "new", "forward", "primitive", "Tensor", "recording", "node", "result", "write", "call",
+         "isinstance", "align", "x_node", "x_shape", "WEAK", "error", "extra", "i"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_argument_may_have_any_name(name: str) -> None:
+    """The function that is written out for a row has names of its own, which are none of the row's."""
+    scope = {"mg": mg}
+    rules = f"lambda g, {name}, k: g * {name} * k, lambda g, x, k: g * x * k"
+    row = eval(f"mg.primitive(lambda x, {name}, k: x * {name} * k, {rules}, k=2.0)", scope)
+    static = eval(f"mg.primitive(lambda x, {name}: x * {name}, lambda g, {name}: g * {name}, {name}=3)", scope)
+    a, b = f64([2.0], True), f64([5.0], True)
+    assert [g.item() for g in mg.grad(row(a, b).sum(), (a, b))] == [10, 4]
+    assert static(a).item() == 6 and mg.grad(static(a, **{name: 4.0}), a, np.ones(1)).item() == 4
+
+
 def test_a_row_keeps_only_what_its_pullbacks_ask_for() -> None:
     a, b, c = f64([1.0], True), f64([2.0], True), f64([3.0])
     assert (a + b).node.residuals == ()
@@ -679,6 +756,9 @@ def test_a_row_keeps_only_what_its_pullbacks_ask_for() -> None:
         ((lambda x: x, lambda x: x), "first argument is g"),
         ((lambda a, b: a, lambda g: g), "2 array arguments .* need as many pullbacks"),
         ((lambda x: x,), "1 array arguments"),
+        ((lambda x, y: x * y, lambda g, y: g * y, lambda g, x: g * x), "asks for 'y', .* and the output"),
+        ((lambda g: g * 1, lambda g: g), "asks for 'g', which is an argument and the cotangent"),
+        ((lambda _x: _x, lambda g: g), "begins with a letter, unlike '_x'"),
     ],
 )
 def test_a_wrong_declaration_raises_at_once(arguments: Any, message: str) -> None:
@@ -686,6 +766,49 @@ def test_a_wrong_declaration_raises_at_once(arguments: Any, message: str) -> Non
         mg.primitive(*arguments)
     with pytest.raises(TypeError, match=r"not arguments of the forward"):
         mg.primitive(lambda x: x, lambda g: g, axis=0)
+    with pytest.raises(TypeError, match=r"static parameters \['k'\] stand behind a \*; declare them without it"):
+        mg.primitive(lambda x, *, k: x * k, lambda g: g, k=2.0)
+    for forward, rule in ((np.tanh, lambda g, y: g * (1 - y * y)), (lambda x: x, functools.partial(np.multiply, 2))):
+        with pytest.raises(TypeError, match=r"is a Python function, not .*; write lambda x: f\(x\)"):
+            mg.primitive(forward, rule)
+
+
+def nothing(g: Any) -> Any:
+    """A pullback whose return was forgotten."""
+    g * 2
+
+
+@pytest.mark.parametrize(
+    ("rule", "error", "message"),
+    [
+        (nothing, TypeError, "returned NoneType None, not an array"),
+        (lambda g: 2.0, TypeError, "returned float 2.0, not an array"),
+        (lambda g: [1.0, 2.0, 3.0], TypeError, "returned list .*, not an array"),
+        (lambda g, x: ops.outer(g, x), ValueError, r"returned shape \[3, 3\]; .* of shape \[3\] has that shape"),
+        (lambda g: g[:2], ValueError, r"returned shape \[2\]; .* of shape \[3\] has that shape"),
+        (lambda g: g.sum(), ValueError, r"returned shape \[\]; .* of shape \[3\] has that shape"),
+    ],
+)
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_a_pullback_that_returns_no_cotangent_raises(rule: Any, error: Any, message: str, create_graph: bool) -> None:
+    x = f64([1.0, 2.0, 3.0], True)
+    row = mg.primitive(lambda x: x * 2, rule, name="double")
+    with pytest.raises(error, match=f"backward: double: the pullback of 'x' {message}"):
+        mg.grad(row(x).sum(), x, create_graph=create_graph)
+
+
+def test_a_primitive_of_ones_own_may_broadcast() -> None:
+    """What its pullback returns in the output's shape is summed back, as that of any row."""
+    product = mg.primitive(lambda a, b: a * b, lambda g, b: g * b, lambda g, a: g * a)
+    a, b = f64(np.ones((2, 3)), True), f64([1.0, 2.0, 3.0], True)
+    assert mg.grad(product(a, b).sum(), b).tolist() == [2, 2, 2]
+
+
+@pytest.mark.parametrize("result", [None, (1.0, 2.0), [1.0], "a"])
+def test_a_forward_function_returns_one_array(result: Any) -> None:
+    row = mg.primitive(lambda x: result, lambda g: g, name="row")
+    with pytest.raises(TypeError, match=rf"row: the forward function returned {type(result).__name__} "):
+        row(f64([1.0], True))
 
 
 # ---- fused rows ------------------------------------------------------------------------------------

@@ -97,6 +97,18 @@ REFUSED: dict[str, Callable[[Any, Any], Any]] = {
     "a method that CuPy lacks": lambda x, i: x.newbyteorder(),
     "an array as an index of a list": lambda x, i: [1, 2, 3][i[0]],
     "a hash": lambda x, i: hash(x),
+    "an array as a number of elements": lambda x, i: xp.arange(i[1]),
+    "an array as a shape": lambda x, i: xp.zeros(i[1]),
+    "an array in a shape": lambda x, i: x.reshape(i[1], 3),
+    "an array as an axis": lambda x, i: x.sum(axis=i[0]),
+    "an array as a count of repeats": lambda x, i: xp.repeat(x, i[1]),
+    "an array as a shift": lambda x, i: xp.roll(x, i[1]),
+    "an array as a padding": lambda x, i: xp.pad(x, (0, i[1])),
+    "an array as a number of parts": lambda x, i: xp.split(x, i[1]),
+    "a list to concatenate": lambda x, i: xp.concatenate([x, [1.0]]),
+    "numbers to stack": lambda x, i: xp.stack([1.0, 2.0]),
+    "a list to choose from": lambda x, i: xp.where(x > 0, [1.0, 2.0, 3.0], x),
+    "a lock": lambda x, i: setattr(x.flags, "writeable", False),
 }
 
 
@@ -114,7 +126,7 @@ WAITS: dict[str, Callable[[Any], Any]] = {
     "an if": lambda x: 1 if x > 0 else 2, "to_numpy": backend.to_numpy, "unique": lambda x: xp.unique(x),
     "a mask": lambda x: x.reshape(1)[x.reshape(1) > 0], "where with one argument": lambda x: xp.where(x.reshape(1) > 0),
     "assigning by a mask": lambda x: x.reshape(1).__setitem__(x.reshape(1) > 0, 1.0),
-    "nonzero": lambda x: xp.nonzero(x.reshape(1)),
+    "nonzero": lambda x: xp.nonzero(x.reshape(1)), "tobytes": lambda x: x.tobytes(), "dumps": lambda x: x.dumps(),
 }  # fmt: skip
 
 
@@ -378,6 +390,16 @@ def test_a_forbidden_transfer_names_itself(device: None) -> None:
     assert backend._watching == []
 
 
+@pytest.mark.parametrize("look", [str, repr, "{}".format, "{:.3f}".format, float, bool, int, lambda t: t.tolist()])
+def test_every_look_at_a_loss_is_counted_as_it_crosses(look: Callable[[Any], Any], device: None) -> None:
+    loss = mg.ones(3).sum()
+    with mg.transfers() as crossed, contextlib.suppress(TypeError):  # a Tensor may know no format
+        look(loss)
+    assert crossed.to_host == transfers.count
+    with mg.transfers(limit=0), pytest.raises((RuntimeError, TypeError), match=r"crosses to the host|__format__"):
+        look(loss)
+
+
 def test_on_the_host_nothing_crosses() -> None:
     with mg.using("numpy"), mg.transfers(limit=0) as crossed:
         mg.tensor(np.ones(3)).sum().item()
@@ -433,8 +455,7 @@ def test_a_tape_can_be_printed(device: None) -> None:
 
 
 def test_the_main_job_trains_on_the_device(tmp_path: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    from examples.mnist import __main__ as command
-    from examples.mnist import pictures
+    from examples.mnist import command, pictures
 
     small = data.Dataset("few", IMAGES, LABELS, IMAGES, LABELS, tuple("0123456789"), "random numbers")
     monkeypatch.setattr(command, "load", lambda *arguments: small)
@@ -748,6 +769,51 @@ def test_why_a_step_is_not_captured(monkeypatch: pytest.MonkeyPatch) -> None:
         assert "draws random numbers" in captured(inside=lambda: backend.generator().random()).reason
         assert "moves arrays between host and device" in captured(inside=lambda: mg.ones(1).item()).reason
     assert calls.count("launch") == 1
+
+
+def test_a_replay_is_compared_on_the_device_and_told_when_a_value_next_crosses(device: None) -> None:
+    layer, x = nn.BatchNorm1d(3), mg.random.normal(4, 3, requires_grad=True)
+    for changes in (False, True):
+        y = mg.checkpoint(layer.train(), x)
+        held = weakref.ref(y.data)
+        layer.train(not changes)
+        y.sum().backward()
+        del y
+        assert transfers.count == 0 and held() is None, "what waits to be told holds no tape"
+        if changes:
+            with pytest.raises(RuntimeError, match=r"another result .*BatchNorm1d '' evaluates now, and was training"):
+                mg.ones(1).item()
+        else:
+            mg.ones(1).item()
+            transfers.reset()
+
+
+def test_a_recomputation_is_captured_and_one_that_draws_is_not() -> None:
+    """What a graph draws on the device could not be drawn again by the replay of the checkpoint within it."""
+    if standin.emulator.COMPILER is None:
+        pytest.skip("no g++ here to compile kernels with")
+    x = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
+    for p in (0.0, 0.5):
+        found = []
+        for name in ("numpy", "emulated"):
+            with mg.using(name):
+                mg.random.seed(0)
+                model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Dropout(p), nn.Linear(3, 2))
+                optimizer = optim.SGD(model.parameters(), 0.1)
+
+                def step(x: mg.Tensor, model: Any = model, optimizer: Any = optimizer) -> mg.Tensor:
+                    loss = mg.square(mg.checkpoint(model, x)).mean()
+                    optimizer.zero_grad()
+                    loss.backward()
+                    optimizer.step()
+                    return loss.detach()
+
+                fast = mg.capture(step, optimizer, warmup=2)
+                found.append([fast(mg.tensor(x)).item() for _ in range(6)])
+        assert (fast.replays > 0) == (p == 0.0), fast.reason
+        np.testing.assert_allclose(found[1], found[0], rtol=1e-5)
+    standin.Cuda.in_use = False
+    standin.Graph.alive.clear()
 
 
 def test_a_capture_that_the_library_refuses_falls_back_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import pytest
 import minigrad as mg
 from examples.batchnorm import __main__ as command
 from examples.batchnorm import c2_scale, c3_bias, c8_mnist, c9_orders
+from examples.batchnorm.finding import Finding
 from minigrad import functional as F
 from minigrad import nn, study
 
@@ -202,6 +203,28 @@ def test_the_command_writes_figures_and_a_page(tmp_path, capsys):
     assert text.count("data:image/png;base64,") == 2 and "http" not in text.replace("http://www.w3.org/2000/svg", "")
     assert '"steps":[{' in (tmp_path / "tape.html").read_text()
     assert (tmp_path / "claim5.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--steps", "0"], "'0' is not a whole number from 1 on"),
+        (["--steps", "-5"], "'-5' is not a whole number from 1 on"),
+        (["--steps", "many"], "'many' is not a whole number from 1 on"),
+        (["--out", __file__], f"--out {__file__}: cannot make this folder (File exists)"),
+        (["--out", f"{__file__}/below"], f"--out {__file__}/below: cannot make this folder (Not a directory)"),
+    ],
+)
+def test_the_command_refuses_what_it_cannot_do(arguments, said, capsys):
+    with pytest.raises(SystemExit) as ended:
+        command.main(["--only", "8", *arguments])
+    assert ended.value.code == 2 and said in capsys.readouterr().err
+
+
+def test_the_page_says_which_claim_was_not_run():
+    ran, left = Finding("a", "1", True), Finding("b", "needs MNIST", None)
+    assert command.told([(1, ran, 0.1)]) == "Every claim below was run to make this page."
+    assert "but for number 8, which could not be run" in command.told([(1, ran, 0.1), (8, left, 0.1)])
 
 
 def test_numbers_given_with_a_dtype_keep_their_digits():

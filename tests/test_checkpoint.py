@@ -274,6 +274,85 @@ def test_a_full_disk_leaves_the_checkpoints_as_they_were(tmp_path, monkeypatch):
     assert {p: p.read_bytes() for p in tmp_path.iterdir()} == contents
 
 
+def test_killed_between_the_renames_after_a_damaged_newest_the_new_one_is_found(tmp_path, monkeypatch, capsys):
+    """The damaged file has then taken the place of the one before: what was just written is all that there is."""
+    path = two_checkpoints(tmp_path)
+    path.write_bytes(path.read_bytes()[:-1])
+    run = make_run()
+    assert runs.load(run, path) == runs.before(path)
+    replace = os.replace
+
+    def cut(source, target):
+        if target == path:
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    train(run, 3)
+    expected = everything(run)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(os, "replace", cut)
+        runs.save(run, path)
+    fresh = make_run()
+    assert runs.load(fresh, path) == runs.following(path) and everything(fresh) == expected
+    assert f"Going on from {runs.following(path)} instead" in capsys.readouterr().err
+    runs.save(fresh, path)
+    assert not runs.following(path).exists() and runs.load(make_run(), path) == path
+
+
+def test_the_renames_are_synced(tmp_path, monkeypatch):
+    run, path, calls = make_run(), tmp_path / "run.safetensors", []
+    monkeypatch.setattr(os, "fsync", lambda handle: calls.append("fsync"))
+    replace = os.replace
+    monkeypatch.setattr(os, "replace", lambda a, b: (calls.append("replace"), replace(a, b)))
+    runs.save(run, path)
+    runs.save(run, path)
+    assert calls[-1] == "fsync" and calls.count("replace") == 5
+
+
+def test_a_folder_is_no_place_for_a_checkpoint(tmp_path):
+    with pytest.raises(IsADirectoryError, match="is a folder; name a file"):
+        runs.save(make_run(), tmp_path)
+    assert not [*tmp_path.iterdir()] and not runs.following(tmp_path).exists()
+
+
+JUNK = (None, 5, -1, 1.5, "x", [], {}, [1], {"a": 1}, 10**30, "1" * 50)
+
+
+def places(value, before=()):
+    """Where something stands in nested lists and dicts."""
+    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, part in parts:
+        yield (*before, key)
+        yield from places(part, (*before, key))
+
+
+def test_whatever_stands_in_a_forged_checkpoint_it_loads_or_is_refused_by_name(tmp_path):
+    """Its checksum is right, so that every check of the contents comes to its turn."""
+    path = two_checkpoints(tmp_path)
+    runs.before(path).unlink()
+    whole, plain = path.read_bytes(), runs.read(path)[1]
+    refused = 0
+    for number, place in enumerate(places(plain)):
+        for value in JUNK[number % 3 :: 3]:
+
+            def put(arrays, plain, place=place, value=value):
+                for key in place[:-1]:
+                    plain = plain[key]
+                plain[place[-1]] = value
+
+            path.write_bytes(whole)
+            forged(path, put)
+            run = make_run()
+            expected = everything(run)
+            try:
+                runs.load(run, path)
+            except ValueError as error:
+                refused += 1
+                assert str(path) in str(error)
+                assert everything(run) == expected
+    assert refused > 100
+
+
 ENDLESS = """
 import sys
 sys.path[:0] = [{tests!r}, {root!r}]

@@ -465,7 +465,7 @@ def test_a_bad_mirror_gives_way_to_the_next(
     publish(monkeypatch, files, (bad.url,))
     with pytest.raises(DataNotFoundError, match=f"{bad.url} failed") as raised:
         data.mnist()
-    assert "name it with folder=... or MINIGRAD_DATA" in str(raised.value)
+    assert "name that folder as MINIGRAD_DATA, or as the one to load from" in str(raised.value)
     assert in_cache(tmp_path) == []
     publish(monkeypatch, files, (bad.url, good.url))
     assert len(data.mnist().train_images) == 12
@@ -981,6 +981,37 @@ def test_a_resumed_run_sees_the_same_batches(done: int, augment: Augment | None)
     resumed.load_state(json.loads(json.dumps(state)))
     assert (resumed.epoch, resumed.batch) == divmod(done, 5)
     assert run(resumed) + run(resumed) == expected[done : done + 10 - done % 5]
+
+
+def unchanged(images: Any, generator: Any, strength: float = 1.0) -> Any:
+    return images
+
+
+class Unchanged:
+    """An object that can be called, without a repr of its own."""
+
+    def __call__(self, images: Any, generator: Any) -> Any:
+        return images
+
+
+@pytest.mark.parametrize(
+    ("make", "other"),
+    [
+        (lambda: unchanged, functools.partial(unchanged)),
+        (Unchanged, unchanged),
+        (lambda: Unchanged().__call__, unchanged),
+        (lambda: functools.partial(unchanged, strength=2.0), functools.partial(unchanged, strength=3.0)),
+        (lambda: functools.partial(unchanged, strength=unchanged), functools.partial(unchanged, strength=run)),
+        (lambda: Augment(shift=2), Augment(shift=1)),
+    ],
+)
+def test_batches_know_their_augmentation_in_another_process(make: Callable[[], Any], other: Any) -> None:
+    """By its name, settings or class: an address in memory would be another one there."""
+    state = json.loads(json.dumps(batches(augment=make()).state()))
+    assert " at 0x" not in state["augment"]
+    batches(augment=make()).load_state(state)
+    with pytest.raises(ValueError, match="augment"):
+        batches(augment=other).load_state(state)
 
 
 def test_a_loop_that_was_left_early_gives_way_to_the_next_epoch() -> None:

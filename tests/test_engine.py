@@ -126,6 +126,30 @@ def test_axes_that_are_not_there(op: str, axis: int) -> None:
         AXES[op](axis)
 
 
+NUMBER: dict[str, Callable[[Tensor, int], Any]] = {
+    "max": lambda x, a: x.max(a), "min": lambda x, a: x.min(a), "prod": lambda x, a: x.prod(a),
+    "sort": lambda x, a: x.sort(a), "cumsum": lambda x, a: x.cumsum(a), "sum": lambda x, a: x.sum(a),
+    "amax": lambda x, a: x.amax(a), "logsumexp": lambda x, a: x.logsumexp(a),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("op", NUMBER)
+def test_a_number_is_its_own_line(op: str) -> None:
+    """What goes along an axis takes a 0-d Tensor along axis 0, as PyTorch does."""
+    x = mg.tensor(3.0, requires_grad=True)
+    for axis in (0, -1):
+        y = NUMBER[op](x, axis)
+        assert y.shape == () and y.item() == 3 and mg.grad(y, x).item() == 1
+    with pytest.raises((IndexError, ValueError), match="axis 1 "):
+        NUMBER[op](x, 1)
+
+
+@pytest.mark.parametrize("op", [lambda x: x.split(1), lambda x: x.swapaxes(0, 0), lambda x: x.repeat(2, 0)])
+def test_a_number_has_no_axes(op: Callable[[Tensor], Any]) -> None:
+    with pytest.raises(IndexError, match="axis 0 is out of range for an array of 0 axes"):
+        op(mg.tensor(3.0))
+
+
 @pytest.mark.parametrize("index", [2, -3, (0, 3), np.array([0, 2]), ([0], [3]), (0, 0, 0), np.ones((3, 3), bool)])
 def test_indices_out_of_range(index: Any) -> None:
     with pytest.raises(IndexError, match=r"^take: .*float32 \[2, 3\]"):
@@ -186,8 +210,18 @@ def test_other_wrong_parameters() -> None:
         (lambda: mg.where(X, X, X), "where: the condition holds truth values, not float32; compare first"),
         (lambda: X.clip(), "clip: give low, high, or both"),
         (lambda: X.clip(V, 1.0), r"clip: bounds are numbers, not arrays of shape \[4\]; use mg.maximum"),
+        (lambda: X.clip(0.0, mg.tensor(1.0, requires_grad=True)), "clip: a bound is on the tape.*use mg.maximum"),
         (lambda: X.gelu("fast"), "gelu: approximate is 'none' or 'tanh', not 'fast'"),
         (lambda: X.leaky_relu("a"), "leaky_relu: slope is a number, not str 'a'"),
+        (lambda: X.expand_dims((0, 1)), r"expand_dims: the axis is one number, not \(0, 1\)"),
+        (lambda: V.mT, r"mT: needs an array of at least 2 axes, not shape \[4\]"),
+        (lambda: mg.tensordot(X, X, -1), "tensordot: a number of axes is >= 0, not -1"),
+        (lambda: mg.tensor([1, 2]).pad(1, value=0.5), "pad: float32 values do not fit into a int64"),
+        (lambda: V.roll(1.5), "roll: .*shift=1.5"),
+        (lambda: f"{V:.2f}", r"format: '.2f' is for one number, not for a Tensor of shape \[4\]"),
+        (lambda: mg.sigmoid(3), "sigmoid: an operand is int 3; make it a Tensor with mg.tensor"),
+        (lambda: mg.sum([1.0, 2.0]), r"sum: an operand is list \[1.0, 2.0\]; make it a Tensor"),
+        (lambda: Tensor([1.0, 2.0]), r"Tensor: data is a raw array, not list \[1.0, 2.0\]; use mg.tensor"),
         (lambda: X.prod((0, 1)), r"prod: the axis is one number or None, not \(0, 1\)"),
         (lambda: ~X, "bitwise_not: "),
         (lambda: X & X, "bitwise_and: "),
@@ -223,10 +257,31 @@ def test_assigning_what_does_not_fit_raises() -> None:
     n = mg.tensor([1, 2])
     with pytest.raises(TypeError, match=r"setitem: float32 values do not fit into a int64 Tensor; use \.astype"):
         n[0] = 1.5
+    for dtype, value in (("uint8", 300), ("uint8", -1), ("int8", [1, 300]), ("int64", 2**63)):
+        with pytest.raises(OverflowError, match=rf"setitem: .* the dtype asked for is {dtype}"):
+            mg.zeros(2, dtype=dtype)[:] = value
+    for dtype, value in (("float32", WIDE[0]), ("int8", np.array([1, 2])), ("bool", 2), ("float32", 1j)):
+        with pytest.raises(TypeError, match=rf"setitem: .* values do not fit into a {dtype} Tensor; use \.astype"):
+            mg.zeros(3, dtype=dtype)[:2] = value
     with pytest.raises(ValueError, match=r"setitem: .*\(a int64 \[2\] Tensor\)"):
         n[:] = [1, 2, 3]
     with pytest.raises(IndexError, match=r"setitem: [iI]ndex 5"):
         n[5] = 1
+
+
+def test_assigned_numbers_take_the_dtype_of_the_tensor() -> None:
+    for dtype, value in (
+        ("uint8", 3), ("int8", [1, 2]), ("bool", 1), ("bool", False), ("int32", np.int64(7)), ("float64", 0.1),
+        ("float64", [0.1, 0.2]), ("float64", X[0, 0]), ("float32", np.float64(0.1)), ("float32", WIDE[0, 0]),
+        ("float32", np.array([1, 2])), ("int64", True), ("float16", 2),
+    ):  # fmt: skip
+        t = mg.zeros(2, dtype=dtype)
+        t[:] = value
+        expected = value.item() if isinstance(value, Tensor) else value
+        np.testing.assert_array_equal(t.numpy(), np.broadcast_to(np.array(expected).astype(dtype), 2))
+    u = mg.tensor(np.array([1, 5], "uint8"))
+    u[u > 1] = 0
+    assert u.tolist() == [1, 0]
 
 
 def test_gradients_of_integers() -> None:
@@ -258,6 +313,8 @@ def test_setting_grad() -> None:
     for wrong in (mg.tensor([1.0]), WIDE):
         with pytest.raises(ValueError, match=r"grad: a gradient of float32 \[2\] is needed, not"):
             x.grad = wrong
+    with pytest.raises(TypeError, match=r"grad: a gradient is a Tensor or an array, not int 3"):
+        x.grad = 3
     with pytest.raises(RuntimeError, match=r"grad: this Tensor is not on the tape"):
         mg.tensor([1.0]).grad = mg.tensor([1.0])
 

@@ -62,10 +62,15 @@ def varied(exhibit, rng):
         "batchnorm": ((n, d), (d,), (d,)),
         "batchnorm, staged": ((n, d), (d,), (d,)),
         "batchnorm, in one line": ((n, d), (d,), (d,)),
+        "batchnorm, closed form": ((n, d), (d,), (d,)),
+        "batchnorm, computed again": ((n, d), (d,), (d,)),
+        "spatial batchnorm": ((n, d, 2, 3), (d,), (d,)),
         "layernorm": ((2, n, d), (d,), (d,)),
         "groupnorm": ((n, 2 * d, 2, 3), (1, 2 * d, 1, 1), (1, 2 * d, 1, 1)),
         "rmsnorm": ((n, d), (d,)),
         "softmax cross entropy": ((n, d),),
+        "label smoothing": ((n, d),),
+        "dropout with its mask": ((n, d), (d, 4), (n, 4)),
         "sigmoid cross entropy": ((n,),),
         "cosine similarity": ((n, d), (n, d)),
         "weight normalisation": ((n, d), (n, 1)),
@@ -97,6 +102,7 @@ def varied(exhibit, rng):
             arrays[0][..., 0] = 0.7
     extra = {
         "softmax cross entropy": (rng.integers(0, d, n),),
+        "label smoothing": (rng.integers(0, d, n),),
         "sigmoid cross entropy": (rng.integers(0, 2, n),),
         "logistic loss, in one line": (rng.integers(0, 2, n),),
         "groupnorm": (2,),

@@ -521,3 +521,59 @@ def test_differences_are_drawn_on_their_own_scale_and_rounding_looks_like_nothin
     assert not report.plot().axes[0].get_yticks().size
     with np.errstate(all="raise"):
         mg.check_hand_gradient(np.sqrt, (np.zeros(3),), lambda g, x: g / np.sqrt(x)).plot()
+
+
+@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize("off", [0.0, 1.0])
+def test_a_float_that_the_hand_has_a_gradient_for_is_an_input_like_any_other(named, off):
+    def forward(x, w, b):
+        return np.tanh(x @ w + b)
+
+    def backward(g, x, w, b):
+        d = g * (1 - forward(x, w, b) ** 2)
+        gradients = np.outer(d, w), x.T @ d, d.sum() + off
+        return dict(zip(("dx", "dw", "db"), gradients, strict=True)) if named else gradients
+
+    report = mg.check_hand_gradient(forward, (rng.normal(size=(5, 3)), rng.normal(size=3), 0.3), backward)
+    assert report.ok is (off == 0)
+    assert [finding.argument for finding in report.mistakes] == ["b"] * (off != 0)
+
+
+def test_a_float_without_a_gradient_is_a_setting():
+    def forward(x, p):
+        return x * p
+
+    for backward in (lambda g, x, p: (g * p, None), lambda g, x, p: (g * p, 0.0)):
+        report = mg.check_hand_gradient(forward, (rng.normal(size=4), 0.3), backward)
+        assert report.ok and list(report.facts) == ["x"]
+
+
+@pytest.mark.parametrize(
+    ("returned", "argument", "kind", "words"),
+    [
+        ("dW, dx, db", "x", "swapped", "holds autodiff's dW; are the gradients returned in another order"),
+        ("g * y, dW, db", "x", "derivative left out|shape", r"shape \[5, 2\], and x \[5, 3\]: it is the cotangent of"),
+        ("dx, dW, db.sum()", "b", "shape", r"summed over axes \[0\]"),
+        ("dx, dW, g * (1 - y**2)", "b", "broadcast not summed", "sum it over axes"),
+        ("dx, dW.T, db", "W", "transposed", "transposed"),
+    ],
+)
+def test_a_gradient_of_a_wrong_shape_is_told_for_what_it_is(returned, argument, kind, words):
+    def forward(x, W, b):
+        z = x @ W + b
+        return np.tanh(z), z
+
+    source = f"""
+def backward(g, x, W, b):
+    y = np.tanh(x @ W + b)
+    d = g * (1 - y**2)
+    dx, dW, db = d @ W.T, x.T @ d, d.sum(0)
+    g, y = d, 1.0
+    return {returned.replace("g * (1 - y**2)", "d")}
+"""
+    names = {"np": np}
+    exec(source, names)
+    inputs = rng.normal(size=(5, 3)), rng.normal(size=(3, 2)), rng.normal(size=2)
+    report = mg.check_hand_gradient(forward, inputs, names["backward"], outputs=1)
+    found = next(finding for finding in report.mistakes if finding.argument == argument)
+    assert re.fullmatch(kind, found.kind) and re.search(words, found.message), report

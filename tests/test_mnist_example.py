@@ -1,8 +1,10 @@
 """`python -m examples.mnist`: what it prints, writes and refuses, and that no interruption changes its result."""
 
+import contextlib
 import gzip
 import io
 import json
+import os
 import random
 import re
 import shlex
@@ -17,9 +19,8 @@ import numpy as np
 import pytest
 
 import minigrad as mg
-from examples.mnist import __main__ as command
-from examples.mnist import pictures, training
-from minigrad import data, runs
+from examples.mnist import command, pictures, training
+from minigrad import data, files, runs
 
 ROOT = Path(__file__).parents[1]
 FEW = ["--model", "mlp-bn", "--epochs", "2", "--batch-size", "16"]
@@ -86,6 +87,45 @@ def test_what_was_learnt_is_drawn(run, tmp_path, monkeypatch, model):
         assert (tmp_path / "out" / f"{name}.png").stat().st_size > 5000
 
 
+@pytest.fixture(scope="module")
+def begun(folder):
+    """A run of LeNet-5, whose nonlinearity is Tanh, at its beginning, and its images."""
+    with pytest.warns(UserWarning):
+        dataset = data.load("mnist", folder)
+    return training.make_run({**command.SHAPING, "model": "lenet", "lr": 0.1}, dataset), dataset
+
+
+def test_values_below_zero_are_drawn_in_another_colour_than_zero(begun):
+    figures = pytest.importorskip("matplotlib.figure")
+    strips = pictures.features(figures, *begun).axes[2:]
+    assert len(strips) == 4
+    for axes in strips:
+        (image,) = axes.images
+        assert np.nanmin(image.get_array()) < 0 and image.get_clim() == (-1, 1)
+        assert axes.get_title(loc="left").endswith("(red: above zero, blue: below)")
+
+
+@pytest.mark.parametrize(("wrong", "places"), [(0, 3), (2, 3), (5, 5), (8, 8), (11, 16), (50, 24)])
+def test_few_mistakes_leave_little_blank(begun, wrong, places):
+    figures = pytest.importorskip("matplotlib.figure")
+    said = np.eye(10)[begun[1].test_labels]
+    said[:wrong] = np.roll(said[:wrong], 1, axis=1)
+    figure = pictures.mistakes(figures, begun[1], said)
+    assert len(figure.axes) == places
+    assert sum(bool(axes.images) for axes in figure.axes) == min(wrong, 24)
+
+
+def test_a_single_point_is_drawn_and_not_covered(begun):
+    figures = pytest.importorskip("matplotlib.figure")
+    run = begun[0]
+    line = {"epoch": 1, "train_loss": 1.0, "train_accuracy": 90.0, "test_loss": 1.0, "test_accuracy": 90.0}
+    run.progress.update(history=[line], trace=[[1.0, 1.0]])
+    for axes in pictures.curves(figures, run).axes:
+        training_point, test_point = axes.lines
+        assert training_point.get_marker() == test_point.get_marker() == "o"
+        assert training_point.get_markersize() > test_point.get_markersize()
+
+
 @pytest.mark.parametrize("model", training.MODELS)
 def test_every_model_has_filters_and_activations_to_show(model):
     network = training.MODELS[model]()
@@ -147,6 +187,18 @@ def test_in_a_terminal_there_is_a_bar_with_loss_accuracy_and_speed(folder, tmp_p
     shown = screen.getvalue()
     for part in ("epoch  1/2", "loss", "accuracy", "images/s", "epoch  2/2"):
         assert part in shown
+    last = shown.splitlines()[-3]
+    assert re.fullmatch(r" +loss [.\d]+, accuracy [.\d]+ %;  test loss [.\d]+, accuracy [.\d]+ %", last), last
+
+
+def test_eighty_columns_hold_a_bar_and_the_accuracy():
+    tqdm = pytest.importorskip("tqdm").tqdm
+    line = tqdm.format_meter(
+        2560, 60_000, 1.17, ncols=80, prefix="epoch  1/2", unit=" images", unit_scale=True,
+        bar_format=command.Bar.form, postfix="loss 0.7010, accuracy 93.12 %",
+    )  # fmt: skip
+    assert "loss 0.7010, accuracy 93.12 %, 2.19k images/s" in line and len(line) <= 80
+    assert len(line.split("|")[1]) >= 8
 
 
 # --- interruptions ---------------------------------------------------------------------------------------
@@ -154,7 +206,7 @@ def test_in_a_terminal_there_is_a_bar_with_loss_accuracy_and_speed(folder, tmp_p
 
 WITHOUT_PICTURES = """
 import sys
-from examples.mnist import __main__ as command, pictures
+from examples.mnist import command, pictures
 pictures.draw = lambda *arguments: None
 sys.exit(command.main())
 """
@@ -270,6 +322,78 @@ def test_a_full_disk_does_not_end_the_training(run, monkeypatch):
     assert "No space left" in complaints
 
 
+def test_a_new_run_sets_an_unfinished_one_aside_and_says_how_to_go_on_with_it(run, tmp_path, monkeypatch):
+    """The same command again after Ctrl-C: what was learnt is not to be lost by it."""
+    path = tmp_path / "out" / "checkpoint.safetensors"
+    with monkeypatch.context() as patch:
+        patch.setattr(command, "interruptible", lambda: contextlib.nullcontext(lambda: True))
+        assert run(*FEW)[0] == 130
+    stopped = path.read_bytes()
+    status, _, complaints = run(*FEW, "--epochs", "1")
+    aside = tmp_path / "out" / "checkpoint.1.safetensors"
+    assert status == 0 and aside.read_bytes() == stopped
+    assert f"unfinished run (0 of 2 epochs done). It is now {aside}" in complaints
+    again = shlex.split(complaints.splitlines()[-1])
+    assert run(*again[3:])[0] == 0
+    assert runs.read(aside)[1]["progress"]["history"][1]["epoch"] == 2
+
+    status, _, complaints = run(*FEW, "--epochs", "1")  # the one that was finished is replaced
+    assert status == 0 and "unfinished" not in complaints
+    assert not (tmp_path / "out" / "checkpoint.2.safetensors").exists()
+
+
+def test_ctrl_c_while_the_pictures_are_drawn_says_how_to_have_them(run, monkeypatch, tmp_path):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pictures, "draw", interrupted)
+        status, lines, _ = run(*FEW)
+    assert status == 130 and "Stopped; as last saved it is in" in lines[-2]
+    status, lines, _ = run(*shlex.split(lines[-1])[3:])
+    assert status == 0 and lines[-1].startswith("test accuracy")
+
+
+def test_a_finished_run_writes_its_metrics_wherever_it_is_resumed(run, tmp_path):
+    run(*FEW)
+    status, _, _ = run("--resume", "--checkpoint", str(tmp_path / "out" / "checkpoint.safetensors"), out=tmp_path / "b")
+    assert status == 0
+    assert (tmp_path / "b" / "metrics.jsonl").read_text() == (tmp_path / "out" / "metrics.jsonl").read_text()
+
+
+@pytest.mark.parametrize("fault", [BrokenPipeError(32, "Broken pipe"), OSError(28, "No space left on device")])
+def test_where_nothing_can_be_printed_it_trains_on(folder, tmp_path, monkeypatch, capfd, fault):
+    class Closed(io.StringIO):
+        def write(self, text):
+            raise fault
+
+        def fileno(self):
+            return devnull.fileno()
+
+    with open(tmp_path / "null", "w") as devnull, pytest.warns(UserWarning):
+        monkeypatch.setattr(sys, "stdout", Closed())
+        assert command.main(["--data", str(folder), "--out", str(tmp_path), *FEW]) == 0
+    assert f"nothing more can be printed ({fault})" in capfd.readouterr().err
+    assert (tmp_path / "weights.safetensors").exists()
+
+
+def test_without_a_stdout_it_trains(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    with pytest.warns(UserWarning):
+        assert command.main(["--data", str(folder), "--out", str(tmp_path), *FEW]) == 0
+
+
+def test_a_resumed_run_finds_the_images_that_auto_had_chosen(folder, tmp_path, capsys):
+    """Begun on the digits, since MNIST was not at hand, it does not go on with MNIST when that is there."""
+    few = ["--model", "mlp", "--epochs", "1", "--limit-train", "64", "--limit-test", "20", "--out", str(tmp_path)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data.loading, "mnist", lambda folder: data.digits())
+        assert command.main(few) == 0
+    for again in ([], ["--dataset", "auto"]):
+        assert command.main(["--resume", "--out", str(tmp_path), *again]) == 0
+        assert capsys.readouterr().out.splitlines()[-4].startswith("Dataset('digits'")
+
+
 # --- what it refuses -------------------------------------------------------------------------------------
 
 
@@ -301,6 +425,9 @@ def test_bad_flags_are_refused_by_name(flags, message, capsys):
         (["--data", "/nowhere", "--dataset", "mnist"], "/nowhere: no such folder"),
         (["--resume"], "there is no checkpoint"),
         (["--dataset", "digits", "--held-out", "5000"], "held_out must be between"),
+        (["--checkpoint", str(ROOT)], f"--checkpoint {ROOT} is a folder; name a file"),
+        (["--out", __file__], f"--out: {__file__} cannot be made a folder: File exists"),
+        (["--checkpoint", f"{__file__}/x"], f"--checkpoint: {__file__} cannot be made a folder: File exists"),
     ],
 )
 def test_what_is_not_there_is_named(flags, message, tmp_path, capsys):
@@ -315,11 +442,60 @@ def test_a_run_cannot_be_resumed_with_other_arguments(run):
     assert "--lr 0.5 (it has 0.004)" in complaints and "--epochs" not in complaints
 
 
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")
-def test_a_loss_that_is_no_number_ends_the_run_with_advice(run, tmp_path):
-    status, _, complaints = run(*FEW, "--model", "mlp", "--lr", "1e30", "--optimizer", "sgd")
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize("model", ["mlp", "mlp-bn"])
+@pytest.mark.parametrize("every", ["1", "1000"])
+def test_a_run_that_diverges_ends_with_advice_and_nothing_else(run, tmp_path, model, every):
+    """Running statistics may overflow before the loss does: then the checkpoint is refused."""
+    status, _, complaints = run(*FEW, "--model", model, "--lr", "1e30", "--optimizer", "sgd", "--save-every", every)
     assert status == 1
-    assert "try a smaller --lr" in complaints
+    assert "try a smaller --lr" in complaints and complaints.count("\n") == 1
+
+
+def test_a_batch_that_a_layer_refuses_is_told_with_the_layer(run):
+    status, _, complaints = run(*FEW, "--batch-size", "1", "--limit-train", "20")
+    assert status == 1
+    assert "whose variance is zero" in complaints and "in the layer 'hidden.2'" in complaints
+
+
+FORGED = [
+    *[("arguments", name, value) for name, value in [
+        ("model", "zzz"), ("model", 5), ("epochs", "x"), ("batch_size", 0), ("optimizer", "zzz"), ("lr", "x"),
+        ("lr", -1), ("seed", -1), ("dataset", "../../x"), ("limit_train", [5]), ("save_every", 0), ("fuse", "x"),
+        ("extra", 1), ("resume", True),
+    ]],
+    ("progress", "history", 5), ("progress", "history", ["x"]), ("progress", "trace", {}), ("progress", "seen", "x"),
+    ("progress", "loss", None), ("arguments", None, {}), ("progress", None, {}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("part", "name", "value"), FORGED)
+def test_what_a_forged_checkpoint_holds_is_refused_as_on_the_command_line(run, tmp_path, part, name, value):
+    run(*FEW, "--epochs", "1")
+    path = tmp_path / "out" / "checkpoint.safetensors"
+    arrays, plain = runs.read(path)
+    if name is None:
+        plain[part] = value
+    else:
+        plain[part][name] = value
+    text = json.dumps(plain)
+    files.save(arrays, path, {"checkpoint": text, "sha256": runs.checksum(arrays, text)})
+    status, _, complaints = run("--resume")
+    assert status == 1 and complaints.startswith("examples.mnist: ")
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("MINIGRAD_BACKEND=tpu", "no backend is called 'tpu'"),
+        ("MINIGRAD_THREADS=x", "MINIGRAD_THREADS: needs an integer >= 1, not 'x'"),
+    ],
+)
+def test_a_setting_of_the_environment_that_cannot_be_had_is_told(setting, message):
+    name, _, value = setting.partition("=")
+    line = [sys.executable, "-m", "examples.mnist"]
+    done = subprocess.run(line, cwd=ROOT, env={**os.environ, name: value}, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and message in done.stderr and "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("missing", ["matplotlib", "tqdm"])

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import minigrad as mg
+from minigrad.backend import to_numpy
 from minigrad.paths import paths
 
 
@@ -66,6 +67,50 @@ def test_without_labels_reductions_are_the_waypoints():
     found = paths(x - x.mean(0, keepdims=True), x, g)
     assert len(found) == 2
     assert any(path.labels and path.labels[0].startswith("mean@") for path in found)
+
+
+def test_nodes_of_one_label_are_told_apart():
+    x = mg.tensor([1.0, 2.0], dtype=mg.float64, requires_grad=True)
+    a, b = mg.label(mg.tanh(x), "h"), mg.label(mg.exp(x), "h")
+    y = (a * 3).sum() + (b * 5).sum()
+    found = {path.labels: path.contribution for path in paths(y, x)}
+    assert set(found) == {("h#1",), ("h#2",)}
+    assert np.allclose(to_numpy(found["h#2",]), 5 * np.exp(x.numpy()), rtol=1e-15)
+    assert {path.labels for path in paths(y, x, through=["h"])} == set(found)
+    assert {path.labels for path in paths(y, x, through=["h#1"])} == {(), ("h#1",)}
+
+
+def test_a_number_never_makes_two_names_alike():
+    x = mg.tensor([1.0, 2.0], requires_grad=True)
+    steps = [mg.label(x * k, name) for k, name in enumerate(("h", "h#1", "h"), 1)]
+    assert sorted(path.labels for path in paths(sum(steps).sum(), x)) == [("h#1",), ("h#2",), ("h#3",)]
+
+
+def test_a_path_is_written_with_the_names_of_its_ends():
+    x = mg.label(mg.tensor([1.0, 2.0], requires_grad=True), "w")
+    h = mg.label(x * 2, "y")
+    assert str(paths(h.sum(), x)[0]).startswith("w -> y -> y: norm")  # without a name the ends are x and y
+    assert str(paths(mg.label(h.sum(), "loss"), x)[0]).startswith("w -> y -> loss: norm")
+
+
+def test_what_lies_on_no_way_is_refused():
+    x, gamma, g = sample()
+    y = batchnorm(x, gamma)
+    with pytest.raises(ValueError, match="lies on no way from y back to x; on the ways are mean, centred,"):
+        paths(y, x, g, through=[gamma])
+    with pytest.raises(ValueError, match="a constant, which through= asks for"):
+        paths(y, x, g, through=[mg.ones(3)])
+
+
+@pytest.mark.parametrize(
+    ("dtype", "size"), [("float16", 1e-4), ("float16", 1e3), ("float32", 1e21), ("float64", 1e200)]
+)
+def test_norms_and_shares_hold_in_every_dtype(dtype, size):
+    x = mg.tensor(np.ones(4), dtype=dtype, requires_grad=True)
+    y = mg.label(x * 3, "h") + x * 4
+    found = paths(y, x, np.full(4, size, dtype), through=["h"])
+    assert [path.norm for path in found] == pytest.approx([8 * size, 6 * size], rel=1e-2)
+    assert [path.share for path in found] == pytest.approx([4 / 7, 3 / 7], rel=1e-2)
 
 
 def test_a_contribution_can_be_differentiated():

@@ -425,6 +425,50 @@ def test_integers_become_float32_and_not_half(dtype: str) -> None:
     np.testing.assert_array_equal(x.cumsum(0).numpy(), [0, 1, 2])
 
 
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int32", "int64", "uint64", "bool"])
+def test_extremes_of_integers(dtype: str) -> None:
+    """No minimum by way of -x, which the least integer and unsigned ones do not have."""
+    least, most = (0, 1) if dtype == "bool" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+    a = np.array([[most, 1], [least, most]], dtype)
+    x = mg.tensor(a)
+    for axis in (None, 0, 1, (0, 1)):
+        for ours, theirs in ((x.amin, a.min), (x.min, a.min), (x.amax, a.max), (x.max, a.max)):
+            assert ours(axis).dtype == a.dtype
+            np.testing.assert_array_equal(ours(axis).numpy(), theirs(axis))
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "uint16", "int32", "int64", "bool"])
+def test_what_integers_cannot_hold_is_computed_with_floats(dtype: str) -> None:
+    """No sign, no difference and no square of an integer on the way: -x, x - max(x) and x * x wrap around."""
+    largest = 1 if dtype == "bool" else min(np.iinfo(dtype).max, 60_000)
+    a = np.array([largest, 0, largest, 1], dtype)
+    x, wide = mg.tensor(a), mg.tensor(a.astype("float64"))
+    for call in (
+        lambda x: x.norm(), lambda x: x.norm(1), lambda x: x.norm(3), lambda x: x.norm(np.inf), lambda x: x.std(),
+        lambda x: x.norm(-np.inf), lambda x: x.logsumexp(), lambda x: x.softplus(), lambda x: ops.log_softmax(x, 0),
+    ):  # fmt: skip
+        assert call(x).dtype == np.float32
+        np.testing.assert_allclose(call(x).numpy(), call(wide).numpy(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int32", "int64", "uint64", "bool"])
+def test_products_of_integers_are_as_wide_as_sums(dtype: str) -> None:
+    a = np.array([[100, 100, 3], [1, 0, 1]]).astype(dtype)
+    for axis in (None, 0, 1):
+        product, expected = mg.tensor(a).prod(axis), a.prod(axis)
+        assert product.dtype == expected.dtype == mg.tensor(a).sum(axis).dtype
+        np.testing.assert_array_equal(product.numpy(), expected)
+
+
+@pytest.mark.parametrize("dtype", ["bool", "uint8", "int64", "float16", "float32", "float64"])
+def test_triangles_keep_their_dtype(dtype: str) -> None:
+    a = np.ones((3, 4), dtype)
+    for k in (-1, 0, 1):
+        for ours, theirs in ((mg.tensor(a).tril(k), np.tril(a, k)), (mg.tensor(a).triu(k), np.triu(a, k))):
+            assert ours.dtype == dtype
+            np.testing.assert_array_equal(ours.numpy(), theirs)
+
+
 def test_a_change_of_dtype_is_followed_back() -> None:
     x = mg.tensor([1.5, 2.5], requires_grad=True)
     y = (x.astype(mg.float64) * np.array([3.0, 5.0])).sum()
@@ -434,6 +478,17 @@ def test_a_change_of_dtype_is_followed_back() -> None:
     np.testing.assert_array_equal(x.grad.numpy(), [3, 5])
     assert mg.tensor([1, 2]).astype(mg.float64).dtype == np.float64
     assert mg.tensor([1.0]).astype(mg.float16).dtype == np.float16
+
+
+@pytest.mark.parametrize("dtype", ["int32", "uint8", "bool"])
+def test_a_change_to_integers_is_constant(dtype: str) -> None:
+    x = mg.tensor([1.5, 2.5], requires_grad=True)
+    whole = x.astype(dtype)
+    assert whole.node is None and whole.dtype == dtype
+    for y in (whole / 2, whole.mean(), whole.exp(), whole * 0.5):
+        assert y.dtype == np.float32
+    y = x * whole.astype(mg.float32)
+    np.testing.assert_array_equal(mg.grad(y.sum(), x).numpy(), np.array([1.5, 2.5], "float32").astype(dtype))
 
 
 # ---- what the kinds claim --------------------------------------------------------------------------
@@ -562,6 +617,9 @@ KINKS: list[tuple[str, Any, Any, list[float]]] = [
     ("exponent at 0", lambda x: x.detach() ** x, lambda t, x: x.detach() ** x, [0.0, 1.0]),
     ("0 to a power", lambda x: 0.0**x, lambda t, x: 0.0**x, [0.0, 1.0]),
     ("norm at 0", lambda x: x.norm(), lambda t, x: t.linalg.vector_norm(x), [0.0, 0.0]),
+    ("3-norm at 0", lambda x: x.norm(3), lambda t, x: t.linalg.vector_norm(x, 3), [0.0, 0.0]),
+    ("1.5-norm at 0", lambda x: x.norm(1.5), lambda t, x: t.linalg.vector_norm(x, 1.5), [0.0, 0.0]),
+    ("arctan2 at the origin", lambda x: mg.arctan2(x, x), lambda t, x: t.atan2(x, x), [0.0, 1.0]),
     ("std at 0", lambda x: x.std(), lambda t, x: t.std(x, correction=0), [1.5, 1.5]),
     ("prod at 0", lambda x: x.prod(), lambda t, x: t.prod(x), [0.0, 2.0, 3.0]),
     ("logsumexp of -inf", lambda x: x.logsumexp(0), lambda t, x: t.logsumexp(x, 0), [-np.inf, 1.0]),
@@ -591,6 +649,28 @@ def test_kinks_and_ties_as_pytorch_has_them(case: Any) -> None:
     np.testing.assert_allclose(x.grad.numpy(), z.grad.numpy(), rtol=1e-12)
 
 
+def test_the_mixed_derivative_of_a_power_at_exponent_zero() -> None:
+    """d/da d/db a^b = a^(b-1) (1 + b log a), which is 1/a at b = 0, in either order."""
+    hessian = mg.hessian(lambda z: z[0] ** z[1], mg.tensor([2.0, 0.0], dtype=mg.float64)).numpy()
+    np.testing.assert_allclose(hessian, [[0, 0.5], [0.5, np.log(2) ** 2]], rtol=1e-14)
+
+
+@pytest.mark.parametrize(
+    "f",
+    [lambda x: x.norm(), lambda x: x.norm(3), lambda x: (x + 1).std(), lambda x: mg.arctan2(x[0], x[1])],
+    ids=["norm", "3-norm", "std", "arctan2"],
+)
+def test_where_a_derivative_is_taken_as_0_so_are_those_above(f: Any) -> None:
+    hessian = mg.hessian(f, mg.zeros(2, dtype=mg.float64))
+    np.testing.assert_array_equal(hessian.numpy(), np.zeros((2, 2)))
+
+
+def test_the_half_norm_with_a_zero_in_it() -> None:
+    x = mg.tensor([0.0, 4.0, 1.0], dtype=mg.float64, requires_grad=True)
+    y = x.norm(0.5)  # (sqrt(4) + sqrt(1))^2, and its slope in x_i is sqrt(y / x_i)
+    assert y.item() == pytest.approx(9) and mg.grad(y, x).tolist() == pytest.approx([0, 1.5, 3])
+
+
 def test_elu_at_its_kink_is_its_left_branch_to_every_order() -> None:
     x = mg.tensor(0.0, dtype=mg.float64, requires_grad=True)
     first = mg.grad(x.elu(1.5), x, create_graph=True)
@@ -603,6 +683,12 @@ def test_rows_of_minus_infinity_have_no_gradient_but_no_nan_either() -> None:
     with np.errstate(divide="ignore"):
         x.logsumexp(1).backward(np.ones(2))
     np.testing.assert_array_equal(x.grad.numpy(), [[0, 0], [1, 0]])
+
+
+def test_an_einsum_with_a_scalar_of_numpys() -> None:
+    x = mg.tensor([1.0, 2.0], requires_grad=True)
+    y = mg.einsum("i,->i", x, np.float64(2))
+    assert y.dtype == np.float32 and mg.grad(y, x, np.ones(2)).tolist() == [2, 2]
 
 
 def test_every_index_reads_and_scatters_like_numpy() -> None:

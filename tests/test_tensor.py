@@ -69,6 +69,33 @@ def test_what_is_no_array_of_numbers_is_refused(data: Any, error: type[Exception
         mg.tensor(data)
 
 
+@pytest.mark.parametrize("array", [np.array(["a"]), np.array([None, 1]), np.array(["2020-01-01"], "datetime64[D]")])
+def test_arrays_of_no_numbers_are_refused(array: Any) -> None:
+    with pytest.raises(TypeError, match="tensor: cannot make numbers of ndarray data"):
+        mg.tensor(array)
+
+
+@pytest.mark.parametrize(
+    ("data", "dtype", "message"),
+    [
+        ([300], "uint8", "tensor: .*300 out of bounds for uint8"),
+        (-1, "uint8", "tensor: .*-1 out of bounds for uint8"),
+        ([1, 2**40], "int32", "tensor: .* the dtype asked for is int32"),
+        ([float("nan")], "int32", "tensor: cannot convert float NaN to integer; the dtype asked for is int32"),
+    ],
+)
+def test_numbers_that_a_dtype_cannot_hold_are_refused(data: Any, dtype: str, message: str) -> None:
+    with pytest.raises((OverflowError, ValueError), match=message):
+        mg.tensor(data, dtype=dtype)
+    assert mg.tensor([1, 255], dtype="uint8").tolist() == [1, 255]
+
+
+@pytest.mark.parametrize("order", "<>")
+def test_bytes_are_in_this_machines_order(order: str) -> None:
+    t = mg.tensor(np.arange(3, dtype=f"{order}f4"))
+    assert t.dtype is np.dtype("float32") and (t * mg.ones(3)).tolist() == [0.0, 1.0, 2.0]
+
+
 def test_attributes_and_conversions() -> None:
     t = mg.tensor([[1.5, 2.5, 3.5]])
     assert (t.shape, t.ndim, t.size, len(t), t.requires_grad, t.is_leaf) == ((1, 3), 2, 3, 1, False, True)
@@ -101,6 +128,12 @@ def test_attributes_and_conversions() -> None:
 )  # fmt: skip
 def test_repr_shows_values_dtype_shape_and_the_tape(make: Any, shown: str) -> None:
     assert repr(make()) == shown
+
+
+def test_one_number_is_formatted_and_rounded_as_pythons() -> None:
+    loss = mg.tensor([[0.123456]])
+    assert f"{loss:.3f}" == "0.123" and f"{mg.tensor(42):>5d}" == "   42" and f"{loss}" == str(loss)
+    assert round(mg.tensor([1.26, 2.0]), 1).tolist() == mg.tensor([1.3, 2.0]).tolist()
 
 
 def test_repr_of_a_large_tensor_is_short_and_of_a_matrix_aligned() -> None:
@@ -183,6 +216,40 @@ def test_creation() -> None:
     assert mg.zeros().shape == () and mg.zeros(0, 3).shape == (0, 3)
 
 
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
+def test_the_dtype_of_a_scalar_does_not_count(kind: Any) -> None:
+    """Numbers are weak: a NumPy scalar, such as a computed mean, makes what Python's number makes."""
+    assert mg.full((2,), kind(1)).dtype == mg.arange(kind(2.5)).dtype == np.float32
+    assert mg.arange(kind(0), kind(1), kind(0.5)).tolist() == [0, 0.5]
+    assert mg.full(2, np.uint8(1)).dtype == mg.arange(np.uint8(3)).dtype == np.int64
+    assert mg.full(2, np.bool_(True)).dtype == bool
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: mg.zeros(-1), ValueError, r"zeros: a shape is made of integers >= 0, not \[-1\]"),
+        (lambda: mg.ones(2, 2.5), TypeError, r"ones: a shape is made of integers, not \(2, 2.5\)"),
+        (lambda: mg.random.normal((2, "a")), TypeError, "normal: a shape is made of integers"),
+        (lambda: mg.random.permutation(-1), ValueError, "permutation: n must be at least 0, not -1"),
+        (lambda: mg.eye(-1), ValueError, "eye: a shape"),
+        (lambda: mg.full((2,), [1.0, 2.0]), TypeError, r"full: needs a real number, not list \[1.0, 2.0\]"),
+        (lambda: mg.full((2,), "a"), TypeError, "full: needs a real number, not str 'a'"),
+        (lambda: mg.full((2,), mg.ones(())), TypeError, "full: needs a real number, not Tensor"),
+        (lambda: mg.full_like(mg.tensor([1]), 2.5), TypeError, "full_like: float32 values do not fit into a int64"),
+        (lambda: mg.full_like(mg.tensor([1], dtype=mg.uint8), 300), OverflowError, "full_like: .* 300 out of bounds"),
+        (lambda: mg.zeros_like([1.0]), TypeError, r"zeros_like: needs a Tensor, not list \[1.0\]; make it one"),
+        (lambda: mg.arange(1, 10, 0), ValueError, "arange: with a step of 0 there is no way from 1 to 10"),
+        (lambda: mg.random.seed(-1), ValueError, "seed: an integer >= 0 starts the generator, not -1"),
+        (lambda: mg.random.normal(2, std=-1), ValueError, "normal: std must be finite and not negative, not -1"),
+        (lambda: mg.random.normal(2, std=float("nan")), ValueError, "normal: std must be finite .*, not nan"),
+    ],
+)
+def test_what_cannot_be_made(make: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        make()
+
+
 def test_float_ranges_are_counted_in_double_precision() -> None:
     values = mg.arange(0.0, 1e4, 0.1).numpy()
     np.testing.assert_array_equal(values, np.arange(0.0, 1e4, 0.1).astype("float32"))
@@ -217,7 +284,7 @@ def test_random_shapes_dtypes_and_moments() -> None:
     assert sorted(mg.random.permutation(10).tolist()) == list(range(10))
     assert mg.random.normal().shape == () and mg.random.normal(0, 3).shape == (0, 3)
     for draw, says in [
-        (lambda: mg.random.normal(2, std=float("nan")), "normal: std must be finite and not negative, not nan"),
+        (lambda: mg.random.normal(2, std=float("nan")), "normal: std must be finite .*, not nan"),
         (lambda: mg.random.normal(2, std=-1.0), "normal: std must be finite and not negative, not -1"),
         (lambda: mg.random.uniform(2, low=1.0, high=0.0), "uniform: low must not be above high"),
         (lambda: mg.random.permutation(-1), "permutation: n must be at least 0, not -1"),

@@ -6,6 +6,7 @@ import pytest
 import minigrad as mg
 from minigrad import functional as F
 from minigrad import nn
+from minigrad.backend import to_numpy
 from minigrad.tape import recording
 
 
@@ -87,6 +88,31 @@ def test_percentiles_are_numpys(step):
     assert np.isnan(t["bn1"].gradient_norm)
 
 
+@pytest.mark.parametrize("share", [150, -10, float("nan")])
+def test_percentiles_refuse_what_are_no_shares(step, share):
+    model, x, _ = step
+    with mg.trace(model) as t:
+        model(x)
+    with pytest.raises(ValueError, match=f"shares are from 0 to 100, not {share}"):
+        t["bn1"].percentiles([50, share])
+    with pytest.raises(TypeError, match=r"needs a list of shares, such as \[15, 50, 85\], not 50"):
+        t["bn1"].percentiles(50)
+
+
+def test_a_trace_of_nothing_says_so(step):
+    model, x, _ = step
+    said = r"layers were called and nothing was recorded: under no_grad\(\)"
+    with pytest.warns(UserWarning, match=said), mg.no_grad(), mg.trace(model):
+        model(x)
+
+
+def test_gradient_norms_hold_in_half_precision():
+    layer = nn.Linear(2, 2).to_dtype(mg.float16)
+    with mg.trace(layer) as t:
+        layer(mg.ones(4, 2, dtype=mg.float16)).backward(mg.full((4, 2), 6e4, dtype=mg.float16) / 4)
+    assert t["bias"].gradient_norm == pytest.approx(6e4 * 2**0.5, rel=1e-2)
+
+
 def test_a_traced_tape_is_grouped_by_layer_and_knows_every_value(step):
     model, x, labels = step
     with mg.trace(model) as t:
@@ -105,3 +131,28 @@ def test_a_layer_that_is_called_alone():
 def test_trace_of_a_matrix_is_its_diagonal_sum():
     assert mg.trace(mg.eye(3)).item() == 3.0
     assert str(mg.trace(nn.Linear(2, 2))) != ""
+
+
+def test_a_parameter_is_copied_once_for_each_version(step):
+    model, x, _ = step
+    with mg.trace(model) as t:
+        model(x)
+        model(x)
+        model.fc2.weight.update(mg.zeros(3, 4))
+        model(x)
+    biases = [node.aside.arguments[1] for node in t._nodes if node.inputs[-1] is model.fc2.bias.node]
+    assert biases[0] is biases[1] is biases[2] is not model.fc2.bias.data
+    transposed = [node.aside.arguments[0] for node in t._nodes if node.inputs[0] is model.fc2.weight.node]
+    assert transposed[0] is transposed[1] and not transposed[2].any() and transposed[1].any()
+    assert t["fc2.weight"].value.numpy().any()
+
+
+def test_running_statistics_are_those_of_the_moment(step):
+    model, x, _ = step
+    model.eval()
+    with mg.trace(model) as t:
+        y = model(x)
+        model.bn1.running_mean.update(mg.ones(4))
+    tape = t.tape(y, mg.ones(8, 3))
+    centred = next(line for line in tape.lines if line.layer == "bn1" and line.op == "subtract")
+    np.testing.assert_array_equal(to_numpy(tape.recompute(centred)), t["fc1"].value.numpy())

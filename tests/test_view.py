@@ -1,5 +1,7 @@
 """The tape made visible: program, table, paths, replay, drawings, and the errors of each."""
 
+import contextlib
+import html
 import itertools
 import json
 import re
@@ -13,7 +15,7 @@ import pytest
 
 import minigrad as mg
 from minigrad import functional as F
-from minigrad import nn
+from minigrad import nn, ops
 from minigrad.backend import to_numpy
 from minigrad.view import drawing, page, words
 
@@ -106,6 +108,29 @@ def test_table_in_four_formats():
     assert len(body.findall("table/tbody/tr")) == len(tape) + len(tape.steps)
 
 
+@pytest.mark.parametrize(
+    ("f", "expression", "latex"),
+    [
+        (lambda x: x * 123456789, "x * 123456789", r"x \odot 123456789"),
+        (lambda x: x + 0.123456789, "x + 0.123456789", "x + 0.123456789"),
+        (lambda x: x - 1e-5, "x - 1e-5", r"x - 10^{-5}"),
+        (lambda x: x / -2.5e-7, "x / -2.5e-7", r"\frac{x}{-2.5 \cdot 10^{-7}}"),
+        (lambda x: x * True, "x * True", r"x \odot \mathrm{True}"),
+        (lambda x: x * mg.tensor(0.1, dtype=mg.float64), "x * 0.1", r"x \odot 0.1"),
+        (lambda x: x.mean(0), "mean(x, axis=0)", r"\overline{x}_{\mathrm{axis}=0}"),
+        (lambda x: x.sum((0, 1)), "sum(x, axis=(0, 1))", r"\sum_{\mathrm{axis}=(0, 1)} x"),
+        (lambda x: mg.flip(x, 1), "flip(x, axis=1)", r"\operatorname{flip}\left(x, \mathrm{axis=1}\right)"),
+        (lambda x: x**1.5, "x ** 1.5", "x^{1.5}"),
+    ],
+)
+def test_a_line_is_written_as_python_and_as_mathematics(f, expression, latex):
+    x = mg.tensor(np.ones((2, 3)), requires_grad=True)
+    tape = mg.Tape(f(x), mg.ones(*f(x).shape, dtype=mg.float64), x=x)
+    assert tape[2].expression == expression
+    assert np.array_equal(eval(expression, {**vars(mg), "x": x}).numpy(), f(x).numpy())
+    assert f"{latex}$" in tape.table().latex()
+
+
 def test_table_of_a_vector_says_why_it_has_no_backward_part():
     x = mg.tensor([1.0, 2.0], requires_grad=True)
     assert "no backward part" in str(mg.Tape(mg.exp(x)).table())
@@ -120,6 +145,26 @@ def test_table_of_a_vector_says_why_it_has_no_backward_part():
 )
 def test_formula_is_read_from_the_table(op, text):
     assert words.formula(getattr(mg, op).primitive.pullbacks[0][0]) == text
+
+
+ROWS = {value.primitive.name: value.primitive for value in vars(ops).values() if hasattr(value, "primitive")}
+
+
+@pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.pullbacks])
+def test_every_rule_of_the_table_is_said_in_words(name):
+    row = ROWS[name]
+    names = {argument: f"<{argument}>" for argument in row.arguments} | {"y": "<y>"}
+    for i, plan in enumerate(row.pullbacks):
+        said = words.rule_words(row, i, names, (), [f"<{s}>" for s in row.statics], 1)
+        assert bool(said) is (plan is not None) and not said.startswith("becomes")
+    assert len(words.RULES[words.op_name(row)]) == len(row.pullbacks)
+
+
+def test_a_rule_of_ones_own_is_shown_in_the_lines_names():
+    cube = mg.primitive(lambda x, n: x**n, lambda g, x, y, n: g * n * x ** (n - 1) + 0 * y, name="cube", n=3)
+    x = mg.tensor([1.0, 2.0], requires_grad=True)
+    step = mg.Tape(mg.label(cube(x), "h").sum(), w=x).steps[-1]
+    assert step.rule == "becomes g * 3 * w ** (3 - 1) + 0 * h"
 
 
 def test_paths_of_batch_norm():
@@ -200,6 +245,45 @@ def test_replay_warns_where_indices_were_recorded():
         tape.replay({"x": np.array([[5.0, 3.0, 2.0]])})
 
 
+def test_replay_computes_again_what_batch_norm_takes_for_a_constant(recwarn):
+    rng = np.random.default_rng(0)
+    x, new = (mg.tensor((1e4 + 1e-2 * rng.normal(size=(64, 3))).astype("f4"), requires_grad=True) for _ in range(2))
+    y, fresh = F.batch_norm(x)[0], F.batch_norm(new)[0]
+    replayed = mg.Tape(y, x=x).replay({"x": new})
+    np.testing.assert_array_equal(replayed.numpy(), fresh.numpy())
+    g = rng.normal(size=(64, 3)).astype("f4")
+    pair = mg.grad(replayed, new, g, retain_graph=True), mg.grad(fresh, new, g)
+    np.testing.assert_array_equal(*(dx.numpy() for dx in pair))
+    np.testing.assert_array_equal(mg.Tape(replayed).replay({new: x}).numpy(), y.numpy())
+    with mg.trace():
+        again = F.batch_norm(x)[0]
+    np.testing.assert_array_equal(mg.Tape(again, x=x).replay({"x": new}).numpy(), fresh.numpy())
+    assert not recwarn.list
+
+
+def test_replay_warns_where_a_value_was_detached(recwarn):
+    x = mg.tensor([1.0, 3.0, 2.0], requires_grad=True)
+    assert mg.Tape((x * mg.tensor([2.0, 1.0, 0.0])).sum()).replay({x: [1.0, 1.0, 1.0]}).item() == 3.0
+    assert not recwarn.list
+    for y in (x - x.max().detach(), x * mg.exp(x).detach()):
+        with pytest.warns(UserWarning, match="detached values"):
+            mg.Tape(y.sum(), x=x).replay({"x": [5.0, 3.0, 2.0]})
+
+
+@pytest.mark.parametrize(
+    ("new", "error", "text"),
+    [
+        (np.ones(3), TypeError, "needs a mapping from leaves"),
+        ({"x": np.ones((4, 3)) * 1j}, TypeError, "'x' takes real numbers, not complex128"),
+        ({"x": "abc"}, (TypeError, ValueError), "replay: 'x'"),
+        ({"x": np.ones((4, 3)), 1: np.ones((4, 3))}, ValueError, r"'x' \(line 1\) is given two new values"),
+    ],
+)
+def test_replay_refuses_what_are_no_new_values(new, error, text):
+    with pytest.raises(error, match=text):
+        batch_norm_tape()[-1].replay(new)
+
+
 def test_a_constant_that_nothing_kept_is_named():
     x = mg.tensor([1.0, 2.0], requires_grad=True)
     target = mg.tensor([0.5, 0.5])
@@ -233,6 +317,51 @@ def test_a_leaf_overwritten_since_is_noticed():
         assert late[2].value.tolist() == [6.0, 6.0]
 
 
+def a_step_after_the_backward_pass(traced=False):
+    """A loss whose tape was kept, a weight of an optimizer's step since, the weight as it was, and the trace."""
+    mg.random.seed(0)
+    model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3))
+    optimizer = mg.optim.SGD(model.named_parameters(), lr=1.0)
+    x, labels = mg.random.normal(6, 4), mg.tensor([0, 1, 2, 0, 1, 2])
+    with mg.trace(model) if traced else contextlib.nullcontext() as t:
+        loss = F.cross_entropy(model(x), labels)
+        loss.backward(retain_graph=True)
+        before = model[0].weight.numpy().copy()
+        optimizer.step()
+    return loss, model[0].weight, before, t
+
+
+@pytest.mark.parametrize(
+    "ask", [lambda tape: tape["0.weight"].cotangent, lambda tape: tape.paths("0.weight"), lambda tape: tape.table()]
+)
+@pytest.mark.filterwarnings("ignore:Tape")
+def test_cotangents_of_overwritten_values_are_refused_as_backward_refuses_them(ask):
+    loss, weight, *_ = a_step_after_the_backward_pass()
+    with pytest.raises(RuntimeError, match=r"kept '2.weight'.*overwritten by") as refused:
+        mg.grad(loss, weight, retain_graph=True)
+    with pytest.raises(RuntimeError, match=re.escape(str(refused.value))):
+        ask(mg.Tape(loss))
+    assert "kept '2.weight'" in page.contents(mg.Tape(loss), None)["note"]
+    assert "no cotangents" in mg.Tape(loss).svg()
+
+
+def test_a_trace_keeps_values_as_they_were_before_the_step(recwarn):
+    loss, _, before, t = a_step_after_the_backward_pass(traced=True)
+    np.testing.assert_array_equal(t["0.weight"].value.numpy(), before)
+    tape = mg.Tape(loss)
+    np.testing.assert_array_equal(tape["0.weight"].value.numpy(), before)
+    for line in tape.lines:
+        np.testing.assert_array_equal(to_numpy(tape.recompute(line)), line.value.numpy())
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize("dtype", [mg.float64, "float64", np.dtype("float64"), np.float64])
+def test_a_dtype_is_written_by_its_name(dtype):
+    tape = mg.Tape(mg.tensor([1.0, 2.0], requires_grad=True).astype(dtype).sum())
+    assert tape[2].expression == "astype(x1, dtype=float64)"
+    assert tape.table().latex() and tape.svg() and tape.dot()
+
+
 def test_names():
     loss, x, *_, tape = batch_norm_tape()
     assert tape[x].name == "x" and tape["x"].number == 1 and tape[1].op == "leaf"
@@ -246,6 +375,52 @@ def test_names():
         mg.Tape(loss, w=mg.tensor([1.0]))
     with pytest.raises(RuntimeError, match="not on the tape"):
         mg.Tape(mg.tensor([1.0]))
+
+
+def test_automatic_names_give_way_to_given_ones():
+    x = mg.tensor([1.0, 2.0], requires_grad=True)
+    h = mg.label(x * 2, "v3")
+    tape = mg.Tape((mg.label(h * h, "result") * x).sum(), x1=x)
+    assert [line.name for line in tape] == ["x1", "v3", "result", "v4", "result_"]
+    assert tape["v3"].number == 2 and tape["result"].number == 3
+    assert [line.name for line in mg.Tape((mg.label(x * 2, "x1") * mg.exp(x)).sum())][:2] == ["x1_", "x1"]
+    assert [line.name for line in mg.Tape((mg.label(x * 2, "v3") * mg.exp(x)).sum())][1:4] == ["v3", "v3_", "v4"]
+
+
+def test_a_keyword_and_a_label_are_one_name_for_two():
+    x = mg.tensor([1.0, 2.0], requires_grad=True)
+    a, b = mg.label(mg.exp(x), "h"), mg.tanh(x)
+    tape = mg.Tape((a * b).sum(), h=b, y=x, self=a)
+    assert tape["y"].node is x.node and tape["self"].node is a.node
+    tape = mg.Tape((a * b).sum(), h=b)
+    with pytest.raises(KeyError, match=r"'h' names 2 nodes: 'h#1' \(line 2\), 'h#2' \(line 3\)"):
+        tape["h"]
+
+
+def test_a_tape_is_a_sequence_of_lines():
+    loss, x, *_, tape = batch_norm_tape()
+    assert [line.number for line in tape] == list(range(1, 17))
+    assert tape[np.int64(3)].number == 3
+    for key, held in (("var", True), ("x", True), ("nothing", False), (x, True), (mg.ones(1), False), (tape[2], True)):
+        assert (key in tape) is held
+    assert mg.Tape(loss)[2] not in tape and np.ones(3) not in tape
+    for key in (1.5, None, True, slice(1, 3), np.ones(3)):
+        with pytest.raises(TypeError, match="a line has a name, a number and a Tensor"):
+            tape[key]
+
+
+def test_a_keyword_names_a_waypoint():
+    x = mg.tensor([1.0, 2.0], requires_grad=True)
+    h = mg.tanh(x)
+    tape = mg.Tape((h * 3).sum() + x.sum(), w=x, h=h)
+    assert [str(path).split(":")[0] for path in tape.paths("w")] == ["w -> result", "w -> h -> result"]
+    for through in (["h"], "h", [h], [tape["h"].number], [np.int64(2)]):
+        assert {path.labels for path in tape.paths(x, through=through)} == {(), ("h",)}
+    sums = {path.labels for path in mg.Tape((h * 3).sum() + x.sum()).paths(x)}
+    assert sums == {("v4",), ("v5",)}
+    with pytest.raises(ValueError, match="w, which through= asks for, lies on no way from y back to x"):
+        tape.paths("h", through=["w"])
+    assert page.way_edges(tape, x.node, ["h"]) == [(1, 2), (2, 3), (3, 4), (4, 6)]
 
 
 def test_a_label_on_two_nodes_is_refused():
@@ -299,8 +474,8 @@ def test_a_large_tape_is_folded_and_says_so():
     tape = mg.Tape(y.sum())
     items = drawing.groups(tape)
     assert sum(len(item.lines) for item in items) == len(tape) and len(items) < 20
-    assert "502 lines are too many to draw one by one" in tape.svg()
-    assert "502 lines are too many" in tape.dot()
+    for text in (tape.svg(), tape.dot(), page.contents(tape, None)["note"].lower()):
+        assert "folded by number: 502 lines are too many to draw one by one" in text
 
 
 def test_layout_keeps_a_distance_and_the_direction():
@@ -317,14 +492,37 @@ def test_spaced_is_the_least_squares_placement():
     assert drawing.spaced([0.0, 5.0]) == [0.0, 5.0]
 
 
+def test_a_recomputed_part_is_shown_and_runs_again():
+    mg.random.seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.5)).to_dtype(mg.float64)
+    x = mg.tensor(np.arange(12.0).reshape(4, 3), requires_grad=True)
+    tape = mg.Tape((mg.checkpoint(model, x) * mg.checkpoint(lambda a, n: a.sum() * n, x, 2)).sum(), x=x)
+    state = mg.random.state()
+    table = tape.table()
+    assert "checkpoint(x, 2, f=<lambda>)" in table.text() and "f=Sequential" in table.text()
+    assert "through a new recording of the function" in table.text() and table.latex() and tape.svg()
+    for line in tape:
+        np.testing.assert_array_equal(to_numpy(tape.recompute(line)), line.value.numpy())
+    assert tape.replay({"x": x.numpy()}).item() == tape["result"].value.item()
+    doubled = tape.replay({"x": 2 * x.numpy()})
+    assert doubled.item() == pytest.approx(2 * tape["result"].value.item(), rel=1e-5)  # BatchNorm takes the factor away
+    with pytest.raises(RuntimeError, match=r"Sequential uses .*'0.weight'.* make it an argument"):
+        tape.replay({model[0].weight: np.ones((4, 3))})
+    assert mg.random.state() == state and model[1].num_batches_tracked.item() == 1
+
+
 # ---- the page --------------------------------------------------------------------------------------
 
 
-def traced_net():
+def net_loss(look_on=lambda model: contextlib.nullcontext()):
     mg.random.seed(0)
     model = nn.Sequential(nn.Conv2d(1, 3, 3, bias=False), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(48, 4))
-    with mg.trace(model):
+    with look_on(model):
         return F.cross_entropy(model(mg.random.normal(5, 1, 6, 6)), mg.tensor([0, 1, 2, 3, 0]))
+
+
+def traced_net():
+    return net_loss(mg.trace)
 
 
 def test_page_needs_nothing_from_outside(tmp_path):
@@ -346,6 +544,14 @@ def test_page_contents_are_the_tapes():
     assert sum(shares) == pytest.approx(1.0)
 
 
+def test_page_splits_the_gradients_that_are_asked_for(tmp_path):
+    *_, tape = batch_norm_tape()
+    for asked in (["gamma"], "gamma", [tape["gamma"].number]):
+        tape.save_html(tmp_path / "tape.html", paths=asked)
+        text = (tmp_path / "tape.html").read_text()
+        assert '"paths":[{"leaf":"gamma"' in text and '{"leaf":"x"' not in text
+
+
 def test_page_lights_the_edges_of_a_path_only():
     *_, tape = batch_norm_tape()
     n = {name: tape[name].number for name in ("x", "mean", "centred", "var", "scale")}
@@ -356,12 +562,15 @@ def test_page_lights_the_edges_of_a_path_only():
     assert page.way_edges(tape, tape["x"].node, ["scale"]) == []
 
 
-def test_page_is_not_half_written(tmp_path, monkeypatch):
+@pytest.mark.parametrize("save", [mg.Tape.save_html, mg.Tape.svg])
+def test_nothing_is_half_written(tmp_path, monkeypatch, save):
     *_, tape = batch_norm_tape()
     monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OSError, match="disk full"):
-        tape.save_html(tmp_path / "tape.html")
-    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "there").write_text("before")
+    for name in ("tape", "there"):
+        with pytest.raises(OSError, match="disk full"):
+            save(tape, tmp_path / name)
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("there", "before")]
 
 
 def test_page_of_a_freed_or_unreduced_tape_says_so():
@@ -376,10 +585,54 @@ def test_page_groups_lines_by_layer():
     assert titles == ["0", "1", "2", "3", "4"]
 
 
+def test_a_model_that_nobody_traced_is_grouped_by_its_parameters_names():
+    tape = mg.Tape(net_loss())
+    assert {line.name for line in tape if line.op == "leaf"} >= {"0.weight", "1.bias", "4.weight"}
+    items = drawing.groups(tape, fold=True)
+    assert [item.title for item in items if item.group] == ["0", "1", "4"]
+    assert "as the parameters' names tell (mg.trace(model) tells" in drawing.folding(tape, items)
+    traced = mg.Tape(traced_net())
+    assert drawing.folding(traced, drawing.groups(traced, fold=True)).startswith("folded by layer: ")
+    assert drawing.folding(traced, drawing.groups(traced, fold=False)) == ""
+
+
 def test_pictures_keep_what_is_not_finite():
     found = page.picture(np.array([[1.0, np.nan], [-2.0, np.inf]]), (4, 4))
     assert found["bad"] == 2 and found["cells"] == [[64, None], [-127, None]]
     assert page.picture(np.zeros((100, 100)), (24, 32))["cells"] == [[0] * 32] * 24
+
+
+HOSTILE = [
+    "</script><script>alert(1)</script>", "<!--<script>", "/*DATA*/", "TITLE", 'a\\"b', "\\N", "back\\", "new\nline",
+    "\x00\x1b[31m", "pipe|x", "\u202ertl", "\ud800", "{x}{0}%s$_^~&#",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_any_label_and_title_can_be_shown(tmp_path, name):
+    x = mg.label(mg.tensor([1.0, 2.0], requires_grad=True), name)
+    tape = mg.Tape(mg.label(mg.tanh(x * 2), name + "/h").sum())
+    tape.save_html(tmp_path / "tape.html", name)
+    text = (tmp_path / "tape.html").read_text("utf-8")
+    data = text.split('id="data">')[1].split("</script>")[0]
+    assert text.count("</script>") == 2 and "<" not in data
+    shown = words.printable(name)
+    assert json.loads(data)["lines"][0]["name"] == shown == tape[name].name
+    assert f"<title>{html.escape(shown)}</title>" in text and tape.paths(1)[0].ends[0] == shown
+    ElementTree.fromstring(tape.svg())
+    rows = tape.table().markdown().splitlines()
+    assert all(row.startswith(("|", "**")) for row in rows if row)
+    assert tape.dot().count("\n") == 2 + 1 + 4 + 3 + 1
+    if shutil.which("dot") is not None:
+        assert shown in html.unescape(tape.svg(graphviz=True)).replace("\xa0", " ")
+
+
+def test_pictures_and_statistics_of_the_largest_numbers():
+    top = np.finfo(np.float64).max
+    found = page.picture(np.array([top, -top, top / 2, 0.0]), (4, 4))
+    assert found["cells"] == [[127, -127, 64, 0]] and sum(found["hist"]) == 4 and found["hist"][0] == 1
+    assert found["mean"] == words.number(top / 8) and found["std"] == words.number(top / 8 * 35**0.5)
+    assert words.statistics(np.array([5e-324, 0.0])) == (0.0, 5e-324, 0.0, 0.0)
 
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -390,13 +643,19 @@ FLAGS = [
 ]  # fmt: skip
 
 
-def browse(tmp_path, tape, script):
-    """What `script` writes down as JSON while the page is open in a browser; the browser may not complain."""
+def browse(tmp_path, tape, script, width=None):
+    """What `script` writes down as JSON while the page is open in a browser; the browser may not complain.
+
+    width: of a frame of so many pixels and 844 in height, for the page to stand in.
+    """
     tape.save_html(tmp_path / "tape.html")
-    text = (tmp_path / "tape.html").read_text()
+    text = (tmp_path / "tape.html").read_text("utf-8")
     written = f"encodeURIComponent(JSON.stringify((() => {{{script}}})()))"
-    report = f"<script>document.body.dataset.report = {written};</script>"
-    (tmp_path / "driven.html").write_text(text.replace("</body>", report + "</body>"))
+    report = f"<script>window.top.document.body.dataset.report = {written};</script>"
+    text = text.replace("</body>", report + "</body>")
+    if width is not None:
+        text = f'<body><iframe width={width} height=844 style="border:0" srcdoc="{html.escape(text)}"></iframe></body>'
+    (tmp_path / "driven.html").write_text(text, "utf-8")
     command = [BROWSER, *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", (tmp_path / "driven.html").as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert "CONSOLE" not in done.stderr and "Uncaught" not in done.stderr, done.stderr
@@ -453,3 +712,56 @@ def test_browser_folds_layers(tmp_path):
     assert report["inside"] == "inside 112"
     assert report["open"] == 1 and report["folded"] < report["opened"] < report["all"]
     assert report["all"] == len(mg.Tape(traced_net()))
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
+def test_browser_keyboard(tmp_path):
+    report = browse(
+        tmp_path,
+        mg.Tape(traced_net()),
+        """
+        const all = (q) => [...document.querySelectorAll(q)], seen = {};
+        const press = (element, key) => element.dispatchEvent(new KeyboardEvent("keydown", {key, bubbles: true}));
+        document.getElementById("fold").click();
+        seen.reached = all(".node").every((e) => e.tabIndex === 0 && e.getAttribute("role") === "button");
+        const box = all(".node.group")[1]; box.focus();
+        seen.inside = document.querySelector("#detail h2").textContent;
+        press(box, "Enter");
+        seen.open = [all(".node.open").length, document.activeElement.getAttribute("aria-expanded")];
+        const line = all(".node:not(.group)").find((e) => e.getAttribute("aria-label").startsWith("line 9:"));
+        line.focus(); seen.detail = document.querySelector("#detail h2").textContent;
+        press(line, " "); seen.kept = all(".node.kept").length; press(line, "x"); press(line, " ");
+        seen.let = all(".node.kept").length;
+        return seen;
+        """,
+    )
+    assert report["reached"] and report["inside"] == "inside 1" and report["open"] == [1, "true"]
+    assert report["detail"].startswith("line 9: 1/") and (report["kept"], report["let"]) == (1, 0)
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
+def test_browser_on_a_small_screen(tmp_path):
+    script = """
+        const box = (q) => document.querySelector(q).getBoundingClientRect(), root = document.documentElement;
+        const slider = document.getElementById("slider");
+        slider.value = 3; slider.dispatchEvent(new Event("input"));
+        return {page: root.scrollWidth, graph: [box("#graph").width, box("#graph").height], at: box("#at").right,
+                aside: [box("aside").width, box("aside").top - box("#graph").bottom], slider: box("#slider").width};
+        """
+    small = browse(tmp_path, batch_norm_tape()[-1], script, width=390)
+    assert small["page"] <= 390 and small["graph"][0] >= 370 and small["graph"][1] > 400 and small["at"] <= 390
+    assert small["aside"][0] >= 370 and small["aside"][1] >= 0 and small["slider"] > 150
+    large = browse(tmp_path, batch_norm_tape()[-1], script, width=1200)
+    assert large["graph"][0] > 800 and large["aside"][0] == 380
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
+@pytest.mark.parametrize("name", HOSTILE[:3])
+def test_browser_shows_any_label(tmp_path, name):
+    x = mg.label(mg.tensor(np.zeros((0, 3)), requires_grad=True), name)
+    script = """
+        document.querySelector('[data-line="1"]').dispatchEvent(new MouseEvent("mouseenter"));
+        return [document.querySelectorAll(".node").length, document.getElementById("detail").textContent];
+        """
+    nodes, detail = browse(tmp_path, mg.Tape((x * 2).sum()), script)
+    assert nodes == 3 and name in detail and "empty [0, 3]" in detail

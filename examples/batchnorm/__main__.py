@@ -98,7 +98,7 @@ def page(rows: Sequence[tuple[int, Finding, float]], figures: dict[int, bytes]) 
         f"<div class='wide'>{tape.svg()}</div><p><a href='tape.html'>The same tape to play with</a>: its reverse pass "
         "step by step, its values and its paths.</p><p>The gradient of x is the sum over its "
         f"ways:</p><ul>{ways}</ul>",
-        "<p>Every claim below was run to make this page.</p>",
+        f"<p>{told(rows)}</p>",
     ]
     for number, finding, _ in rows:
         module = script(number)
@@ -118,6 +118,20 @@ def page(rows: Sequence[tuple[int, Finding, float]], figures: dict[int, bytes]) 
     return "\n".join([*parts, "</html>\n"])
 
 
+def told(rows: Sequence[tuple[int, Finding, float]]) -> str:
+    """Which claims were run for the page."""
+    left = [f"number {number}" for number, finding, _ in rows if finding.holds is None]
+    but = f", but for {' and '.join(left)}, which could not be run and says why" if left else ""
+    return f"Every claim below was run to make this page{but}."
+
+
+def whole(text: str) -> int:
+    """A number of steps from the command line."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+    return int(text)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m examples.batchnorm", description="Nine claims, run.")
@@ -125,9 +139,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=where, help="where figures and page go (%(default)s)")
     parser.add_argument("--only", type=int, nargs="+", choices=sorted(NAMES), help="the claims to run, by number")
     parser.add_argument("--full", action="store_true", help="as long as the paper (claim 8: 50,000 steps)")
-    parser.add_argument("--steps", type=int, help="steps of claim 8")
+    parser.add_argument("--steps", type=whole, help="steps of claim 8")
     options = parser.parse_args(arguments)
-    options.out.mkdir(parents=True, exist_ok=True)
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.error(f"--out {options.out}: cannot make this folder ({error.strerror})")
     rows: list[tuple[int, Finding, float]] = []
     figures: dict[int, bytes] = {}
     with tqdm(options.only or sorted(NAMES), unit="claim", file=sys.stderr) as progress:

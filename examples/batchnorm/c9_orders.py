@@ -8,8 +8,7 @@ from typing import Any
 
 import minigrad as mg
 from examples.batchnorm.finding import Finding
-from minigrad import functional as F
-from minigrad import study
+from minigrad import nn, study
 
 TITLE = "Orders 1 to 5"
 QUESTION = "Is BatchNorm right beyond the first derivative?"
@@ -24,26 +23,19 @@ def inputs(gamma: list[float]) -> dict[str, Any]:
     """x, a direction v and the weights of the outputs, for five samples of two channels."""
     mg.random.seed(0)
     draw = {name: mg.random.normal(5, 2, dtype=mg.float64).tolist() for name in ("x", "v", "weights")}
-    running = ([0.25, -0.5], [1.5, 0.75])
-    return {**draw, "gamma": gamma, "beta": [0.25, -1.0], "eps": 1e-5, "running": running}
+    running = {"mean": [0.25, -0.5], "var": [1.5, 0.75]}
+    return {**draw, "gamma": gamma, "beta": [0.25, -1.0], "eps": 1e-5, **running}
 
 
 def along(data: dict[str, Any], training: bool) -> study.Scalar:
-    """t -> sum(weights * BatchNorm(x + t v))."""
-    x, v, weights, gamma, beta = (
-        mg.tensor(data[name], dtype=mg.float64) for name in ("x", "v", "weights", "gamma", "beta")
+    """t -> sum(weights * BatchNorm(x + t v)), by the layer in training or in evaluation mode."""
+    x, v, weights, gamma, beta, mean, var = (
+        mg.tensor(data[name], dtype=mg.float64) for name in ("x", "v", "weights", "gamma", "beta", "mean", "var")
     )
-    mean, var = (mg.tensor(s, dtype=mg.float64) for s in data["running"])
-
-    def f(t: mg.Tensor) -> mg.Tensor:
-        z = x + t * v
-        if training:
-            y, _, _ = F.batch_norm(z, gamma, beta, eps=data["eps"])
-        else:
-            y = (z - mean) / mg.sqrt(var + data["eps"]) * gamma + beta
-        return (y * weights).sum()
-
-    return f
+    layer = nn.BatchNorm1d(x.shape[1], eps=data["eps"]).to_dtype(mg.float64).train(training)
+    state = {"weight": gamma, "bias": beta, "running_mean": mean, "running_var": var}
+    layer.load_state_dict(state, strict=False)
+    return lambda t: (layer(x + t * v) * weights).sum()
 
 
 def oracle(
@@ -57,7 +49,7 @@ def oracle(
     with localcontext() as context:
         context.prec = 50
         x, v, weights, gamma, beta, eps = (lift(data[name]) for name in ("x", "v", "weights", "gamma", "beta", "eps"))
-        running = None if training else lift(data["running"])
+        running = None if training else (lift(data["mean"]), lift(data["var"]))
         return study.batch_norm_series(x, v, weights, gamma, beta, eps, order, root, running)
 
 

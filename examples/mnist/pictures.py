@@ -54,7 +54,11 @@ def curves(figures: Any, run: runs.Run) -> Any:
     left, right = figure.subplots(1, 2)
 
     left.set_title("Loss", loc="left")
-    left.plot([x for x, _ in trace], [loss for _, loss in trace], color=BLUE, lw=1.2, label="training")
+    alone = {"marker": "o", "ms": 8, "mfc": "white"}  # a point, which no line shows and a full one may cover
+    left.plot(
+        [x for x, _ in trace], [loss for _, loss in trace], color=BLUE, lw=1.2, label="training",
+        **(alone if len(trace) == 1 else {}),
+    )  # fmt: skip
     left.plot(epochs, [line["test_loss"] for line in history], "o-", color=RED, ms=4, label="test")
     left.set_yscale("log")
     left.yaxis.set_major_locator(tickers.LogLocator(subs=(1, 2, 5)))
@@ -64,14 +68,15 @@ def curves(figures: Any, run: runs.Run) -> Any:
 
     right.set_title("Accuracy in per cent", loc="left")
     for key, colour, label in (("train_accuracy", BLUE, "training"), ("test_accuracy", RED, "test")):
-        right.plot(epochs, [line[key] for line in history], "o-", color=colour, ms=4, label=label)
+        marks = alone if len(history) == 1 and colour == BLUE else {"marker": "o", "ms": 4}
+        right.plot(epochs, [line[key] for line in history], color=colour, label=label, **marks)
     last = history[-1]["test_accuracy"]
     away = (0, -17 if history[-1]["train_accuracy"] > last else 9)  # from the other curve
     right.annotate(
         f"{last:.2f} %", (epochs[-1], last), away, textcoords="offset points", ha="right", color=RED, weight="bold"
     )
     lowest = min(min(line["train_accuracy"], line["test_accuracy"]) for line in history)
-    right.set_ylim(lowest - 0.08 * (100 - lowest) - 0.05, 100 + 0.08 * (100 - lowest))
+    right.set_ylim(lowest - 0.16 * (100 - lowest) - 0.05, 100 + 0.08 * (100 - lowest))
     right.legend(loc="lower right")
     for axes in (left, right):
         axes.grid(True, axis="y")
@@ -121,11 +126,12 @@ def mistakes(figures: Any, dataset: data.Dataset, probabilities: np.ndarray, row
     truth, said = dataset.test_labels, probabilities.argmax(1)
     wrong = np.flatnonzero(said != truth)
     worst = wrong[np.argsort(-probabilities[wrong, said[wrong]], kind="stable")][: rows * columns]
+    columns = min(columns, max(len(worst), 3))
     rows = max(1, -(-len(worst) // columns))
     figure = figures.Figure(figsize=(1.35 * columns, 1.75 * rows + 0.7), layout="constrained")
+    title = ["Surest mistakes: what the network said,", "how sure it was, and what was meant"]
     figure.suptitle(
-        "Surest mistakes: what the network said, how sure it was, and what was meant"
-        if len(worst) else "There are no mistakes to show",
+        (" " if columns > 5 else "\n").join(title) if len(worst) else "There are no mistakes to show",
         x=0.01, ha="left", weight="bold", size=11,
     )  # fmt: skip
     for place, axes in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
@@ -147,14 +153,16 @@ def features(figures: Any, run: runs.Run, dataset: data.Dataset, most: int = 16)
         dataset.test_images[:1], dataset.test_labels[:1], 1, shuffle=False, normalise=run.batches.normalise
     )
     x, _ = next(iter(first))
-    strips = [("filters of the first layer (red: more ink, blue: less)", filters(run.model)[:most], "RdBu_r")]
+    strips = [("filters of the first layer (red: more ink, blue: less)", filters(run.model)[:most], True)]
     for path, y in activations(run.model, x):
+        signed = bool(y.min() < 0)
+        colours = " (red: above zero, blue: below)" if signed else ""
         if y.ndim == 1:
             thick = max(1, len(y) // 16)
-            strips.append((f"after {path}: {len(y)} values", np.repeat(y[None, None], thick, axis=1), "magma"))
+            strips.append((f"after {path}: {len(y)} values{colours}", np.repeat(y[None, None], thick, axis=1), signed))
             continue
         shown = f"{most} of " if len(y) > most else ""
-        strips.append((f"after {path}: {shown}{len(y)} maps of {y.shape[1]} x {y.shape[2]}", y[:most], "magma"))
+        strips.append((f"after {path}: {shown}{len(y)} maps of {y.shape[1]} x {y.shape[2]}{colours}", y[:most], signed))
     figure = figures.Figure(figsize=(12, 0.98 * len(strips) + 0.5), layout="constrained")
     name = dataset.class_names[int(dataset.test_labels[0])]
     figure.suptitle(f"What the network sees in this {name}", x=0.01, ha="left", weight="bold", size=11)
@@ -162,10 +170,10 @@ def features(figures: Any, run: runs.Run, dataset: data.Dataset, most: int = 16)
     axes = figure.add_subplot(grid[:, 0])
     axes.imshow(dataset.test_images[0, 0], cmap="gray_r")
     axes.set_axis_off()
-    for place, (title, tiles, colours) in enumerate(strips):
+    for place, (title, tiles, signed) in enumerate(strips):
         axes = figure.add_subplot(grid[place, 1])
         row = side_by_side(tiles, most if len(tiles) > 1 else 1)
-        axes.imshow(row, cmap=colours, vmin=-1 if colours == "RdBu_r" else 0, vmax=1)
+        axes.imshow(row, cmap="RdBu_r" if signed else "magma", vmin=-1 if signed else 0, vmax=1)
         axes.set_title(title, loc="left", size=9, weight="normal", pad=4)
         axes.set_axis_off()
     return figure

@@ -7,6 +7,7 @@ on from its last checkpoint as if it had never been stopped.
 
 from __future__ import annotations
 
+import importlib
 import math
 import time
 from collections.abc import Callable
@@ -18,7 +19,6 @@ import minigrad as mg
 from minigrad import data, nn, optim, runs
 from minigrad.capturing import NOT_YET
 from minigrad.functional import cross_entropy, softmax
-from minigrad.fused import fuse
 from models import MODELS
 
 OPTIMIZERS: dict[str, tuple[Callable[..., optim.Optimizer], dict[str, Any]]] = {
@@ -39,6 +39,10 @@ WARM_UP = 0.2
 
 LOOK = 50
 """On a device, the loss is looked at after so many steps: looking waits for all that is under way."""
+
+
+LINE = ("epoch", "train_loss", "train_accuracy", "test_loss", "test_accuracy")
+"""What each line of the history tells at least: numbers."""
 
 
 Step = Callable[[mg.Tensor, mg.Tensor], tuple[mg.Tensor, mg.Tensor]]
@@ -63,7 +67,7 @@ def make_run(arguments: dict[str, Any], dataset: data.Dataset) -> runs.Run:
     mg.random.seed(arguments["seed"])
     model = MODELS[arguments["model"]]()
     if arguments["fuse"]:  # faster, to the same numbers but for rounding
-        model = fuse(model)
+        model = importlib.import_module("minigrad.fused").fuse(model)
     batches = data.Batches(
         dataset.train_images,
         dataset.train_labels,
@@ -86,6 +90,20 @@ def make_run(arguments: dict[str, Any], dataset: data.Dataset) -> runs.Run:
 def nothing_seen() -> dict[str, Any]:
     """The sums of an epoch at its beginning: over images, and since the last point of the trace."""
     return {"seen": 0, "loss": 0.0, "right": 0, "seconds": 0.0, "since": 0, "loss_since": 0.0}
+
+
+def check(progress: dict[str, Any]) -> None:
+    """Raises ValueError where the progress in a checkpoint is not what `train` keeps there."""
+    try:
+        history, trace = progress["history"], progress["trace"]
+        numbers = [progress[name] for name in nothing_seen()]
+        numbers += [line[name] for line in history for name in LINE]
+        numbers += [number for where, loss in trace for number in (where, loss)]
+        fits = type(history) is type(trace) is list and all(isinstance(number, (int, float)) for number in numbers)
+    except (KeyError, TypeError, ValueError):
+        fits = False
+    if not fits:
+        raise ValueError(f"the checkpoint holds another program's progress: {progress!s:.60}")
 
 
 def train(

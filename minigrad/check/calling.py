@@ -26,11 +26,15 @@ Way = tuple[str, ...]
 
 @dataclass
 class Answer:
-    """What a hand function returned: for each differentiable input an array or None, and named steps."""
+    """What a hand function returned: for each differentiable input an array or None, and named steps.
+
+    numbers: the places of Python's floats among the inputs that have a gradient too.
+    """
 
     gradients: list[Array | None]
     steps: dict[str, Array] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
+    numbers: list[int] = field(default_factory=list)
 
 
 def _parameters(hand: Any) -> tuple[int, float, list[str]]:
@@ -111,18 +115,28 @@ def ask(hand: Any, run: Forward, gs: list[Array], names: list[str]) -> Answer:
             names, "nothing returned", f"the backward function {name_of(hand)} returned None: is a return missing?"
         )
     if isinstance(result, Mapping):
-        return _by_name(result, names)
+        answer = _by_name(result, names)
+        keys = {str(key).removeprefix("d") for key in result}
+        answer.numbers = [i for i in _floats(run) if run.input_names[i] in keys]
+        return answer
     parts = list(result) if isinstance(result, (tuple, list)) else [result]
+    numbers = []
     if len(parts) == len(run.inputs) and len(parts) != len(names):
+        numbers = [i for i in _floats(run) if isinstance(parts[i], host.ndarray) or parts[i]]
         parts = [parts[i] for i in run.differentiable]
     if len(parts) != len(names):
         needed = ", ".join("d" + n for n in names)
         message = f"{len(parts)} gradients were returned, and {len(names)} are needed: {needed}"
         return _nothing(names, "number of gradients", message)
-    answer = Answer([None] * len(names))
+    answer = Answer([None] * len(names), numbers=numbers)
     for k, part in enumerate(parts):
         answer.gradients[k] = _numbers(names[k], part, answer.findings)
     return answer
+
+
+def _floats(run: Forward) -> list[int]:
+    """The places of Python's floats among the inputs: settings, as long as nobody returns a gradient for them."""
+    return [i for i, value in enumerate(run.inputs) if isinstance(value, float)]
 
 
 def _nothing(names: list[str], kind: str, message: str) -> Answer:

@@ -6,7 +6,8 @@ explains several gradients is told once.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from minigrad.backend import numpy as host
@@ -38,15 +39,39 @@ def of_a_zero(name: str, a: Array, sizes: Array) -> Finding:
     return Finding(name, "structural zero", message, evidence=evidence, severity=NOTE)
 
 
-def of_a_shape(name: str, h: Array, a: Array, tol: Array) -> Finding:
-    """A gradient of another shape than its input: how it would have to be summed or rearranged, if that is known."""
-    reach = float(host.max(tol, initial=0.0)) * 3 + 1e-9 * float(host.abs(a).max(initial=0.0))
-    why = reshaped(h, a, lambda candidate: bool((host.abs(candidate - a) <= reach).all()))
+def of_a_shape(run: Forward, sweep: Sweep, k: int, h: Array, tol: Array) -> Finding:
+    """A gradient of another shape than its input: what it is, or how to sum or rearrange it, where that is known."""
+    name, a = run.leaf_name(k), sweep.gradients[k]
+    size = max(float(host.abs(g).max(initial=0.0)) for g in sweep.gradients)
+    reach = float(host.max(tol, initial=0.0)) * 3 + 1e-9 * size
+
+    def close(one: Array, other: Array) -> bool:
+        return one.shape == other.shape and bool((host.abs(one - other) <= reach).all())
+
     head = f"d{name} has shape {list(h.shape)}, and {name} {list(a.shape)}"
+    evidence = {"shape": h.shape, "needed": a.shape}
+    for j, other in enumerate(sweep.gradients):
+        if j != k and close(h, other):
+            message = f"{head}: it holds autodiff's d{run.leaf_name(j)}; are the gradients returned in another order?"
+            return Finding(name, "swapped", message, (run.leaf_name(j),), evidence=evidence)
+    why = reshaped(h, a, lambda candidate: bool((host.abs(candidate - a) <= reach).all()))
     if why is None:
-        message = head + ": summed or rearranged, it does not become autodiff's gradient either"
-        return Finding(name, "shape", message, evidence={"shape": h.shape, "needed": a.shape})
-    return Finding(name, why[0], f"{head}: {why[1]}", evidence={"shape": h.shape, "needed": a.shape})
+        why = next(_what_else(run, sweep, a, h, close), None)
+    kind, words = why or ("shape", "summed or rearranged, it does not become autodiff's gradient either")
+    return Finding(name, kind, f"{head}: {words}", evidence=evidence)
+
+
+def _what_else(
+    run: Forward, sweep: Sweep, a: Array, h: Array, close: Callable[[Array, Array], bool]
+) -> Iterator[tuple[str, str]]:
+    """What a gradient of a wrong shape may be, as `reshaped` tells it."""
+    for node, g in sweep.cotangents.items():
+        if close(h, g) and node not in sweep.seeds:
+            yield "derivative left out", f"it is the cotangent of {run.describe(node)}{run.where(node)}"
+    for many in range(1, a.ndim + 1):
+        for axes in itertools.combinations(range(a.ndim), many):
+            if close(h, a.sum(axes)) or close(h, a.sum(axes, keepdims=True)):
+                yield "shape", f"it is autodiff's gradient summed over axes {list(axes)}, which are axes of its own"
 
 
 def of_nan(name: str, h: Array, bad: Array) -> Finding:
@@ -166,9 +191,8 @@ def _told(e: Explanation, names: list[str], others: list[Explanation], explainer
     message = in_words(e.message, names)
     if e.key == ("swapped",):
         held = [next(other.paths[0] for other in explainer.found[k] if other.key == e.key) for k in ks]
-        message = "the gradients are returned in another order: " + ", ".join(
-            f"d{name} holds autodiff's d{other}" for name, other in zip(names, held, strict=True)
-        )
+        each = ", ".join(f"d{name} holds autodiff's d{other}" for name, other in zip(names, held, strict=True))
+        message = f"the gradients are returned in another order: {each}" if set(held) == set(names) else each
     return Finding(", ".join(names), e.kind, message, e.paths, e.factor, evidence)
 
 

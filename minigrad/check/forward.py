@@ -3,26 +3,33 @@
 Beside the tape itself, what a sentence needs is noted: the value of every node, the source line that
 made it, and its name. Names come from `mg.label` where there are labels, and otherwise from the
 user's own code: the local variables of the functions that ran, as a debugger would read them.
-Values that leave the tape (`float(t)`, `t.item()`) are noted too.
+Values that leave the tape (`float(t)`, `t.item()`) are noted too, and ops that are constant almost everywhere.
+
+The function is then run once more, on plain arrays, and must return the same: what was recorded is then
+what it computes, and nobody is accused because of a line that the tape took for another.
 """
 
 from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import inspect
 import linecache
 import os
+import random
 import sys
 import sysconfig
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from minigrad.backend import generator, to_numpy
 from minigrad.backend import numpy as host
-from minigrad.backend import to_numpy
 from minigrad.numpy_protocol import writable
-from minigrad.tape import Node, enable_grad, history, recording
+from minigrad.primitive import Primitive
+from minigrad.tape import Node, Reviewer, enable_grad, history, no_grad, recording
 from minigrad.tensor import Tensor, differentiable
 
 OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
@@ -34,6 +41,7 @@ class CannotRun(ValueError):
     """The check could not be made; the message says why and what to do."""
 
 
+@functools.cache
 def is_theirs(file: str) -> bool:
     """Whether a source file is the user's: neither minigrad's, NumPy's nor Python's own."""
     return not file.startswith((OURS, NUMPYS, STANDARD, "<frozen", "<call of")) and "site-packages" not in file
@@ -45,8 +53,9 @@ class Forward:
 
     names, lines: of nodes; a line is (number, text).  inputs: as f was given them, arrays on the host
     differentiable: the numbers of the inputs with gradients, and `leaves` their Tensors
-    outputs: the Tensors that get a cotangent.  rest: what else f returned, as arrays
+    outputs: the Tensors that get a cotangent.  rest: what else f returns, as f itself returns it for arrays
     values, arguments: of every node, raw.  escapes: sentences on values that left the tape
+    steps: ops that are constant almost everywhere and were given values on the tape, in words
     """
 
     f: Callable[..., Any]
@@ -62,6 +71,7 @@ class Forward:
     names: dict[Node, str] = field(default_factory=dict)
     lines: dict[Node, tuple[int, str]] = field(default_factory=dict)
     escapes: list[str] = field(default_factory=list)
+    steps: list[str] = field(default_factory=list)
 
     def leaf_name(self, k: int) -> str:
         """The name of the k-th differentiable input."""
@@ -73,6 +83,8 @@ class Forward:
             return f"`{self.names[node]}`"
         op = "input" if node.primitive is None else node.primitive.name.rstrip("_")
         where = f" in `{self.lines[node][1]}`" if node in self.lines else ""
+        if op in ("alias", "reshape") and node.inputs[0] in self.names:  # such as matmul makes of a vector
+            return f"`{self.names[node.inputs[0]]}`{where}"
         return f"the {op}{where}"
 
     def where(self, node: Node) -> str:
@@ -108,7 +120,8 @@ def arrays_of(value: Any) -> Any:
 def record(f: Callable[..., Any], inputs: Sequence[Any], outputs: int = 1) -> Forward:
     """Runs f on Tensors with the values of `inputs` (host arrays and anything else) and notes what it did.
 
-    Raises CannotRun, with the user's line, where f fails or returns nothing that can be differentiated.
+    Raises CannotRun, with the user's line, where f fails or returns nothing that can be differentiated, and
+    where it returns other values for plain arrays.
     """
     run = Forward(f, input_names(f, len(inputs)), list(inputs))
     arguments: list[Any] = []
@@ -126,7 +139,8 @@ def record(f: Callable[..., Any], inputs: Sequence[Any], outputs: int = 1) -> Fo
     leaves = {leaf.node for leaf in run.leaves}
     for k, leaf in enumerate(run.leaves):
         run.names[leaf.node] = run.leaf_name(k)  # type: ignore[index]
-    with enable_grad(), _watched(run), _named(run), _noticed(run), writable(is_theirs):
+    drawn = _random_states()
+    with enable_grad(), _watched(run), _named(run), _noticed(run), writable(is_theirs, f):
         try:
             result = f(*arguments)
         except Exception as error:
@@ -145,12 +159,19 @@ def record(f: Callable[..., Any], inputs: Sequence[Any], outputs: int = 1) -> Fo
         raise CannotRun(
             f"the forward function {name_of(f)} returned {len(parts)} values, and outputs={outputs} was asked for"
         )
+    plain = _on_arrays(f, inputs, drawn)
+    if plain is not None:
+        plain = plain if isinstance(plain, tuple) else (plain,)
+        for number, (y, expected) in enumerate(zip(run.outputs, plain, strict=False)):
+            if (apart := _difference(y, expected)) is not None:
+                raise CannotRun(disagreement(f, number, apart))
     if all(y.node is None for y in run.outputs):
+        step = f": {run.steps[-1]} is constant almost everywhere" if run.steps else ""
         raise CannotRun(
             f"the output of {name_of(f)} does not depend on any differentiable input as far as the tape can see"
-            f"{_escaped(run)}: its gradient is zero, or the function is not differentiable"
+            f"{step}{_escaped(run)}; its gradient is zero, or the function is not differentiable"
         )
-    run.rest = arrays_of(tuple(parts[outputs:]))
+    run.rest = arrays_of(tuple((parts if plain is None else plain)[outputs:]))
     run.order = history(*[y.node for y in run.outputs if y.node is not None])
     for node in run.order:
         if node.label and node not in leaves:
@@ -160,6 +181,66 @@ def record(f: Callable[..., Any], inputs: Sequence[Any], outputs: int = 1) -> Fo
             run.names.setdefault(y.node, "output")
     _keep_apart(run)
     return run
+
+
+# ---- the same on plain arrays -----------------------------------------------------------------------------
+def _random_states() -> tuple[Any, Any, Any]:
+    """Where NumPy's, Python's and minigrad's own random numbers stand."""
+    return host.random.get_state(), random.getstate(), generator().bit_generator.state
+
+
+def _draw_from(states: tuple[Any, Any, Any]) -> None:
+    host.random.set_state(states[0])
+    random.setstate(states[1])
+    generator().bit_generator.state = states[2]
+
+
+def _on_arrays(f: Callable[..., Any], inputs: Sequence[Any], drawn: tuple[Any, Any, Any]) -> Any:
+    """What f returns for the inputs as they are, with the random numbers that its recorded run drew.
+
+    None where it fails: a function of minigrad's ops need not run on arrays.
+    """
+    afterwards, replaying = _random_states(), recording.replaying
+    _draw_from(drawn)
+    recording.replaying = True
+    try:
+        with no_grad(), host.errstate(all="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return f(*[copy.deepcopy(value) for value in inputs])
+    except Exception:
+        return None
+    finally:
+        recording.replaying = replaying
+        _draw_from(afterwards)
+
+
+def _difference(y: Tensor, expected: Any) -> str | None:
+    """Where an output and what f returns for arrays differ by more than rounding can make of it, in words.
+
+    A quarter of the digits must agree: two ways of adding up may differ by far more than one rounding.
+    """
+    ours, theirs = to_numpy(y.data), host.asarray(arrays_of(expected))
+    if ours.shape != theirs.shape:
+        return f"shape {list(ours.shape)} recorded, {list(theirs.shape)} for arrays"
+    if theirs.dtype.kind not in "fiub":
+        return None
+    eps = max(host.finfo(a.dtype).eps for a in (ours, theirs) if a.dtype.kind == "f") if "f" in ours.dtype.kind else 0
+    size = host.abs(theirs[host.isfinite(theirs)]).max(initial=0.0)
+    near = host.isclose(ours, theirs, rtol=0, atol=float(eps) ** 0.25 * float(size), equal_nan=True)
+    if near.all():
+        return None
+    first = tuple(int(i) for i in host.argwhere(~near)[0])
+    return f"{ours[first]:.6g} recorded, {theirs[first]:.6g} for arrays" + (f" at {list(first)}" if first else "")
+
+
+def disagreement(f: Any, number: int, apart: str) -> str:
+    """The message for a function that returns one thing when it is recorded, and another for plain arrays."""
+    return (
+        f"{name_of(f)} returns other values when it is recorded than for plain arrays (output {number}: {apart}). "
+        "Either two calls of it differ: it draws random numbers or keeps a state; seed the generator inside it. Or it "
+        "has a line that means another thing for arrays: one that sorts in place (write a = np.sort(a)), asks for the "
+        "type of an array (type(a)), or writes into memory that two arrays share (write into the whole array instead)"
+    )
 
 
 def name_of(f: Any) -> str:
@@ -206,21 +287,30 @@ def _line_of(depth: int) -> tuple[int, str] | None:
 @contextlib.contextmanager
 def _watched(run: Forward) -> Iterator[None]:
     """Notes each node's values and source line as it is recorded."""
-    before = recording.observer
+    before = recording.observer, recording.reviewer
     inside_ours = not is_theirs(getattr(getattr(run.f, "__code__", None), "co_filename", ""))
+
+    on_tape = {id(leaf.data) for leaf in run.leaves}
 
     def observe(node: Node, arguments: tuple[Any, ...], y: Any) -> None:
         run.values[node] = y
+        on_tape.add(id(y))
         run.arguments[node] = arguments
         line = None if inside_ours else _line_of(2)
         if line is not None and line[1]:
             run.lines[node] = line
 
+    class Steps(Reviewer):
+        def computed(self, row: Primitive, arguments: tuple[Any, ...], y: Any) -> None:
+            if row.kind == "discrete" and any(id(a) in on_tape for a in arguments) and (line := _line_of(2)):
+                run.steps.append(f"{row.name} on line {line[0]}, `{line[1]}`,")
+
     recording.observer = observe
+    recording.reviewer = recording.reviewer or Steps()  # type: ignore[abstract]
     try:
         yield
     finally:
-        recording.observer = before
+        recording.observer, recording.reviewer = before
 
 
 @contextlib.contextmanager
@@ -267,7 +357,7 @@ def _noticed(run: Forward) -> Iterator[None]:
     before = {name: getattr(Tensor, name) for name in names}
 
     def reader(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
-        def read(self: Tensor) -> Any:
+        def read(self: Tensor, *args: Any) -> Any:
             if self.node is not None and (line := _line_of(2)) is not None:
                 what = run.names.get(self.node)
                 called = {"item": "float() or .item()"}.get(name, f".{name}()")
@@ -276,7 +366,7 @@ def _noticed(run: Forward) -> Iterator[None]:
                     f"the tape "
                     "cannot see what becomes of it"
                 )
-            return original(self)
+            return original(self, *args)
 
         return read
 

@@ -8,6 +8,7 @@ the mutation score (`mutants`) tells whether the check could have failed at all.
 
 from __future__ import annotations
 
+import contextlib
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -122,6 +123,10 @@ def _compared(
             raise CannotRun(f"the input {run.leaf_name(k)} holds NaN: no gradient could be compared")
     require_the_same_twice(run, len(run.outputs))
     comparison, sure = _best(asked, run, values)
+    if numbers := comparison.answer.numbers:  # they are not settings: the hand has gradients for them
+        with contextlib.suppress(CannotRun):
+            arrays = [host.asarray(x, host.float64) if i in numbers else x for i, x in enumerate(given)]
+            return _compared(asked, arrays, steps, progress)
     run, answer, names = comparison.run, comparison.answer, comparison.names
     report = Report(f"hand-derived gradient of {name_of(asked.f)}", list(comparison.findings))
     dtype = str(run.leaves[0].dtype)

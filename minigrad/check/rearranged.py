@@ -30,6 +30,14 @@ def fitted(value: Array, shape: tuple[int, ...]) -> Array | None:
     return None
 
 
+def aligned(value: Array, shape: tuple[int, ...]) -> Array | None:
+    """The same, also where a reduction over the last axes left the first ones, as a norm of every row does."""
+    value_fits = fitted(value, shape)
+    if value_fits is None and value.ndim and value.shape == shape[: value.ndim]:
+        return value.reshape(value.shape + (1,) * (len(shape) - value.ndim))
+    return value_fits
+
+
 def rearrangements(array: Array) -> Iterator[tuple[str, Array]]:
     """Transposed, permuted and flipped copies, with the words for them (shapes may differ)."""
     if array.ndim == 2:

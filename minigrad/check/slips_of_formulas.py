@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from minigrad.backend import numpy as host
 from minigrad.check.numbers import STATISTICS, fraction
-from minigrad.check.rearranged import fitted
+from minigrad.check.rearranged import aligned
 from minigrad.check.suspicion import INVOLVED, Explanation, Suspicion
 from minigrad.check.sweep import Array
 from minigrad.tape import Node
@@ -56,6 +56,7 @@ class Alphabet:
         self.names: list[str] = []
         self.legend: dict[str, str] = {}
         self.values: list[Array] = []
+        self.sizes: list[int] = []
         self.some = host.random.default_rng(3).permutation(self.size)[:ELEMENTS]
         columns = [host.ones(len(self.some))]
         for text, value, kept in entries:
@@ -69,6 +70,7 @@ class Alphabet:
                 continue
             columns.append(column)
             self.values.append(wide)
+            self.sizes.append(value.size if self.values[1:] else 0)
             plain = text.strip("`")
             name = plain if plain.isidentifier() or plain[:1] == "(" else f"v{len(self.legend) + 1}"
             if name != plain:
@@ -163,16 +165,14 @@ class Alphabet:
         ]  # fmt: skip
 
     def forms(self, formula: Formula) -> Iterator[Formula]:
-        """The same formula with constant factors before its sum or in it."""
+        """The same formula with powers of constant factors before its sum or in it."""
         loose = self.constant_along(formula.axes) if formula.axes else []
-        powers = {i: formula.outside[i] + formula.inside[i] for i in loose}
-        loose = [i for i in loose if powers[i]]
-        for many in range(len(loose) + 1):
-            for within in itertools.combinations(loose, many):
-                outside, inside = list(formula.outside), list(formula.inside)
-                for i in loose:
-                    outside[i], inside[i] = (0, powers[i]) if i in within else (powers[i], 0)
-                yield formula._replace(outside=tuple(outside), inside=tuple(inside))
+        powers = {i: formula.powers[i] for i in loose if formula.powers[i]}
+        for within in itertools.product(*(range(min(p, 0), max(p, 0) + 1) for p in powers.values())):
+            outside, inside = list(formula.outside), list(formula.inside)
+            for (i, p), q in zip(powers.items(), within, strict=True):
+                outside[i], inside[i] = p - q, q
+            yield formula._replace(outside=tuple(outside), inside=tuple(inside))
 
     def words(self, formula: Formula) -> str:
         """A formula as NumPy would have it."""
@@ -195,8 +195,9 @@ class Alphabet:
         """A product of powers: `gamma * g / std²`."""
         marks = {1: "", 2: "²", 3: "³"}
         def of(sign: int) -> list[str]:
-            chosen = [(n, abs(p)) for n, p in zip(self.names, powers, strict=True) if p * sign > 0]
-            return [n + marks.get(p, f"^{p}") for n, p in chosen]
+            letters = zip(self.sizes, self.names, powers, strict=True)
+            chosen = [(size, name, abs(p)) for size, name, p in letters if p * sign > 0]
+            return [n + marks.get(p, f"^{p}") for _, n, p in sorted(chosen)]
 
         above, below = " * ".join(of(1)), of(-1)
         if not below:
@@ -263,21 +264,23 @@ class SlipsOfFormulas(Suspicion):
         """The values of a shape: the upstream gradient, then what rows kept, named ones first."""
         size = math.prod(shape)
         for g in self.sweep.seeds.values():
-            if g.size == size:
-                yield "g", g.reshape(shape), True
+            upstream = g.reshape(shape) if g.size == size else aligned(g, shape)
+            if upstream is not None and g.size > 1:
+                yield "g", upstream, True
         kept = {id(value) for node in self.run.order for value in node.residuals}
 
-        def order(entry: tuple[str, Array, Node | None]) -> tuple[bool, bool, bool]:
+        def order(entry: tuple[str, Array, Node | None]) -> tuple[bool, bool, int]:
             text, value, node = entry
-            return id(value) not in kept, text[:1] != "`", node is None or node.primitive is None
+            computed = -node.serial if node is not None and node.primitive is not None else 0
+            return id(value) not in kept, text[:1] != "`", computed  # the later ones are nearer to a closed formula
 
         leaf = self.run.leaves[self.k].shape
         more: list[tuple[str, Array]] = []
         for text, value, _ in sorted(self.values, key=order):
             if value.dtype.kind != "f" or value.size < 2 or text == "the upstream gradient":
                 continue
-            letter = fitted(value, shape)
-            if letter is None and leaf != shape and (wide := fitted(value, leaf)) is not None:
+            letter = aligned(value, shape)
+            if letter is None and leaf != shape and (wide := aligned(value, leaf)) is not None:
                 letter = host.broadcast_to(wide, leaf).reshape(shape)
             if letter is not None:
                 yield text, letter, id(value) in kept
@@ -329,10 +332,10 @@ class SlipsOfFormulas(Suspicion):
     def _told(self, alphabet: Alphabet, node: Node | None, words: str, hand: Formula, right: Formula) -> Explanation:
         """The sentence for a term that is another formula than the right one."""
 
-        def distance(pair: tuple[Formula, Formula]) -> int:
-            one, other = pair
-            two = zip((*one.outside, *one.inside), (*other.outside, *other.inside), strict=True)
-            return sum(abs(a - b) for a, b in two)
+        def distance(pair: tuple[Formula, Formula]) -> tuple[int, int]:
+            one, other = ((*f.outside, *f.inside) for f in pair)
+            apart = sum(abs(a - b) for a, b in zip(one, other, strict=True))
+            return apart, sum(abs(p) for f in pair for p in f.inside)
 
         hand, right = min(itertools.product(alphabet.forms(hand), alphabet.forms(right)), key=distance)
         mine, meant = alphabet.words(hand), alphabet.words(right)

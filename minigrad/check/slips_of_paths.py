@@ -28,6 +28,9 @@ class SlipsOfPaths(Suspicion):
         size = float((a * a).sum())
         w = float((a * h).sum()) / size if size else 0.0
         if self.fits(w * a) and abs(w + 1) > 1e-6:
+            if (places := self._places()) > 1 and abs(w * places - 1) < 1e-6:
+                message = "{d} {is} averaged over the places where " + f"`{self.run.leaf_name(self.k)}` is used, and "
+                yield Explanation(("averaged",), SIMPLE, "factor", message + "should be summed", factor=f"{w:.6g}")
             named = self.name_weight(w, [n for n, words in self.counts.items() if words[0] == "m"])
             sign = " and the wrong sign" if w < 0 else ""
             if named is not None:
@@ -55,6 +58,12 @@ class SlipsOfPaths(Suspicion):
         for words, moved in rearrangements(a):
             if moved.shape == a.shape and self.fits(moved):
                 yield Explanation(("moved", words), SIMPLE + 0.05, "permuted", "{d} {is} autodiff's " + words)
+
+    def _places(self) -> float:
+        """To how many places each element of this leaf is broadcast, where that is the same wherever it is used."""
+        edges = self.consumers.get(self.run.leaves[self.k].node, ())  # type: ignore[arg-type]
+        sizes = {math.prod(node.shape) for node, _ in edges if node.primitive.kind == "elementwise"}  # type: ignore[union-attr]
+        return sizes.pop() / max(1, self.a.size) if len(sizes) == 1 else 1.0
 
     def upstream(self) -> Iterator[Explanation]:
         """The cotangent ignored, applied twice, or only its mean used."""

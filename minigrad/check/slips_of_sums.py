@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from minigrad.backend import numpy as host
 from minigrad.check.numbers import fraction
-from minigrad.check.rearranged import fitted
+from minigrad.check.rearranged import aligned
 from minigrad.check.suspicion import INVOLVED, Explanation, Suspicion
 from minigrad.check.sweep import Array
 
@@ -47,17 +47,19 @@ class SlipsOfSums(Suspicion):
         """The named values that broadcast to the gradient, integers as one-hot rows, and the input as probabilities."""
         for text, value, _ in self.values:
             if text[:1] == "`" and value.size > 1 and host.isfinite(value).all():
-                shaped = fitted(value, self.a.shape)
+                shaped = aligned(value, self.a.shape)
                 if shaped is not None:
                     yield text[1:-1], shaped
         x, name, shape = self.run.leaves[self.k].data, self.run.leaf_name(self.k), self.a.shape
         for number, value in enumerate(self.run.inputs):
             if isinstance(value, host.ndarray) and value.dtype.kind in "iu" and value.shape == shape[:-1]:
-                yield f"onehot({self.run.input_names[number]})", value[..., None] == host.arange(shape[-1])
-        if x.ndim:
-            e = host.exp(x - x.max(-1, keepdims=True))
-            yield f"softmax({name})", e / e.sum(-1, keepdims=True)
-            yield f"sigmoid({name})", 1 / (1 + host.exp(-x))
+                classes, words = host.arange(shape[-1]), self.run.input_names[number]
+                yield f"onehot({words})", value[..., None] == classes
+                yield f"isin(arange({len(classes)}), {words})", host.isin(classes, value)
+        for axis in reversed(range(x.ndim)):
+            e = host.exp(x - x.max())
+            yield f"softmax({name}, axis={axis})", e / e.sum(axis, keepdims=True)
+        yield f"sigmoid({name})", 1 / (1 + host.exp(-x))
 
 
 def _sum(weights: Array, names: list[str]) -> str:

@@ -129,6 +129,8 @@ class SlipsOfValues(Suspicion):
                         wrong = {i: c for i, _, c in pull(node, g, False, self.sweep.needed, values)}
                     except (ValueError, TypeError, IndexError):
                         continue
+                    if held.dtype.kind == "b" and len(wrong) > 1:
+                        yield from self._all_at_once(node, wrong, text)
                     for i, c in wrong.items():
                         right = self.sweep.edges[node, i]
                         target = node.inputs[i]
@@ -157,6 +159,19 @@ class SlipsOfValues(Suspicion):
                                 None,
                                 self._where(node),
                             )
+
+    def _all_at_once(self, node: Node, wrong: Mapping[int, Array], text: str) -> Iterator[Explanation]:
+        """A condition that is wrong for all branches that it chooses from."""
+        deltas: dict[Node, Array] = {}
+        for i, c in wrong.items():
+            target, delta = node.inputs[i], c - self.sweep.edges[node, i]
+            assert target is not None
+            deltas[target] = deltas[target] + delta if target in deltas else delta
+        if self._both(deltas):
+            message = "{d} {uses} " + f"{text} in {self.run.describe(node)}{self.run.where(node)}"
+            yield Explanation(
+                ("condition", node), LOCAL, "mistaken value", message, self.names_of(node), None, self._where(node)
+            )
 
     def _meant(self, node: Node, origin: int | None) -> str:
         """What the backward pass needs there, in words."""

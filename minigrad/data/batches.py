@@ -49,6 +49,9 @@ class Batches:
     out a last batch that is short.  augment: an `Augment`, or any function (images, generator) -> images of
     uint8; called for each batch, in a thread that works one batch ahead.
 
+    On a device with kernels the images and labels are copied there at the first loop and stay: what is written into
+    them afterwards is seen on the host alone. Make new Batches of data that change.
+
     epoch: the epoch under way or next, from 0.  batch: how many of its batches were handed out. Order
     and distortions depend on (seed, epoch, batch) alone. A loop that was left early is not taken up
     again: the next one begins the next epoch, except after `load_state`.
@@ -160,7 +163,7 @@ class Batches:
                 "use the same, or set batches.epoch to start an epoch afresh"
             )
         epoch, batch = state["epoch"], state["batch"]
-        if not (isinstance(epoch, int) and isinstance(batch, int) and epoch >= 0 and 0 <= batch < len(self)):
+        if not (type(epoch) is type(batch) is int and epoch >= 0 and 0 <= batch < len(self)):
             raise ValueError(
                 f"Batches.load_state: there is no batch {batch!r} of epoch {epoch!r}; {len(self)} an epoch"
             )
@@ -173,7 +176,7 @@ class Batches:
             "shuffle": self.shuffle,
             "seed": self.seed,
             "drop_last": self.drop_last,
-            "augment": self.augment and getattr(self.augment, "__qualname__", repr(self.augment)),
+            "augment": None if self.augment is None else _described(self.augment),
             "normalise": list(self.normalise),
         }
 
@@ -235,6 +238,18 @@ def _checked_images(where: str, given: Any) -> Bytes:
             f"not {images.dtype} {images.shape}"
         )
     return images
+
+
+def _described(function: Any) -> str:
+    """A function by its name, an object by its settings or else its class: in each process the same."""
+    if isinstance(function, functools.partial):
+        given = [_described(value) for value in (function.func, *function.args)]
+        given += [f"{name}={_described(value)}" for name, value in function.keywords.items()]
+        return f"partial({', '.join(given)})"
+    if hasattr(function, "__qualname__"):
+        return str(function.__qualname__)
+    kind = type(function)
+    return kind.__qualname__ if kind.__repr__ is object.__repr__ else repr(function)
 
 
 _Argument = TypeVar("_Argument")

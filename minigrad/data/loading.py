@@ -105,7 +105,7 @@ def _load_published(name: str, folder: str | os.PathLike[str] | None) -> Dataset
         passed = f"MINIGRAD_DATA={setting} does not hold it" if setting else "MINIGRAD_DATA is not set"
         raise DataNotFoundError(
             f"{title} was not found and could not be downloaded:\n  {passed}\n  {error}\n"
-            f"Put {four} into a folder, and name it with folder=... or MINIGRAD_DATA"
+            f"Put {four} into a folder, and name that folder as MINIGRAD_DATA, or as the one to load from"
         ) from error
 
 

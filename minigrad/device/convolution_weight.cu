@@ -30,6 +30,18 @@ union Memory {
     real sums[(PARTS + 1) / 2][MANY * TAPS][OWNERS];
 };
 
+// Whether any of the cells of y, one every `stride`, reads the place `at` of the padded x with one of `taps`, one every
+// `dilation`. A tile also has cells that y lacks: times their zeros what no cell reads would still be NaN where it is.
+__device__ inline bool is_read(int at, int cells, int stride, int taps, int dilation) {
+    if (dilation == 1) return at < (cells - 1) * stride + taps;  // what lies between two cells' taps is read by none
+    bool found = false;
+    for (int tap = 0; tap < taps; tap++) {
+        const int first = at - tap * dilation;
+        found |= first >= 0 && first % stride == 0 && first / stride < cells;
+    }
+    return found;
+}
+
 // w (splits, O, CG, KH, KW): each split has the sum over its images' bands.
 extern "C" __global__ void __launch_bounds__(THREADS) conv_weight(
     const real *x, const real *g, real *w, long long images, long long splits) {
@@ -50,7 +62,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) conv_weight(
         for (int e = thread; e < CT * XROWS * XCOLUMNS; e += THREADS) {
             const int c = e / (XROWS * XCOLUMNS), at = e % (XROWS * XCOLUMNS);
             const int i = row0 * SH - PH + at / XCOLUMNS, j = at % XCOLUMNS - PW;
-            const bool inside = c0 + c < CG && 0 <= i && i < H && 0 <= j && j < W;
+            const bool inside = c0 + c < CG && 0 <= i && i < H && 0 <= j && j < W && is_read(i + PH, OH, SH, KH, DH) &&
+                                is_read(j + PW, OW, SW, KW, DW);
             memory.tile.x[c][at] = inside ? x[((image * C + group * CG + c0 + c) * H + i) * W + j] : real(0);
         }
 #pragma unroll 4

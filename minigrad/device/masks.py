@@ -16,8 +16,8 @@ from minigrad.tensor import Tensor
 
 @offer("bernoulli")
 def bernoulli(p: float, shape: tuple[int, ...], dtype: Any) -> Tensor | None:
-    """Ones with probability p, zeros otherwise; None outside of a capture."""
-    if not backend.capturing():
+    """Ones with probability p, zeros otherwise; None outside of a capture, and for what must be drawn twice."""
+    if not backend.capturing() or backend.noting_draws():
         return None
     after, y = backend.after_capture, xp.empty(shape, dtype)
     if y.dtype.char not in "fd" or not small(y):

@@ -14,6 +14,7 @@ from minigrad import creation, ops
 from minigrad.backend import is_array
 from minigrad.tape import recording
 from minigrad.tensor import Buffer, Parameter, Tensor, Versioned, as_array
+from minigrad.uses import arrangement
 
 State = dict[str, Tensor]
 
@@ -65,6 +66,8 @@ class Module:
                 f"its place: {name}.update(t) overwrites its values"
                 + f"; this one has a history, and {name}.update(t.detach()) drops it" * lost
             )
+        if name == "training" and bool(value) is not bool(self.training):
+            arrangement.switched(self, f"the mode of {self.path or type(self).__name__!r} was switched")
         super().__setattr__(name, value)
 
     # ---- the walk ----------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from typing import Any
 from minigrad.backend import Array, capturing, kernel, xp
 from minigrad.given import number
 from minigrad.optim.given import named
+from minigrad.tape import recording
 from minigrad.tensor import Tensor
 
 
@@ -26,6 +27,9 @@ def clip_grad_norm(parameters: Any, max_norm: float, error_if_nonfinite: bool = 
         for _, p in named(parameters, "clip_grad_norm")
         if p.node is not None and p.node.grad is not None
     ]
+    if recording.uses is not None:
+        for node in nodes:
+            recording.uses.gradient(node)
     # Sums of squares of float16 would overflow at a norm of 256.
     dtype = xp.result_type(xp.float32, *(node.grad.dtype for node in nodes))
     wide = [node.grad.astype(dtype, copy=False) for node in nodes]

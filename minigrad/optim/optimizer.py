@@ -12,7 +12,9 @@ from typing import Any, ClassVar
 from minigrad.backend import Array, current, kernel, naming_memory, xp
 from minigrad.given import non_negative, whole
 from minigrad.optim.given import lists_entries, named, ranges
+from minigrad.tape import recording
 from minigrad.tensor import Parameter, as_array
+from minigrad.uses import arrangement
 
 Hyper = dict[str, Any]
 
@@ -132,7 +134,9 @@ class Optimizer:
 
         Raises ValueError or TypeError, before any change, where a gradient does not fit its Parameter.
         """
-        due = []
+        uses, due = recording.uses, []
+        if uses is not None:
+            uses.step(self)
         for group in self.param_groups:
             for memory in group.memories:
                 node = memory.parameter.node
@@ -141,6 +145,8 @@ class Optimizer:
                     due.append((memory, node.grad, group.data))
         if (own := kernel("optimizer step")) is not None and own(self, due):
             return
+        if uses is not None and due:
+            uses.ruled.add(self)
         for memory, g, hyper in due:
             parameter = memory.parameter  # not its array: what nothing else holds needs no note when it is written to
             parameter.unlock()
@@ -268,6 +274,7 @@ class Optimizer:
             memory.clear()
         for entry, (memory, key) in expected.items():
             memory[key] = arrays[entry]
+        arrangement.replaced(f"{where} gave the optimizer other arrays")
 
     def __repr__(self) -> str:
         lines = [

@@ -18,10 +18,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from minigrad.backend import to_numpy
-from minigrad.tape import FREED, Node
+from minigrad.tape import Node
+from minigrad.view import words
 
 if TYPE_CHECKING:
-    from minigrad.view.program import Tape
+    from minigrad.view.program import Step, Tape
 
 DRAWABLE = 60
 """Items up to which a drawing is legible; larger tapes are folded by layer."""
@@ -100,6 +101,18 @@ def groups(tape: Tape, fold: bool | None = None) -> list[Item]:
     return runs
 
 
+def folding(tape: Tape, items: Sequence[Item]) -> str:
+    """How the items are folded, for the reader: "" where they are not."""
+    if not any(item.group for item in items):
+        return ""
+    many = f"{len(tape)} lines are too many to draw one by one"
+    if any(line.layer for line in tape.lines):
+        return f"folded by layer: {many}"
+    if any(layer_of_lines(tape).values()):
+        return f"folded by layer, as the parameters' names tell (mg.trace(model) tells where each ends): {many}"
+    return f"folded by number: {many}; of a model that runs inside mg.trace(model) the layers are known"
+
+
 def layer_of_lines(tape: Tape) -> dict[int, str]:
     """For each computed line the layer that recorded it: as traced, else by its label or its parameters' names.
 
@@ -117,9 +130,9 @@ def layer_of_lines(tape: Tape) -> dict[int, str]:
         leaves = [source for source in line.node.inputs if source is not None and source.primitive is None]
         names = [leaf.label for leaf in leaves if leaf.label and "." in leaf.label]
         if line.node.label and "/" in line.node.label:
-            current = line.node.label.split("/")[0]
+            current = words.printable(line.node.label.split("/")[0])
         elif names:
-            current = names[0].rsplit(".", 1)[0]
+            current = words.printable(names[0].rsplit(".", 1)[0])
         keys[line.number] = current
     return keys
 
@@ -228,8 +241,7 @@ def brief(array: Any) -> str:
         return f"{values.item():.3g}"
     if values.size <= 3:
         return ", ".join(f"{v:.3g}" for v in values.ravel())
-    values = values.astype("float64")
-    mean, std = float(values.mean()), float(values.std())
+    _, _, mean, std = words.statistics(values)
     return f"{0.0 if abs(mean) < 1e-12 * std else mean:.3g} ± {std:.3g}"
 
 
@@ -245,12 +257,11 @@ def svg(tape: Tape) -> str:
     def at(i: int) -> tuple[float, float]:
         return left + places.x[i] * dx, top + places.y[i] * dy
 
-    folded = any(item.group for item in items)
-    differentiable = _can_step(tape)
+    folded = folding(tape, items)
+    steps, reason = ([], "") if folded else reverse_pass(tape)
     contributions: dict[tuple[int, int], list[Any]] = {}
-    if differentiable and not folded:
-        for step in tape.steps:
-            contributions.setdefault((home[step.to], home[step.line]), []).append(step.outgoing)
+    for step in steps:
+        contributions.setdefault((home[step.to], home[step.line]), []).append(step.outgoing)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
         'font-family="Helvetica, Arial, sans-serif" font-size="11">',
@@ -282,24 +293,29 @@ def svg(tape: Tape) -> str:
         else:
             parts.append(f'<circle cx="{x}" cy="{y}" r="20" fill="#eef3fb" stroke="#4463a0"/>')
             parts.append(_text(x, y + 4, SYMBOLS.get(line.op, line.op[:7]), "#223", "bold"))
-            shown = item.title if line.node.label or line.node is tape.y.node else ""
+            shown = item.title if line.node in tape.given or line.node is tape.y.node else ""
             parts.append(_text(x, y - 25, shown, "#4463a0", "bold"))
         if line.node is tape.y.node and not folded:
             parts.append(_text(x + 24, y - 4, brief(tape.values.get(line.node)), "#1a7f37", anchor="start"))
-            if differentiable:
+            if not reason:
                 parts.append(_text(x + 24, y + 14, brief(tape.cotangents[line.node]), "#b42318", anchor="start"))
     legend = "values above, cotangents below"
     if folded:
-        legend = f"folded by layer: {len(tape)} lines are too many to draw one by one"
-    if not differentiable and not folded:
-        legend = "values above; no cotangents (the result is no single number, or the tape was freed)"
+        legend = folded
+    if reason:
+        legend = "values above; no cotangents (no single number, or the tape was freed or overwritten)"
     parts.append(_text(8, height - 8, legend, "#667", anchor="start"))
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
-def _can_step(tape: Tape) -> bool:
-    freed = any(node.residuals is FREED for node in tape.nodes)
-    return not freed and (tape.seed is not None or tape.y.size == 1)
+def reverse_pass(tape: Tape) -> tuple[list[Step], str]:
+    """The steps of the reverse pass, or none and the reason why there is none."""
+    if tape.seed is None and tape.y.size != 1:
+        return [], f"the result is no single number (its shape is {list(tape.y.shape)}), and no cotangent was given"
+    try:
+        return tape.steps, ""
+    except RuntimeError as error:  # the tape was freed, or what it kept was overwritten
+        return [], str(error)
 
 
 def _radius(item: Item) -> float:
@@ -335,28 +351,25 @@ def dot(tape: Tape) -> str:
     """The tape in Graphviz's language; larger tapes are folded by layer and say so."""
     items = groups(tape)
     lines = ["digraph tape {", "  rankdir=LR;", '  node [fontname="Helvetica", fontsize=11];']
-    if any(item.group for item in items):
-        lines.append(f'  label="folded by layer: {len(tape)} lines are too many to draw one by one";')
+    if folded := folding(tape, items):
+        lines.append(f'  label="{folded}";')
     for i, item in enumerate(items):
         line = tape.lines[item.lines[0] - 1]
         if item.group:
-            shape, text = "box3d", f"{item.title}\\n{len(item.lines)} lines"
+            shape, texts = "box3d", [item.title, f"{len(item.lines)} lines"]
         elif line.node.primitive is None:
-            shape, text = "box", f"{item.title}\\n{_shape(line.node)}"
+            shape, texts = "box", [item.title, _shape(line.node)]
         else:
-            shown = f"{item.title} = " if line.node.label else ""
-            shape, text = "ellipse", f"{shown}{line.expression}\\n{_shape(line.node)}"
-        lines.append(f'  n{i} [shape={shape}, label="{_quoted(text)}"];')
+            shown = f"{item.title} = " if line.node in tape.given else ""
+            shape, texts = "ellipse", [shown + line.expression, _shape(line.node)]
+        quoted = "\\n".join(text.replace("\\", "\\\\").replace('"', '\\"') for text in texts)
+        lines.append(f'  n{i} [shape={shape}, label="{quoted}"];')
     lines += [f"  n{a} -> n{b};" for a, b in edges_between(tape, items)]
     return "\n".join([*lines, "}"]) + "\n"
 
 
 def _shape(node: Node) -> str:
     return f"{node.dtype} {list(node.shape)}"
-
-
-def _quoted(text: str) -> str:
-    return text.replace('"', '\\"')
 
 
 def by_graphviz(tape: Tape) -> str:

@@ -57,6 +57,7 @@
   const sizeOf = (n) => (lines.get(n).leaf ? SIZE.leaf : SIZE.node);
   const vias = (layout) => new Map(layout.edges.map(([a, b, via]) => [a + ">" + b, via]));
   const outerVia = vias(data.outer);
+  const viasOf = (item) => (item.vias ||= vias(item.inner));
 
   function render() {
     const inner = new Map(), sizes = [];
@@ -83,12 +84,17 @@
       if (!item.group) { place.set(item.lines[0], node(nodes, item.lines[0], x, y)); return; }
       const group = draw("g", { class: "node group" + (open.has(i) ? " open" : ""), "data-item": i }, open.has(i) ? boxes : nodes);
       draw("rect", { x: x - w / 2, y: y - h / 2, width: w, height: h, rx: 8 }, group);
-      group.addEventListener("click", () => { open.has(i) ? open.delete(i) : open.add(i); render(); });
+      const turn = () => {
+        open.has(i) ? open.delete(i) : open.add(i);
+        render();
+        document.querySelector(`[data-item="${i}"]`).focus({ preventScroll: true });
+      };
+      button(group, `${item.title}, ${item.lines.length} lines`, turn, () => { if (!open.has(i)) inside(item); });
+      group.setAttribute("aria-expanded", open.has(i));
       if (!open.has(i)) {
         draw("text", { x, y: y - 3 }, group).textContent = cut(item.title, 17);
         draw("text", { x, y: y + 13, class: "sub" }, group).textContent = `${item.lines.length} line${item.lines.length > 1 ? "s" : ""}`;
         item.lines.forEach((n) => place.set(n, { x, y, w, h, element: group }));
-        group.addEventListener("mouseenter", () => { if (state.kept === null) inside(item); });
       } else {
         draw("text", { x, y: y - h / 2 + 18 }, group).textContent = item.title;
         const box = inner.get(i), left = x - w / 2 + SIZE.pad, top = y - h / 2 + SIZE.pad + SIZE.head;
@@ -97,7 +103,7 @@
       }
     });
 
-    const edges = new Map();
+    const edges = new Map(), drawn = new Map(); // edges that run between the same boxes are one wire
     for (const [a, b] of data.edges) {
       const from = place.get(a), to = place.get(b);
       if (from.element === to.element) continue;
@@ -108,7 +114,7 @@
         if (inner.has(hb)) via.push(...wayIn(data.items[hb], inner.get(hb), b));
       } else {
         const item = data.items[ha], box = inner.get(ha), k = item.lines.indexOf(a), l = item.lines.indexOf(b);
-        via = (vias(item.inner).get(k + ">" + l) || []).map((d) => [box.left + box.at[d][0], box.top + box.at[d][1]]);
+        via = (viasOf(item).get(k + ">" + l) || []).map((d) => [box.left + box.at[d][0], box.top + box.at[d][1]]);
       }
       const points = [[from.x + from.w / 2, from.y], ...via, [to.x - to.w / 2 - 1, to.y]];
       let path = `M${points[0][0]} ${points[0][1]}`;
@@ -116,8 +122,8 @@
         const [x0, y0] = points[k - 1], [x1, y1] = points[k], middle = (x0 + x1) / 2;
         path += `C${middle} ${y0} ${middle} ${y1} ${x1} ${y1}`;
       }
-      const known = [...edges.values()].find((e) => e.getAttribute("d") === path);
-      edges.set(key, known || draw("path", { d: path, class: "edge" }, wires));
+      if (!drawn.has(path)) drawn.set(path, draw("path", { d: path, class: "edge" }, wires));
+      edges.set(key, drawn.get(path));
     }
     const holder = byId("graph");
     const before = [holder.scrollLeft, holder.scrollTop];
@@ -134,7 +140,7 @@
   // Where an edge from outside enters an open group: its entry and the dummies from there on.
   function wayIn(item, box, b) {
     const entry = item.lines.length, spot = (k) => [box.left + box.at[k][0], box.top + box.at[k][1]];
-    return [spot(entry), ...(vias(item.inner).get(entry + ">" + item.lines.indexOf(b)) || []).map(spot)];
+    return [spot(entry), ...(viasOf(item).get(entry + ">" + item.lines.indexOf(b)) || []).map(spot)];
   }
 
   function node(parent, n, x, y) {
@@ -143,16 +149,30 @@
     if (line.leaf) draw("rect", { x: x - w / 2, y: y - h / 2, width: w, height: h, rx: 5 }, element);
     else draw("circle", { cx: x, cy: y, r: w / 2 }, element);
     draw("text", { x, y: y + 4 }, element).textContent = line.leaf ? cut(line.name.split(".").pop(), 11) : cut(line.symbol, 7);
-    if (!line.leaf && (line.label || n === data.lines.length))
+    if (!line.leaf && (line.named || n === data.lines.length))
       draw("text", { x, y: y - h / 2 - 4, class: "sub" }, element).textContent = cut(line.name.split("/").pop(), 14);
-    element.addEventListener("mouseenter", () => { if (state.kept === null) detail(n); });
-    element.addEventListener("click", (event) => {
-      event.stopPropagation();
+    button(element, `line ${n}: ${line.name} = ${line.expression}`, () => {
       state.kept = state.kept === n ? null : n;
       detail(n);
       paint();
-    });
+    }, () => detail(n));
     return { x, y, w, h, element };
+  }
+
+  // Something drawn that is pressed by mouse or keyboard, and looked at by pointing or by moving the focus there.
+  function button(element, name, press, look) {
+    element.setAttribute("tabindex", 0);
+    element.setAttribute("role", "button");
+    element.setAttribute("aria-label", name);
+    const peek = () => { if (state.kept === null) look(); };
+    element.addEventListener("mouseenter", peek);
+    element.addEventListener("focus", peek);
+    element.addEventListener("click", (event) => { event.stopPropagation(); press(); });
+    element.addEventListener("keydown", (event) => {
+      if (event.key !== "Enter" && event.key !== " ") return;
+      event.preventDefault();
+      press();
+    });
   }
 
   // ---- what is lit ---------------------------------------------------------------------------------------
@@ -180,7 +200,8 @@
   }
 
   function picture(pic, title, kind) {
-    if (!pic) return make("div", { class: "pic " + kind }, make("div", { class: "title" }, title), "not kept");
+    if (!pic || !pic.cells) return make("div", { class: "pic " + kind }, make("div", { class: "title" }, title),
+      pic ? `empty [${pic.shape.join(", ")}]` : "not kept");
     const rows = pic.cells.length, columns = pic.cells[0].length;
     const cell = Math.max(3, Math.min(18, Math.floor(200 / columns), Math.floor(150 / rows)));
     const map = make("canvas", { width: columns * cell, height: rows * cell, title: "heat map" });
@@ -249,7 +270,7 @@
       panel.append(make("h2", {}, `paths of the gradient of ${split.leaf}`));
       for (const way of split.ways) {
         const share = way.share === null ? "" : `  ${(100 * way.share).toFixed(1)} %`;
-        const name = [split.leaf, ...way.labels, "result"].join(" → ");
+        const name = [split.leaf, ...way.labels, data.result].join(" → ");
         const bar = make("i", { style: `width:${Math.min(100, Math.abs(100 * (way.share || 0)))}%` });
         const button = make("button", { class: "way", onclick: () => {
           const on = state.way !== way;

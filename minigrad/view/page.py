@@ -11,6 +11,7 @@ import html
 import json
 import math
 import os
+import re
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -32,9 +33,8 @@ MOST_PATHS = 16
 """Paths shown for one leaf; beyond it those that are alike near the result are merged."""
 
 
-def save(tape: Tape, file: Path, title: str, leaves: Sequence[Line] | None) -> None:
-    """Writes the page of a tape, all of it or nothing. See `Tape.save_html`."""
-    text = page(tape, title, leaves)
+def write(text: str, file: Path) -> None:
+    """Writes a file, all of it or nothing."""
     partial = file.with_name(file.name + ".partial")
     try:
         partial.write_text(text, encoding="utf-8")
@@ -44,13 +44,17 @@ def save(tape: Tape, file: Path, title: str, leaves: Sequence[Line] | None) -> N
 
 
 def page(tape: Tape, title: str, leaves: Sequence[Line] | None) -> str:
-    """The text of the page."""
+    """The text of the page of a tape. See `Tape.save_html`."""
     parts = {name: resources.files("minigrad.view").joinpath(name).read_text("utf-8") for name in FILES}
-    # "</" would end the script element wherever it stands
-    data = json.dumps(contents(tape, leaves), separators=(",", ":"), allow_nan=False).replace("</", "<\\/")
-    text = parts["page.html"].replace("TITLE", html.escape(title))
-    text = text.replace("/*STYLE*/", parts["page.css"]).replace("/*SCRIPT*/", parts["page.js"])
-    return text.replace("/*DATA*/", data)
+    filled = {
+        "TITLE": html.escape(words.printable(title)),
+        "/*STYLE*/": parts["page.css"],
+        "/*SCRIPT*/": parts["page.js"],
+        # "</" and "<!--" mean something to HTML wherever they stand in a script
+        "/*DATA*/": json.dumps(contents(tape, leaves), separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"),
+    }
+    # In one pass: what was filled in is not looked through again.
+    return re.sub("|".join(map(re.escape, filled)), lambda mark: filled[mark.group()], parts["page.html"])
 
 
 FILES = ("page.html", "page.css", "page.js")
@@ -61,21 +65,20 @@ def contents(tape: Tape, leaves: Sequence[Line] | None) -> dict[str, Any]:
     large = len(tape) > drawing.DRAWABLE
     keys = drawing.layer_of_lines(tape)
     items = drawing.groups(tape, fold=large or any(keys.values()))
-    steps: list[dict[str, Any]] = []
-    note = ""
-    if drawing._can_step(tape):
-        for step in tape.steps:
-            steps.append({
-                "line": step.line, "to": step.to, "rule": step.rule, "formula": step.formula,
-                "local": step.local_text, "localPic": picture(step.local, SMALL),
-                "incoming": picture(step.incoming, SMALL), "outgoing": picture(step.outgoing, SMALL),
-                "running": picture(step.running, SMALL) if step.uses > 1 else None,
-                "arrived": step.arrived, "uses": step.uses,
-            })  # fmt: skip
-    else:
-        note = "No reverse pass: the result is no single number, or a backward pass has freed the tape."
-    if large:
-        note += f" {len(tape)} lines are too many to draw one by one: they are folded; click a box to open it."
+    reverse, reason = drawing.reverse_pass(tape)
+    steps = [
+        {
+            "line": step.line, "to": step.to, "rule": step.rule, "formula": step.formula,
+            "local": step.local_text, "localPic": picture(step.local, SMALL),
+            "incoming": picture(step.incoming, SMALL), "outgoing": picture(step.outgoing, SMALL),
+            "running": picture(step.running, SMALL) if step.uses > 1 else None,
+            "arrived": step.arrived, "uses": step.uses,
+        }
+        for step in reverse
+    ]  # fmt: skip
+    note = f"No reverse pass: {reason}." if reason else ""
+    if large and (folded := drawing.folding(tape, items)):
+        note += f" {folded[0].upper()}{folded[1:]}. Click a box to open it."
     return {
         "lines": [_line(tape, line, bool(steps)) for line in tape.lines],
         "edges": sorted({
@@ -86,6 +89,7 @@ def contents(tape: Tape, leaves: Sequence[Line] | None) -> dict[str, Any]:
         "steps": steps,
         "paths": _paths(tape, leaves, large) if steps else [],
         "note": note.strip(),
+        "result": tape.lines[-1].name,
         "program": str(tape).splitlines()[0],
     }  # fmt: skip
 
@@ -94,7 +98,7 @@ def _line(tape: Tape, line: Line, reverse: bool) -> dict[str, Any]:
     keeps = ", ".join(f"{name} {words.size_text(n)}" for name, n in line.keeps)
     return {
         "n": line.number, "name": line.name, "op": line.op, "symbol": drawing.SYMBOLS.get(line.op, line.op),
-        "expression": line.expression, "label": line.node.label or "", "layer": line.layer,
+        "expression": line.expression, "named": line.node in tape.given, "layer": line.layer,
         "shape": list(line.node.shape), "dtype": str(line.node.dtype), "keeps": keeps or "nothing",
         "leaf": line.node.primitive is None,
         "value": picture(tape.values.get(line.node), GRID),
@@ -127,14 +131,13 @@ def picture(array: Any, limit: tuple[int, int]) -> dict[str, Any] | None:
         return None
     values = to_numpy(array).astype("float64")
     if values.size == 0:
-        return None
+        return {"shape": list(values.shape)}
     finite = values[abs(values) < math.inf]  # NaN is not less than anything
-    largest = float(abs(finite).max()) if finite.size else 0.0
+    low, high, mean, std = words.statistics(finite)
+    largest = max(-low, high)
     flat = values.reshape(values.shape[0], -1) if values.ndim > 1 else values.reshape(1, -1)
     rows, columns = (_picked(n, most) for n, most in zip(flat.shape, limit, strict=True))
     cells = [[_level(v, largest) for v in flat[r][columns].tolist()] for r in rows]
-    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
-    mean, std = (float(finite.mean()), float(finite.std())) if finite.size else (0.0, 0.0)
     few = [words.number(v) for v in values.ravel().tolist()] if values.size <= 32 else None
     return {
         "shape": list(values.shape), "cells": cells, "few": few, "whole": flat.shape == (len(rows), len(columns)),
@@ -151,13 +154,14 @@ def _picked(n: int, most: int) -> list[int]:
 def _level(value: float, largest: float) -> int | None:
     if not math.isfinite(value):
         return None
-    return round(127 * value / largest) if largest else 0
+    return round(127 * (value / largest)) if largest else 0
 
 
 def _histogram(values: Any, low: float, high: float, bins: int) -> list[int]:
     if not high > low:
         return [0] * (bins // 2) + [int(values.size)] + [0] * (bins - bins // 2 - 1)
-    places = ((values - low) / (high - low) * bins).astype(int).clip(0, bins - 1)
+    scale = max(-low, high)  # the difference of two large numbers may be none
+    places = ((values / scale - low / scale) / (high / scale - low / scale) * bins).astype(int).clip(0, bins - 1)
     return [int((places == k).sum()) for k in range(bins)]
 
 
@@ -184,8 +188,7 @@ def way_edges(tape: Tape, x: Node, labels: Sequence[str]) -> list[tuple[int, int
     """The edges, as pairs of lines' numbers, of all ways from x to the result past exactly these waypoints."""
     needed = _leading_to([x], tape.nodes)
     y = tape.nodes[-1]
-    between = [node for node in tape.nodes if node in needed and node is not x and node is not y]
-    waypoints = split._waypoints(between, None)
+    waypoints = tape.waypoints(x)
     users: dict[Node, list[Node]] = {}
     for node in tape.nodes:
         if node in needed:

@@ -9,19 +9,20 @@ from __future__ import annotations
 import difflib
 import math
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path as File
 from typing import Any
 
+from minigrad import ops
 from minigrad import paths as split
 from minigrad.autodiff import _seed
-from minigrad.backend import Array, from_numpy, is_array, xp
-from minigrad.tape import FREED, Node, history
-from minigrad.tensor import Tensor, on_tape
+from minigrad.backend import Array, is_array, xp
+from minigrad.tape import FREED, Node, detached, history
+from minigrad.tensor import Tensor, as_array, on_tape
 from minigrad.view import drawing, page, table, words
-from minigrad.view.values import UNKNOWN, Kept, arrays_in, constants, recover, run, slots
+from minigrad.view.values import UNKNOWN, Kept, arrays_in, constants, program, recover, run, slots
 
 MOVES = {"alias", "astype", "broadcast_to", "concatenate", "reshape", "sum", "sum_to", "take", "transpose"}
 """Linear rows whose matrix holds nothing but ones and zeros."""
@@ -77,7 +78,7 @@ class Line:
             elif is_array(constant) and constant.ndim:
                 texts.append(f"const{list(constant.shape)}".replace(" ", ""))
             else:
-                texts.append(words.number(float(constant)))
+                texts.append(words.literal(constant))
         return texts
 
     @property
@@ -129,40 +130,38 @@ class Tape:
     """A view of what `y` was computed from.
 
     y: a Tensor on the tape. cotangent: where the reverse pass starts, of y's shape; 1 for a single
-    number, and needed for anything else as soon as cotangents are asked for. names: keywords that
-    name Tensors in all output. Raises RuntimeError for a y that is not on the tape, ValueError for a
-    named Tensor that is not on it.
+    number, and needed for anything else as soon as cotangents are asked for. names: keywords that name
+    Tensors in all output, and as waypoints of paths as labels do. Raises RuntimeError for a y that is
+    not on the tape, ValueError for a named Tensor that is not on it.
     """
 
-    def __init__(self, y: Tensor, cotangent: Tensor | Array | None = None, **names: Tensor) -> None:
+    def __init__(self, y: Tensor, /, cotangent: Tensor | Array | None = None, **names: Tensor) -> None:
         node = on_tape(y, "Tape")
         self.y, self.seed = y, cotangent
         self.nodes = history(node)
         self.numbers = {node: number for number, node in enumerate(self.nodes, 1)}
-        self.names = self._name(names)
+        self.given = self._named(names)
+        self.names = self._all_names()
         self.lines = [Line(self, number, node, self.names[node]) for node, number in self.numbers.items()]
 
-    def _name(self, given: Mapping[str, Tensor]) -> dict[Node, str]:
-        """A name for every node: the one given, its label, or v and its line's number; never one name twice."""
-        chosen: dict[Node, str] = {}
-        for name, t in given.items():
+    def _named(self, keywords: Mapping[str, Tensor]) -> dict[Node, str]:
+        """What somebody named, by keyword or else by label; where several nodes have one name, it gets a number."""
+        self.keywords: dict[Node, str] = {}
+        for name, t in keywords.items():
             if not isinstance(t, Tensor) or t.node not in self.numbers:
                 raise ValueError(self._absent(t, f"{name}="))
-            chosen[t.node] = name
-        counts: dict[str, int] = {}
-        for node in self.nodes:
-            name = chosen.get(node) or node.label or ("result" if node is self.y.node else "")
-            counts[name] = counts.get(name, 0) + 1
-        taken: dict[str, int] = {}
-        names = {}
+            self.keywords[t.node] = name  # type: ignore[index]
+        given = {node: self.keywords.get(node) or node.label for node in self.nodes}
+        return split.numbered({node: words.printable(name) for node, name in given.items() if name})
+
+    def _all_names(self) -> dict[Node, str]:
+        """A name for every node: the one given, or x (a leaf) or v and its line's number; no two alike."""
+        names, taken = {}, set(self.given.values())
         for node, number in self.numbers.items():
-            name = chosen.get(node) or node.label or ("result" if node is self.y.node else "")
-            if not name:
-                name = f"{'x' if node.primitive is None else 'v'}{number}"
-            elif counts[name] > 1:
-                taken[name] = taken.get(name, 0) + 1
-                name = f"{name}#{taken[name]}"
-            names[node] = name
+            name = "result" if node is self.y.node else f"{'x' if node.primitive is None else 'v'}{number}"
+            while name in taken:
+                name += "_"
+            names[node] = self.given.get(node, name)
         return names
 
     def _absent(self, t: Any, what: str = "") -> str:
@@ -182,30 +181,45 @@ class Tape:
     def __len__(self) -> int:
         return len(self.lines)
 
+    def __iter__(self) -> Iterator[Line]:
+        """The lines, in the order of recording."""
+        return iter(self.lines)
+
+    def __contains__(self, key: object) -> bool:
+        """Whether a line has this name or label (or several), or a Tensor or a Line is one of this tape."""
+        if isinstance(key, str):
+            return bool(self._called(key))
+        return key.node in self.numbers if isinstance(key, Tensor) else any(key is line for line in self.lines)
+
+    def _called(self, name: str) -> list[Line]:
+        """The line of that name as it is shown, else the lines to which somebody gave it."""
+        exact = [line for line in self.lines if line.name == name]
+        return exact or [line for line in self.lines if name in (line.node.label, self.keywords.get(line.node))]
+
     def __getitem__(self, key: str | int | Tensor) -> Line:
         """A line by its label or name, by its number (from 1), or by its Tensor.
 
         KeyError for a name that does not exist (the nearest ones are suggested) or that several lines
-        have, ValueError for a Tensor that is not on this tape, IndexError for a number beyond it.
+        have, ValueError for a Tensor that is not on this tape, IndexError for a number beyond it,
+        TypeError for anything else.
         """
         if isinstance(key, Tensor):
             if key.node not in self.numbers:
                 raise ValueError(self._absent(key))
             return self.lines[self.numbers[key.node] - 1]
-        if isinstance(key, int):
-            if not 1 <= key <= len(self.lines):
-                raise IndexError(f"Tape: lines are numbered 1 to {len(self.lines)}; there is no line {key}")
-            return self.lines[key - 1]
-        exact = [line for line in self.lines if line.name == key]
-        if exact:
-            return exact[0]
-        labelled = [line for line in self.lines if line.node.label == key]
-        if len(labelled) == 1:
-            return labelled[0]
-        if labelled:
-            which = ", ".join(f"{line.name!r} (line {line.number})" for line in labelled)
-            raise KeyError(f"Tape: {key!r} names {len(labelled)} nodes: {which}; ask by one of these names or by line")
-        raise KeyError(unknown(key, [line.name for line in self.lines], "Tape"))
+        if isinstance(key, str):
+            lines = self._called(key)
+            if not lines:
+                raise KeyError(unknown(key, [line.name for line in self.lines], "Tape"))
+            if len(lines) > 1:
+                which = ", ".join(f"{line.name!r} (line {line.number})" for line in lines)
+                raise KeyError(f"Tape: {key!r} names {len(lines)} nodes: {which}; ask by one of these names or by line")
+            return lines[0]
+        if is_array(key) or not ops.is_integer(key):
+            raise TypeError(f"Tape: a line has a name, a number and a Tensor; there is none for {key!r:.60}")
+        if not 1 <= key <= len(self.lines):
+            raise IndexError(f"Tape: lines are numbered 1 to {len(self.lines)}; there is no line {key}")
+        return self.lines[key - 1]
 
     # ---- values and cotangents ---------------------------------------------------------------------
     @cached_property
@@ -217,10 +231,12 @@ class Tape:
         values, changed = recover(self.nodes)
         if changed is not None:
             line = self.lines[self.numbers[changed] - 1]
+            traced = isinstance(getattr(changed, "aside", None), Kept)
+            advice = "" if traced else ", or run the computation inside `with mg.trace():`, which copies parameters"
             warnings.warn(
                 f"Tape: {line.name!r} (line {line.number}, {line.expression}) is not what its operands give now: a "
                 "leaf was overwritten since (by an optimizer's step?), and values computed from it are those of now; "
-                "ask the view for its values before that, or run the computation inside `with mg.trace():`",
+                f"ask the view for its values before that{advice}",
                 stacklevel=3,
             )
         return values
@@ -311,72 +327,113 @@ class Tape:
             )
 
     # ---- what one asks of a tape -------------------------------------------------------------------
-    def paths(self, x: str | int | Tensor, **options: Any) -> list[split.Path]:
-        """The gradient with respect to x (a label, a line's number, or a Tensor), split into its paths.
+    def paths(
+        self,
+        x: str | int | Tensor,
+        cotangent: Tensor | Array | None = None,
+        through: Iterable[str | int | Tensor] | None = None,
+        create_graph: bool = False,
+        limit: int = 64,
+    ) -> list[split.Path]:
+        """The gradient with respect to x (a name, a line's number, or a Tensor), split into its paths.
 
-        options: those of `minigrad.paths.paths` (cotangent, through, create_graph, limit).
+        through: what to tell ways apart by (names, lines' numbers, Tensors): by default every line between
+        that has a label or was named by a keyword. Paths carry the tape's names. Else as
+        `minigrad.paths.paths`; the cotangent is the view's own where none is given.
         """
-        line = self[x]
+        if isinstance(through, str):
+            through = [through]
+        line, y = self[x], self.y.node
+        assert y is not None
         self._alive("a split into paths")
-        options.setdefault("cotangent", self.seed)
-        for item in options.get("through") or ():
-            if isinstance(item, str):
-                self[item]
-        return split.paths(self.y, Tensor(xp.zeros(line.node.shape, line.node.dtype), line.node), **options)
+        g = _seed(self.y, self.seed if cotangent is None else cotangent, "paths")
+        marks = self.waypoints(line.node, None if through is None else [self[item].node for item in through])
+        return split.split(y, line.node, g, marks, (line.name, self.names[y]), create_graph, limit)
+
+    def waypoints(self, x: Node, chosen: Iterable[Node] | None = None) -> dict[Node, str]:
+        """The nodes by which ways from the result back to x are told apart, with their names."""
+        return split.waypoints(split.ways_between(self.nodes[-1], x), self.given, chosen, self.names.__getitem__)
 
     def replay(self, new: Mapping[Any, Any]) -> Tensor:
         """Runs the same program on new leaf values and returns the new result.
 
         new: from leaves (Tensors, names or numbers of lines) to new values: Tensors (those on the tape
         can be differentiated), arrays or numbers, of the leaf's shape. All other leaves stay, on the
-        tape. Choices made when the program was recorded (masks, the index of a maximum, dropout) stay
-        what they were, with a warning. Raises ValueError for something that is no leaf or of another
-        shape, RuntimeError for a line that needs a constant that was not kept.
+        tape. Choices made when the program was recorded (masks, the index of a maximum, dropout) and values
+        that were detached stay what they were, with a warning; an array of other numbers is taken for data,
+        without one. Raises ValueError for something that is no leaf, of another shape or given twice,
+        TypeError for what is no mapping or holds no real numbers, RuntimeError for a line that needs a
+        constant that was not kept.
         """
+        if not isinstance(new, Mapping):
+            raise TypeError(f"replay: needs a mapping from leaves to values, {{x: array}}, not {type(new).__name__}")
         current: dict[Node, Any] = {}
         for key, value in new.items():
             line = self[key]
             if line.node.primitive is not None:
                 raise ValueError(f"replay: {line.name!r} (line {line.number}) is computed; only leaves take new values")
+            if line.node in current:
+                raise ValueError(f"replay: {line.name!r} (line {line.number}) is given two new values")
             if not isinstance(value, Tensor):
-                value = Tensor(from_numpy(xp.asarray(value)).astype(line.node.dtype))
+                array = as_array(value, None if is_array(value) else line.node.dtype, f"replay: {line.name!r}")
+                if array.dtype.kind == "c":
+                    raise TypeError(f"replay: {line.name!r} takes real numbers, not {array.dtype}")
+                value = Tensor(array.astype(line.node.dtype))
             if value.shape != line.node.shape or value.dtype != line.node.dtype:
                 raise ValueError(
                     f"replay: {line.name!r} is {line.node.dtype} {list(line.node.shape)}, not {value.dtype} "
                     f"{list(value.shape)}"
                 )
             current[line.node] = value
-        chosen = []
-        for line in self.lines:
-            node = line.node
+        assert self.y.node is not None
+        stale: dict[Node, None] = {}
+        for node in program(self.y.node):
             if node in current:
                 continue
             if node.primitive is None:
-                current[node] = Tensor(line.value.data, node)
+                current[node] = Tensor(self.values[node] if node in self.numbers else node.aside, node)
                 continue
+            again: tuple[Node | None, ...] = getattr(node, "again", (None,) * len(node.inputs))
             operands = []
             for i, (source, constant) in enumerate(zip(node.inputs, constants(node), strict=True)):
-                if source is None and constant is UNKNOWN:
+                if source is not None:
+                    operands.append(current[source])
+                elif (computed := again[i]) is not None:
+                    operands.append(current[computed].detach())
+                elif constant is UNKNOWN:
                     raise RuntimeError(
-                        f"replay: operand {i} of {line.op} (line {line.number}, {line.name!r}) is a constant that was "
-                        "not kept; run the computation inside `with mg.trace():`"
+                        f"replay: operand {i} of {self._where(node)} is a constant that was not kept; run the "
+                        "computation inside `with mg.trace():`"
                     )
-                operands.append(constant if source is None else current[source])
-                chosen += [line] if source is None and is_array(constant) and constant.dtype.kind in "bi" else []
-            chosen += [line] if any(a.dtype.kind in "bi" for p in node.params for a in arrays_in(p)) else []
+                else:
+                    operands.append(constant)
+                    if is_array(constant) and (constant.dtype.kind in "bi" or constant in detached):
+                        stale[node] = None
+            if any(a.dtype.kind in "bi" for p in node.params for a in arrays_in(p)):
+                stale[node] = None
             row = node.primitive
             result = row.call(*operands, **dict(zip(row.statics, node.params, strict=True)))
-            if result.node is not None and node.label and result.node.label is None:
-                result.node.label = node.label
+            if result.node is not None:
+                if node.label and result.node.label is None:
+                    result.node.label = node.label
+                if any(again):
+                    result.node.again = tuple(None if n is None else current[n].node for n in again)
             current[node] = result
-        if chosen:
+        if stale:
             warnings.warn(
-                f"replay: {len(chosen)} lines use masks or indices as they were recorded (the first is line "
-                f"{chosen[0].number}, {chosen[0].expression}); where those depend on the values, the result is not "
-                "that of a new run",
+                f"replay: {len(stale)} lines use masks, detached values or indices as they were recorded (the first is "
+                f"{self._where(next(iter(stale)))}); where those depend on the values, the result is not that of a new "
+                "run",
                 stacklevel=2,
             )
-        return current[self.y.node]  # type: ignore[index]
+        return current[self.y.node]
+
+    def _where(self, node: Node) -> str:
+        """A node in an error: its line, or its op where it computes a constant and has no line here."""
+        if node not in self.numbers:
+            return repr(node)
+        line = self.lines[self.numbers[node] - 1]
+        return f"line {line.number}, {line.name} = {line.expression}"
 
     def recompute(self, line: Line) -> Array:
         """A line's value computed again from its operands' values, to compare with what was kept."""
@@ -409,7 +466,7 @@ class Tape:
         """
         text = drawing.by_graphviz(self) if graphviz else drawing.svg(self)
         if file is not None:
-            File(file).write_text(text, encoding="utf-8")
+            page.write(text, File(file))
         return text
 
     def save_html(self, file: str | File, title: str = "A tape", paths: Iterable[str | Tensor] | None = None) -> None:
@@ -417,7 +474,8 @@ class Tape:
 
         paths: the leaves (names or Tensors) whose gradients are split; by default up to four.
         """
-        page.save(self, File(file), title, None if paths is None else [self[p] for p in paths])
+        paths = [paths] if isinstance(paths, str) else paths
+        page.write(page.page(self, title, None if paths is None else [self[p] for p in paths]), File(file))
 
     def keeps(self) -> tuple[int, int]:
         """Bytes kept by all lines, each array once: (in all, of which leaves' own arrays)."""

@@ -29,7 +29,7 @@ def program(tape: Tape) -> str:
         node = line.node
         static = [] if node.primitive is None else words.static_text(node.primitive, node.params)
         inputs = ", ".join([*line.operands, *static])
-        kind = [str(list(node.shape)), str(node.dtype), node.label or ""]
+        kind = [str(list(node.shape)), str(node.dtype), words.printable(node.label or "")]
         rows.append([str(line.number), line.name, line.op, inputs, *kind, _keeps(line)])
     total, own = tape.keeps()
     freed = sum(line.node.residuals is FREED for line in tape.lines)
@@ -170,9 +170,7 @@ class StepTable:
 
 
 def _latex_constant(text: str) -> str:
-    if text.startswith("const"):
-        return "\\mathrm{" + words.latex_text(text) + "}"
-    if "e" in text:
-        mantissa, exponent = text.split("e")
+    mantissa, e, exponent = text.partition("e")
+    if e and mantissa.lstrip("-")[:1].isdigit():
         return f"10^{{{exponent}}}" if mantissa == "1" else f"{mantissa} \\cdot 10^{{{exponent}}}"
-    return text
+    return text if text.lstrip("-")[:1].isdigit() else "\\mathrm{" + words.latex_text(text) + "}"

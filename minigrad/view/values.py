@@ -15,7 +15,7 @@ from typing import Any
 
 from minigrad.backend import is_array, xp
 from minigrad.primitive import ALL, OUTPUT, Primitive
-from minigrad.tape import FREED, Node
+from minigrad.tape import FREED, Node, history
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,14 @@ def constants(node: Node) -> list[Any]:
     return found
 
 
+def program(result: Node) -> list[Node]:
+    """Every node behind a result, those of constants that are computed again among them, in the order of recording."""
+    nodes = history(result)
+    while more := {n for node in nodes for n in getattr(node, "again", ()) if n is not None}.difference(nodes):
+        nodes = history(result, *more)
+    return nodes
+
+
 def run(row: Primitive, arguments: Sequence[Any], params: Sequence[Any]) -> Any:
     """The row's forward function on raw arrays."""
     if row.joint is not None:
@@ -107,15 +115,17 @@ def recover(nodes: Sequence[Node]) -> tuple[dict[Node, Any], Node | None]:
         aside = getattr(node, "aside", None)
         if isinstance(aside, Kept):
             known[node] = aside.value
-        elif node.primitive is None and aside is not None:
-            known.setdefault(node, aside)
+            for source, argument in zip(node.inputs, aside.arguments, strict=True):
+                if source is not None:
+                    known.setdefault(source, argument)
+    for node in nodes:
         for _, place, value in slots(node):
-            if place == OUTPUT:
-                known[node] = value
-            elif place is not None:
-                source = node.inputs[place]
-                if source is not None and getattr(value, "shape", None) == source.shape:
-                    known[source] = value
+            source = None if place is None else node if place == OUTPUT else node.inputs[place]
+            if source is not None and getattr(value, "shape", None) == source.shape:
+                known.setdefault(source, value)
+    for node in nodes:
+        if node.primitive is None and getattr(node, "aside", None) is not None:
+            known.setdefault(node, node.aside)
     changed: Node | None = None
     for node in nodes:
         if node.primitive is None:

@@ -7,10 +7,12 @@ than the formula, and every rule can show its formula, read from the table's own
 from __future__ import annotations
 
 import linecache
+import math
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from minigrad.backend import to_numpy
+from minigrad.backend import is_array, is_scalar, to_numpy
 
 INFIX = {"add": "+", "subtract": "-", "multiply": "*", "divide": "/", "matmul": "@", "power": "**"}
 
@@ -21,33 +23,82 @@ RULES: dict[str, tuple[str, ...]] = {
     "multiply": ("times the other factor, {b}", "times the other factor, {a}"),
     "divide": ("divided by {b}", "times -{y} / {b}"),
     "negative": ("hands on its negative",),
-    "square": ("times 2 {x}",),
+    "power": ("times {b} {a} ** ({b} - 1)", "times {y} log {a}"),
     "power_of": ("times {n} {x} ** ({n} - 1)",),
-    "sqrt": ("divided by 2 {y}",),
+    "square": ("times 2 {x}",),
     "reciprocal": ("times -{y} ** 2",),
-    "exp": ("times {y}",),
-    "log": ("divided by {x}",),
-    "tanh": ("times 1 - {y} ** 2",),
-    "sigmoid": ("times {y} (1 - {y})",),
-    "relu": ("passes where {y} > 0, is 0 elsewhere",),
-    "abs": ("times the sign of {x}",),
+    "maximum": ("passes where {a} > {b}, half where they tie", "passes where {b} > {a}, half where they tie"),
+    "minimum": ("passes where {a} < {b}, half where they tie", "passes where {b} < {a}, half where they tie"),
+    "remainder": (SAME, "times minus the quotient {a} / {b}, rounded down"),
     "where": ("", "passes where the condition holds", "passes where the condition fails"),
+    "clip": ("passes where {x} was left as it is, is 0 where it was clipped",),
+    "astype": ("converted back",),
+    "alias": (SAME,),
+    "exp": ("times {y}",),
+    "exp2": ("times {y} log 2",),
+    "expm1": ("times {y} + 1",),
+    "log": ("divided by {x}",),
+    "log2": ("divided by {x} log 2",),
+    "log10": ("divided by {x} log 10",),
+    "log1p": ("divided by 1 + {x}",),
+    "sqrt": ("divided by 2 {y}",),
+    "abs": ("times the sign of {x}",),
+    "sin": ("times cos {x}",),
+    "cos": ("times -sin {x}",),
+    "tan": ("times 1 + {y} ** 2",),
+    "arcsin": ("divided by sqrt(1 - {x} ** 2)",),
+    "arccos": ("divided by -sqrt(1 - {x} ** 2)",),
+    "arctan": ("divided by 1 + {x} ** 2",),
+    "arctan2": ("times {b} / ({a} ** 2 + {b} ** 2)", "times -{a} / ({a} ** 2 + {b} ** 2)"),
+    "sinh": ("times cosh {x}",),
+    "cosh": ("times sinh {x}",),
+    "tanh": ("times 1 - {y} ** 2",),
+    "arcsinh": ("divided by sqrt(1 + {x} ** 2)",),
+    "arccosh": ("divided by sqrt({x} ** 2 - 1)",),
+    "arctanh": ("divided by 1 - {x} ** 2",),
+    "erf": ("times 2 exp(-{x} ** 2) / sqrt(pi)",),
+    "erfc": ("times -2 exp(-{x} ** 2) / sqrt(pi)",),
+    "sigmoid": ("times {y} (1 - {y})",),
+    "softplus": ("times the sigmoid of {x}",),
+    "relu": ("passes where {y} > 0, is 0 elsewhere",),
+    "leaky_relu": ("passes where {x} > 0, times {slope} elsewhere",),
+    "elu": ("passes where {x} > 0, times {alpha} exp {x} elsewhere",),
     "sum": ("copied to every element that was summed",),
     "mean": ("1/{m} of it to each of the {m} elements averaged",),
     "broadcast_to": ("summed over the copies",),
     "sum_to": ("copied to every element that was summed",),
+    "cumsum": ("summed along axis {axis} from each element to the last",),
+    "amax": ("goes to the largest of {x}, in equal shares where there are several",),
+    "logsumexp": ("times the softmax of {x}",),
+    "log_softmax": ("less exp({y}) times its sum",),
+    "norm": ("times {x} / {y}",),
     "reshape": ("put back into its former shape",),
     "transpose": ("axes put back in their former order",),
+    "flip": ("turned back",),
+    "roll": ("rolled back",),
+    "pad": ("the part within the frame",),
     "take": ("written back to where it was taken, 0 elsewhere",),
     "scatter": ("taken from where it was written",),
+    "windows": ("written back to where each window was taken, added up where they overlap",),
+    "fold": ("taken in windows",),
+    "pick": ("written back to the cell of each window that was picked, 0 elsewhere",),
+    "place": ("taken from the cell of each window where it was put",),
+    "max_pool": ("goes to the first largest of each window, 0 elsewhere",),
     "concatenate": ("its own part of it",),
     "matmul": ("times {b} transposed, from the right", "times {a} transposed, from the left"),
-    "log_softmax": ("less exp({y}) times its sum",),
-    "logsumexp": ("times the softmax of {x}",),
+    "einsum": ("multiplied and summed with the other operands",),
     "conv": ("the adjoint of the convolution in its input", "the adjoint of the convolution in its weight"),
-    "astype": ("converted back",),
-    "alias": (SAME,),
+    "conv_input": ("convolved with {w}", "the adjoint in the weight of convolving it to {a}"),
+    "conv_weight": ("the adjoint in the input of convolving with it to {a}", "{x} convolved with it"),
 }
+"""What the pullback of each argument does to the cotangent ("it"), in the names of the line's operands."""
+
+LATEX = {
+    "add": "{a} + {b}", "subtract": "{a} - {b}", "multiply": r"{a} \odot {b}", "divide": r"\frac{{{a}}}{{{b}}}",
+    "matmul": r"{a}\,{b}", "negative": "-{a}", "square": "{a}^2", "power_of": "{a}^{{{n}}}", "power": "{a}^{{{b}}}",
+    "sqrt": r"\sqrt{{{a}}}", "exp": "e^{{{a}}}", "sum": r"\textstyle\sum{over} {a}", "mean": r"\overline{{{a}}}{over}",
+}  # fmt: skip
+"""Lines that mathematics has a sign for; the operands are a and b."""
 
 GREEK = {
     "alpha", "beta", "gamma", "delta", "epsilon", "eta", "theta", "lambda", "mu", "nu", "xi", "pi", "rho", "sigma",
@@ -71,8 +122,8 @@ def static_text(row: Any, params: Sequence[Any]) -> list[str]:
 
 def short_static(value: Any) -> str:
     """A static parameter in a few characters; index arrays by their shape."""
-    if hasattr(value, "dtype") and hasattr(value, "shape"):
-        return f"{value.dtype}{list(value.shape)}" if value.shape or hasattr(value, "ndim") else str(value)
+    if is_array(value):
+        return f"{value.dtype}{list(value.shape)}"
     if isinstance(value, tuple):
         inner = ", ".join(short_static(part) for part in value)
         inner = inner if len(inner) <= 48 else inner[:45] + "..."
@@ -119,32 +170,13 @@ def latex_text(text: str) -> str:
 
 def latex_expression(row: Any, operands: Sequence[str], params: Sequence[Any]) -> str:
     """A line in LaTeX's mathematics; operands are LaTeX already."""
-    name = op_name(row)
-    if name == "divide":
-        return f"\\frac{{{operands[0]}}}{{{operands[1]}}}"
-    if name == "multiply":
-        return f"{operands[0]} \\odot {operands[1]}"
-    if name == "matmul":
-        return f"{operands[0]}\\,{operands[1]}"
-    if name in ("add", "subtract"):
-        return f"{operands[0]} {INFIX[name]} {operands[1]}"
-    if name == "negative":
-        return f"-{operands[0]}"
-    if name == "square":
-        return f"{operands[0]}^2"
-    if name == "power_of":
-        return f"{operands[0]}^{{{short_static(params[0])}}}"
-    if name == "power":
-        return f"{operands[0]}^{{{operands[1]}}}"
-    if name == "sqrt":
-        return f"\\sqrt{{{operands[0]}}}"
-    if name == "sum":
-        return f"\\textstyle\\sum {operands[0]}"
-    if name == "mean":
-        return f"\\overline{{{operands[0]}}}"
-    if name == "exp":
-        return f"e^{{{operands[0]}}}"
-    return f"\\operatorname{{{latex_text(name)}}}\\left({', '.join(operands)}\\right)"
+    name, statics = op_name(row), dict(zip(row.statics, params, strict=False))
+    known = dict(zip("ab", operands, strict=False)) | {s: latex_text(short_static(p)) for s, p in statics.items()}
+    if name in LATEX:
+        known["over"] = "" if statics.get("axis") is None else f"_{{\\mathrm{{axis}}={known['axis']}}}"
+        return LATEX[name].format(**known)
+    given = [f"\\mathrm{{{latex_text(text)}}}" for text in static_text(row, params)]
+    return f"\\operatorname{{{latex_text(name)}}}\\left({', '.join([*operands, *given])}\\right)"
 
 
 def rule_words(row: Any, i: int, names: dict[str, str], shape: tuple[int, ...], params: Sequence[Any], m: int) -> str:
@@ -155,9 +187,12 @@ def rule_words(row: Any, i: int, names: dict[str, str], shape: tuple[int, ...], 
         known |= {s: short_static(p) for s, p in zip(row.statics, params, strict=False)}
         return sentences[0 if row.variadic else i].format(**known)
     if row.joint is not None:
-        return "its hand-derived pullback"
+        return "its hand-derived pullback" if row.reference is not None else "through a new recording of the function"
     plan = row.pullbacks[0 if row.variadic else i]
-    return "" if plan is None else formula(plan[0])
+    if plan is None:
+        return ""
+    known = {**names, **{s: short_static(p) for s, p in zip(row.statics, params, strict=False)}}
+    return "becomes " + re.sub(r"[A-Za-z_]\w*", lambda word: known.get(word.group(), word.group()), formula(plan[0]))
 
 
 def formula(rule: Callable[..., Any]) -> str:
@@ -174,6 +209,11 @@ def formula(rule: Callable[..., Any]) -> str:
     lines[-1] = lines[-1].encode()[:end].decode()
     lines[0] = lines[0].encode()[start:].decode()
     return " ".join(" ".join(lines).split())
+
+
+def printable(text: str) -> str:
+    """Text with a space in place of what a page, a table's row or an SVG file cannot hold: control characters."""
+    return "".join(c if c.isprintable() else " " for c in text)
 
 
 def number(value: float) -> str:
@@ -193,11 +233,29 @@ def short(array: Any, elements: int = 6) -> str:
         return f"empty {list(values.shape)}"
     if values.size <= elements:
         return nested(values.tolist())
-    values = values.astype("float64")
-    mean, std, low, high = values.mean(), values.std(), values.min(), values.max()
+    low, high, mean, std = statistics(values)
     if low == high:
         return f"all {number(low)}"
     return f"mean {number(mean)}, std {number(std)}, {number(low)} to {number(high)}"
+
+
+def statistics(values: Any) -> tuple[float, float, float, float]:
+    """Least, largest, mean and standard deviation of a host array, in float64 and so that nothing overflows."""
+    if not values.size:
+        return 0.0, 0.0, 0.0, 0.0
+    values = values.astype("float64")
+    low, high = float(values.min()), float(values.max())
+    scale = max(-low, high)
+    scale = scale if 0 < scale < math.inf else 1.0
+    return low, high, float((values / scale).mean()) * scale, float((values / scale).std()) * scale
+
+
+def literal(value: Any) -> str:
+    """A constant as Python would write it, with all of its digits and no needless tail: `2`, `0.1`, `1e-5`."""
+    if is_array(value):
+        value = to_numpy(value)[()]
+    text = str(value) if is_array(value) or is_scalar(value) else repr(value)
+    return text.removesuffix(".0").replace("e-0", "e-").replace("e+0", "e+")
 
 
 def nested(values: Any) -> str:

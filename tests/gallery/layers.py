@@ -251,8 +251,8 @@ convolution.mistake(
     "padding kept",
     ("return dxp[:, :, 1:-1, 1:-1]", "return dxp"),
     of="x",
-    kind="shape",
-    words=r"dx has shape \[2, 2, 6, 6\]",
+    kind="derivative left out",
+    words=r"dx has shape \[2, 2, 6, 6\], and x \[2, 2, 4, 4\]: it is the cotangent of `xp`",
 )
 convolution.mistake(
     "db over the batch only",

@@ -329,4 +329,60 @@ logistic.mistake(
     words=r"dz lacks a factor p\(1 - p\)",
 )
 
-EXHIBITS = [cross_entropy, softmax, log_softmax, binary, cosine, weight_norm, unit, bilinear, logistic]
+
+def smoothed_loss(x, y):
+    logp = x - np.log(np.exp(x).sum(axis=1, keepdims=True))
+    return -(0.9 * logp[np.arange(len(y)), y] + 0.1 * logp.mean(axis=1)).mean()
+
+
+smoothed = Exhibit(
+    "label smoothing", smoothed_loss, lambda rng: (rng.normal(size=(5, 4)), rng.integers(0, 4, 5)),
+    """
+    def backward(g, x, y):
+        p = np.exp(x) / np.exp(x).sum(axis=1, keepdims=True)
+        k = x.shape[1]
+        targets = 0.9 * np.eye(k)[y] + 0.1 / k
+        return g * (p - targets) / len(y)
+    """,
+)  # fmt: skip
+for name, edit, words in (
+    ("no smoothing", ("0.9 * np.eye(k)[y] + 0.1 / k", "np.eye(k)[y]"), r"`\(softmax\(x, axis=1\) - onehot\(y\)\) / 5`"),
+    ("spread over the others", ("0.1 / k", "0.1 / (k - 1)"), r"- 1/30\) / 5` by hand, and .* - 1/40\) / 5` is right"),
+    ("the rest not spread", ("0.1 / k", "0.1"), r"- 1/10\) / 5` by hand"),
+):
+    smoothed.mistake(name, edit, of="x", kind="wrong term", words=words)
+
+
+def dropped_forward(x, W, keep):
+    h = np.maximum(x @ W, 0)
+    return h * keep
+
+
+dropped = Exhibit(
+    "dropout with its mask", dropped_forward,
+    lambda rng: (rng.normal(size=(5, 3)), rng.normal(size=(3, 4)), (rng.random((5, 4)) < 0.6) / 0.6),
+    """
+    def backward(g, x, W, keep):
+        h = x @ W
+        d = g * keep * (h > 0)
+        return d @ W.T, x.T @ d, g * np.maximum(h, 0)
+    """,
+)  # fmt: skip
+dropped.mistake(
+    "mask inverted",
+    ("g * keep", "g * (keep.max() - keep)"),
+    of="x",
+    kind="mistaken value",
+    words="zeros where it has none",
+)
+dropped.mistake(
+    "relu's condition inverted",
+    ("(h > 0)", "(h <= 0)"),
+    of="W",
+    kind="wrong derivative",
+    words="condition of maximum inverted",
+)
+
+EXHIBITS = [
+    cross_entropy, softmax, log_softmax, binary, cosine, weight_norm, unit, bilinear, logistic, smoothed, dropped,
+]  # fmt: skip

@@ -168,7 +168,7 @@ batchnorm.mistake(
     ("dgamma = np.sum(", "dgamma = np.mean("),
     of="gamma",
     kind="factor",
-    words="dgamma lacks a factor m = 7",
+    words="dgamma is averaged over the places where `gamma` is used, and should be summed",
 )
 batchnorm.mistake(
     "dbeta not summed",
@@ -517,4 +517,101 @@ centring.mistake(
     words="`mu` is not summed|lacks",
 )
 
-EXHIBITS = [batchnorm, staged, layernorm, groupnorm, rmsnorm, one_line, centring]
+
+closed = Exhibit(
+    "batchnorm, closed form", batchnorm_forward, columns,
+    """
+    def backward(g, cache):
+        xhat, xmu, std, gamma, out = cache
+        dx = gamma / std * (g - np.mean(g, axis=0) - xhat * np.mean(g * xhat, axis=0))
+        return dx, np.sum(g * xhat, axis=0), np.sum(g, axis=0)
+    """,
+)  # fmt: skip
+for name, edits, kind, words in (
+    ("both means over the features",
+     (("np.mean(g, axis=0)", "np.mean(g, axis=1, keepdims=True)"),
+      ("np.mean(g * xhat, axis=0)", "np.mean(g * xhat, axis=1, keepdims=True)")),
+     "wrong axes", "terms through `mu` and `var` sum over axis 1, not over axis 0"),
+    ("both means over everything",
+     (("np.mean(g, axis=0)", "np.mean(g)"), ("np.mean(g * xhat, axis=0)", "np.mean(g * xhat)")),
+     "wrong axes", r"sum over axes \[0, 1\], not over axis 0"),
+    ("the second mean over the features", (("np.mean(g * xhat, axis=0)", "np.mean(g * xhat, axis=1, keepdims=True)"),),
+     "wrong axes", "term through `var` .* the sum is over axis 1, not over axis 0"),
+    ("no xhat inside the second mean", (("np.mean(g * xhat, axis=0)", "np.mean(g, axis=0)"),),
+     "wrong term", r"`-gamma \* xhat / std \* mean\(g, axis=0\)` by hand, and `-gamma \* xhat / std \* mean\(g \* x"),
+    ("g for xhat before the second mean", (("xhat * np.mean(", "g * np.mean("),),
+     "wrong term", r"`-g \* gamma / std \* mean\(g \* xhat, axis=0\)` by hand"),
+    ("the second mean not taken", (("np.mean(g * xhat, axis=0)", "g * xhat / len(g)"),),
+     "wrong term", r"`-1/7 \* g \* gamma \* xhat² / std` by hand"),
+    ("gamma on the first term alone",
+     (("gamma / std * (g - ", "1 / std * (gamma * g - "),),
+     "factor", "the terms through `mu` and `var` lack a factor gamma"),
+    ("the variance for its root", (("gamma / std", "gamma / std**2"),), "factor", "dx lacks a factor `std`"),
+):  # fmt: skip
+    closed.mistake(name, *edits, of="x", kind=kind, words=words)
+
+
+def named_forward(x, gamma, beta):
+    mu = x.mean(axis=0)
+    var = ((x - mu) ** 2).mean(axis=0)
+    std = np.sqrt(var + 1e-3)
+    return gamma * (x - mu) / std + beta
+
+
+own_eps = Exhibit(
+    "batchnorm, computed again", named_forward, columns,
+    """
+    def backward(g, x, gamma, beta):
+        mu = x.mean(axis=0)
+        var = ((x - mu) ** 2).mean(axis=0)
+        std = np.sqrt(var + 1e-3)
+        xhat = (x - mu) / std
+        dx = gamma / std * (g - np.mean(g, axis=0) - xhat * np.mean(g * xhat, axis=0))
+        return dx, np.sum(g * xhat, axis=0), np.sum(g, axis=0)
+    """,
+)  # fmt: skip
+for name, edit, kind, words in (
+    ("another eps", ("1e-3", "1e-5"), "another eps", "use 1e-05 where 0.001 .eps. is added"),
+    ("eps outside of the root", ("np.sqrt(var + 1e-3)", "np.sqrt(var) + 1e-3"), "eps outside", "added to the root"),
+    ("eps forgotten", ("var + 1e-3", "var"), "eps left out", "leave out 0.001"),
+    ("var for std", ("gamma / std", "gamma / var"), "mistaken value", "is `var` used where `std` is meant"),
+):
+    own_eps.mistake(name, edit, of="x", kind=kind, words=words)
+
+
+def spatial_forward(x, gamma, beta):
+    N, C, H, W = x.shape
+    flat = x.transpose(0, 2, 3, 1).reshape(-1, C)
+    std = np.sqrt(flat.var(axis=0) + 1e-5)
+    xhat = (flat - flat.mean(axis=0)) / std
+    return (gamma * xhat + beta).reshape(N, H, W, C).transpose(0, 3, 1, 2), (xhat, std, gamma)
+
+
+spatial = Exhibit(
+    "spatial batchnorm", spatial_forward,
+    lambda rng: (rng.normal(size=(2, 3, 3, 2)), rng.normal(size=3) + 0.1, rng.normal(size=3)),
+    """
+    def backward(g, cache):
+        xhat, std, gamma = cache
+        N, C, H, W = g.shape
+        d = g.transpose(0, 2, 3, 1).reshape(-1, C)
+        dflat = gamma / std * (d - d.mean(axis=0) - xhat * (d * xhat).mean(axis=0))
+        return dflat.reshape(N, H, W, C).transpose(0, 3, 1, 2), (d * xhat).sum(axis=0), d.sum(axis=0)
+    """,
+)  # fmt: skip
+spatial.mistake(
+    "not transposed back",
+    ("dflat.reshape(N, H, W, C).transpose(0, 3, 1, 2)", "dflat.reshape(N, C, H, W)"),
+    of="x",
+    kind="permuted",
+    words=r"is only reshaped, where its axes have to be permuted back, by transpose\(0, 3, 1, 2\)",
+)
+spatial.mistake(
+    "the cotangent not transposed",
+    ("g.transpose(0, 2, 3, 1).reshape(-1, C)", "g.reshape(-1, C)"),
+    of="x",
+    kind="permuted",
+    words="is only reshaped, where its axes have to be permuted back",
+)
+
+EXHIBITS = [batchnorm, staged, layernorm, groupnorm, rmsnorm, one_line, centring, closed, own_eps, spatial]

@@ -134,5 +134,26 @@ rnn.mistake(
 rnn.mistake(
     "Wh not transposed", ("dh = da @ Wh.T", "dh = da @ Wh"), of="x", kind="mistaken value", words="`Wh` transposed"
 )
+rnn.mistake(
+    "a step off in tanh's derivative",
+    ("1 - hs[step + 1] ** 2", "1 - hs[step] ** 2"),
+    of="x",
+    kind="mistaken value",
+    words="use `h` of the step before where the step itself is meant, in the derivative of tanh",
+)
+rnn.mistake(
+    "a step off in the weights",
+    ("hs[step].T @ da", "hs[step + 1].T @ da"),
+    of="Wh",
+    kind="mistaken value",
+    words="uses `h` of the step after where the step itself is meant",
+)
+rnn.mistake(
+    "only the last step's cotangent",
+    ("(g[step] + dh)", "(g[step] * (step == 2) + dh)"),
+    of="x",
+    kind="upstream ignored",
+    words="use only the last of the 3 parts of the upstream gradient along axis 0",
+)
 
 EXHIBITS = [lstm, rnn]

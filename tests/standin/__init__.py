@@ -16,6 +16,7 @@ graphs (`Graph`), in which every call is recorded, refused where CuPy refuses it
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import functools
 import json
@@ -38,6 +39,12 @@ NUMBERS = (bool, int, float, complex)
 OF_ARRAYS = frozenset(("a", "x", "m", "array", "ar", "arr", "b", "a1", "a2", "x1", "x2", "dst", "prototype"))
 """What a function calls its parameters that are arrays and cannot be lists or numbers."""
 
+OF_INTEGERS = frozenset((
+    "N", "M", "k", "axes", "axis", "axis1", "axis2", "decimals", "destination", "indices_or_sections", "kth", "ndmin",
+    "newshape", "num", "offset", "pad_width", "repeats", "reps", "shape", "shift", "source",
+))  # fmt: skip
+"""What a function calls its parameters that are sizes or axes: an array of the device is no integer."""
+
 LENIENT = frozenset(("asanyarray", "ascontiguousarray", "asfortranarray", "shape", "ndim", "size", "isscalar"))
 """Functions of which a parameter in `OF_ARRAYS` may be something else."""
 
@@ -51,8 +58,11 @@ ATOMIC = frozenset(map(np.dtype, ("int32", "uint32", "uint64", "float16", "float
 """The dtypes that `scatter_add`, and with it `add.at`, can add up."""
 
 
-FLAGS = "c_contiguous", "f_contiguous", "fnc", "forc", "owndata"
-"""What CuPy's arrays say of their memory."""
+COPIES = frozenset(("dump", "dumps", "tobytes", "tofile"))
+"""Methods that bring an array to the host."""
+
+Flags = collections.namedtuple("Flags", ("c_contiguous", "f_contiguous", "fnc", "forc", "owndata"))
+"""What CuPy's arrays say of their memory, and nothing else: it cannot be locked."""
 
 
 class transfers:
@@ -194,6 +204,18 @@ def _fits(name: str, parameters: list[str] | None, args: tuple[Any, ...], kwargs
         raise TypeError(f"cupy.{name}() takes {len(parameters)} positional arguments but {len(args)} were given")
 
 
+def _integers(name: str, parameters: list[str], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Raises where an array of the device stands for a size or an axis."""
+    given = {**dict(zip(parameters, args)), **kwargs}
+    sizes = [value for key, value in given.items() if key in OF_INTEGERS or (name == "arange" and key != "dtype")]
+    if parameters and parameters[0] in ("*shape", "*axes"):  # x.reshape(2, 3), x.transpose(1, 0)
+        sizes += args
+    for value in sizes:
+        parts = value if isinstance(value, (tuple, list)) else (value,)
+        if any(isinstance(part, DeviceArray) for part in parts):
+            raise TypeError(f"cupy.{name}: 'cupy.ndarray' object cannot be interpreted as an integer")
+
+
 class DeviceArray:
     """An array that behaves as `cupy.ndarray` does towards everything outside the device."""
 
@@ -221,14 +243,15 @@ class DeviceArray:
             raise AttributeError(f"'cupy.ndarray' object has no attribute {name!r}")
         value = getattr(self._host, name)
         if name == "flags":
-            return types.SimpleNamespace(**{flag: getattr(value, flag) for flag in FLAGS})
+            return Flags(*(getattr(value, flag) for flag in Flags._fields))
         if not callable(value):
             return _device(value, (self,))
         parameters = NAMES["methods"].get(name)
 
         def method(*args: Any, **kwargs: Any) -> Any:
             _fits(f"ndarray.{name}", parameters, args, kwargs)
-            if name in WAIT:
+            _integers(name, parameters or [], args, kwargs)
+            if name in WAIT or name in COPIES:
                 transfers.note(name)
             if name in ("sort", "argsort"):
                 _stable(name, args[1] if len(args) > 1 else kwargs.get("kind"))
@@ -389,6 +412,9 @@ def _function(name: str, function: Callable[..., Any], parameters: list[str] | N
             if not isinstance(value, (DeviceArray, type(None))) and not (i and isinstance(value, NUMBERS)):
                 _refuse(value, name)
                 raise TypeError(f"cupy.{name}: Unsupported type {type(value)}")
+        _integers(name, parameters or [], args, kwargs)
+        if parameters and parameters[0] == "tup" and not all(isinstance(part, DeviceArray) for part in args[0]):
+            raise TypeError(f"cupy.{name}: Only cupy arrays can be concatenated")
         if name in WAIT or (name == "where" and len(args) == 1):
             transfers.note(name)
         if name in ("sort", "argsort"):
@@ -451,6 +477,10 @@ def _where(condition: Any, x: Any = None, y: Any = None) -> Any:
         raise AttributeError(f"{type(condition).__name__!r} object has no attribute 'astype'")
     if x is None:
         return condition.nonzero()
+    for value in (x, y):
+        if not isinstance(value, (DeviceArray, *NUMBERS)):
+            _refuse(value, "where")
+            raise TypeError(f"cupy.where: Unsupported type {type(value)}")
     return _function("where", np.where, None)(condition.astype(bool), x, y)
 
 
@@ -516,8 +546,13 @@ def namespace() -> types.SimpleNamespace:
     space.ndarray = DeviceArray
     space.asarray, space.array = _asarray, _array
     space.where, space.matmul, space.einsum, space.take_along_axis = _where, _matmul, _einsum, _take_along_axis
-    space.array2string = lambda value, **options: np.array2string(value.get(), **options)
+    space.array2string = lambda value, **options: np.array2string(
+        value if isinstance(value, np.ndarray) else _get(value), **options
+    )
     space.take = lambda a, indices, axis=None, out=None: a.take(indices, axis, **({} if out is None else {"out": out}))
+    solvers = {name: _function(name, getattr(np.linalg, name), None) for name in ("det", "inv", "solve")}
+    slogdet = _function("slogdet", lambda a: tuple(np.linalg.slogdet(a)), None)
+    space.linalg = types.SimpleNamespace(slogdet=slogdet, **solvers)
     space.lib = types.SimpleNamespace(stride_tricks=types.SimpleNamespace(as_strided=_as_strided))
     return space
 
