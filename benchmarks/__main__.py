@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 
+import benchmarks
 from benchmarks import cpu, end_to_end, growth
 
 PROGRAMS = {"cpu": cpu.main, "end-to-end": end_to_end.main, "growth": growth.main}
 
 
 def main() -> None:
-    if len(sys.argv) < 2 or sys.argv[1] not in PROGRAMS:
-        sys.exit(f"usage: python -m benchmarks {{{','.join(PROGRAMS)}}} [--help]")
-    PROGRAMS[sys.argv[1]](sys.argv[2:])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=benchmarks.__doc__)
+    parser.add_argument("program", choices=PROGRAMS, help="each has a --help of its own")
+    PROGRAMS[parser.parse_args(sys.argv[1:2]).program](sys.argv[2:])
 
 
 if __name__ == "__main__":

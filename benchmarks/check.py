@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 import minigrad as mg
+from benchmarks.options import whole
 
 
 def batchnorm(x: Any, gamma: Any, beta: Any) -> Any:
@@ -64,7 +65,7 @@ def seconds(run: Callable[[], Any], repeats: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=whole, default=5)
     repeats = parser.parse_args().repeats
     rows: list[tuple[str, Callable[[], Any]]] = []
     for shape in ((64, 32), (16, 8, 8, 8), (64, 64, 16, 16)):

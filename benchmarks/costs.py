@@ -140,6 +140,7 @@ COSTS = {
     "w6_forward": conv_forward(128, 16, 32, 28, 3, 28),
     "w6_both": conv(128, 16, 32, 28, 3, 28),
     "w7": small_cnn_forward(10_000),
+    "w7_batches": small_cnn_forward(500).times(20),
     "op_relu": relu(IMAGES),
     "op_max_pool": max_pool(IMAGES),
     "op_conv_first": conv(128, 1, 16, 28, 3, 28, first=True),

@@ -9,7 +9,6 @@ rounds of a row, so that it does not take their time. What a compiler does befor
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import statistics
 import subprocess
@@ -20,13 +19,9 @@ from typing import Any, NamedTuple
 
 from benchmarks import machine
 from benchmarks.contestant import Contestant
+from benchmarks.options import among, listed, whole
+from benchmarks.peers import PEERS, installed
 from benchmarks.workloads import WORKLOADS, Workload
-
-PEERS = {
-    "minigrad": "minigrad", "fused": "minigrad", "pytorch": "torch", "jax": "jax", "autograd": "autograd",
-    "mygrad": "mygrad",
-}  # fmt: skip
-"""The contestants' files and the packages that they need."""
 
 ALWAYS = ("minigrad", "fused", "pytorch")
 """Who takes part in every round: the ratios are between these."""
@@ -96,14 +91,14 @@ def interleaved(
 
 
 def agree(checks: dict[str, list[Any]]) -> dict[str, bool]:
-    """Whether each peer's numbers are PyTorch's to 1e-4 (of the number, where it is above 1)."""
+    """Whether each peer's values are PyTorch's to 1e-4 of the scale that stands beside each (`worker.checks_of`)."""
     truth = checks.get("pytorch")
-    if truth is None or None in truth:
+    if truth is None:
         return {}
     return {
-        name: all(abs(a - b) <= 1e-4 * max(1.0, abs(b)) for a, b in zip(values, truth, strict=True))
+        name: len(values) == len(truth) > 0
+        and all(abs(a - b) <= 1e-4 * scale for (a, _), (b, scale) in zip(values, truth, strict=True))
         for name, values in checks.items()
-        if None not in values
     }
 
 
@@ -112,7 +107,7 @@ def row_of(workload: Workload, threads: int, times: Times, checks: dict[str, lis
     agreement = agree(checks)
     ratios, quartiles = {}, {}
     for name, values in times.items():
-        if "pytorch" in times and agreement.get(name, True):
+        if "pytorch" in times and agreement[name]:
             each = sorted(a / b for a, b in zip(values, times["pytorch"]))  # one who sat out has fewer
             ratios[name] = statistics.median(each)
             quartiles[name] = each[len(each) // 4], each[-1 - len(each) // 4]
@@ -271,19 +266,6 @@ def chart(rows: list[dict[str, Any]], path: Path) -> None:
     plt.close(figure)
 
 
-def installed(wanted: list[str]) -> list[str]:
-    """Those whose packages are here; of the others a line is printed."""
-    names = []
-    for name in wanted:
-        if name not in PEERS:
-            raise SystemExit(f"there is no peer {name!r}; there are {', '.join(PEERS)}")
-        if importlib.util.find_spec(PEERS[name]) is None:
-            print(f"skipped: {name} ({PEERS[name]} is not installed)")
-        else:
-            names.append(name)
-    return names
-
-
 def started(names: list[str], threads: int) -> list[Peer]:
     """The contestants' processes; one that cannot start is left out with a line."""
     peers = []
@@ -299,12 +281,12 @@ def measure(names: list[str], flags: argparse.Namespace, effort: Effort) -> list
     """All rows, printed as they are made."""
     rows = []
     clock = "cpu" if flags.cpu_time else "seconds"
-    threads_of = list(map(int, flags.threads.split(",")))
+    threads_of = flags.threads
     peers = {threads: started(names, threads) for threads in threads_of}
     print(aligned(head(names), names))
     try:
         for workload in WORKLOADS:
-            if flags.only and workload.name not in flags.only.split(","):
+            if workload.name not in flags.only:
                 continue
             for threads in threads_of[:1] if workload.name.startswith("w5") else threads_of:
                 row = row_of(workload, threads, *interleaved(workload, peers[threads], effort, clock))
@@ -324,9 +306,13 @@ def measure(names: list[str], flags: argparse.Namespace, effort: Effort) -> list
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks cpu", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer rounds, PyTorch alone: under two minutes")
-    parser.add_argument("--only", help="names of workloads, separated by commas (all)")
-    parser.add_argument("--threads", default="1,2", help="numbers of threads (1,2)")
-    parser.add_argument("--peers", help=f"of {', '.join(PEERS)} (all that are installed)")
+    workloads = [workload.name for workload in WORKLOADS]
+    parser.add_argument(
+        "--only", type=among(workloads), default=workloads,
+        help=f"of {', '.join(workloads)}, or how some of them begin, separated by commas (all, and W8)",
+    )  # fmt: skip
+    parser.add_argument("--threads", type=listed(whole), default=[1, 2], help="numbers of threads (1,2)")
+    parser.add_argument("--peers", type=among(PEERS), help=f"of {', '.join(PEERS)} (all that are installed)")
     parser.add_argument(
         "--cpu-time", action="store_true",
         help="count the processor's time of all threads instead of the clock's: for a machine that others use too",
@@ -334,12 +320,14 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--markdown", action="store_true", help="print the tables of docs/speed.md at the end")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="where JSON and picture go")
     flags = parser.parse_args(argv)
-    names = installed(flags.peers.split(",") if flags.peers else list(ALWAYS) if flags.quick else list(PEERS))
+    names = installed(flags.peers or (ALWAYS if flags.quick else PEERS))
     for line in machine.advice():
         print(line)
     began, caption, about = time.perf_counter(), machine.caption(), machine.description()
     rows = measure(names, flags, QUICK if flags.quick else FULL)
-    w8 = {} if flags.only else start_and_memory(names, 2 if flags.quick else 5)
+    if not any(row["seconds"] for row in rows):
+        raise SystemExit("nothing was measured")
+    w8 = {} if flags.only != workloads else start_and_memory(names, 2 if flags.quick else 5)
     for title, row in w8.items():
         print(f"W8 {title:59}" + " " * 8 + "".join(f"{row[n]:.3f}".rjust(11) if n in row else " " * 11 for n in names))
     took = time.perf_counter() - began

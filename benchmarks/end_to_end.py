@@ -8,7 +8,6 @@ files lie in the system's page cache, as they do the second time that anybody tr
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import os
 import statistics
@@ -19,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import machine
+from benchmarks.options import among, from_zero, listed, mnist, whole
+from benchmarks.peers import installed
 
 CONTESTANTS = {"fused": "minigrad, fused", "minigrad": "minigrad, composed", "pytorch": "PyTorch"}
 STAGES = ("imported", "data", "trained", "tested", "ended")
@@ -77,31 +78,24 @@ def verdict(runs: dict[str, list[dict[str, Any]]]) -> list[str]:
 
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks end-to-end", description=__doc__)
-    parser.add_argument("--seeds", default="0,1,2,3,4", help="separated by commas (0,1,2,3,4)")
-    parser.add_argument("--threads", type=int, default=machine.cores())
-    parser.add_argument("--peers", default=",".join(CONTESTANTS), help=f"of {', '.join(CONTESTANTS)} (all)")
     parser.add_argument(
-        "--data", type=Path, default=os.environ.get("MINIGRAD_DATA"), help="the folder of MNIST's files"
+        "--seeds",
+        type=listed(from_zero),
+        default=[0, 1, 2, 3, 4],
+        help="separated by commas (0,1,2,3,4)",
     )
+    parser.add_argument("--threads", type=whole, default=machine.cores())
     parser.add_argument(
-        "--held-out", type=int, default=0, metavar="N", help="test on the last N training images instead"
+        "--peers", type=among(CONTESTANTS), default=list(CONTESTANTS), help=f"of {', '.join(CONTESTANTS)} (all)"
     )
+    mnist(parser)
     parser.add_argument("--markdown", action="store_true", help="print what belongs into docs/speed.md")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="where the JSON goes")
     flags = parser.parse_args(argv)
-    if flags.data is None:
-        parser.error("--data (or MINIGRAD_DATA) names the folder of MNIST's four files")
-    names = []
-    for name in flags.peers.split(","):
-        if name not in CONTESTANTS:
-            parser.error(f"there is no {name!r}; there are {', '.join(CONTESTANTS)}")
-        if name == "pytorch" and importlib.util.find_spec("torch") is None:
-            print("skipped: pytorch (torch is not installed)")
-        else:
-            names.append(name)
+    names = installed(flags.peers)
     caption = machine.caption()
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
-    for number, seed in enumerate(map(int, flags.seeds.split(","))):
+    for number, seed in enumerate(flags.seeds):
         for name in names[number % len(names) :] + names[: number % len(names)]:
             found = run(name, seed, flags.threads, flags.data, flags.held_out)
             runs[name].append(found)
@@ -114,5 +108,5 @@ def main(argv: list[str]) -> None:
     flags.out.mkdir(parents=True, exist_ok=True)
     report = {**machine.description(), "threads": flags.threads, "held_out": flags.held_out, "runs": runs}
     (flags.out / "end_to_end.json").write_text(json.dumps(report, indent=1))
-    print(f"{caption}; {flags.threads} threads, medians of {len(flags.seeds.split(','))} seeds.", end="\n\n")
+    print(f"{caption}; {flags.threads} threads, medians of {len(flags.seeds)} seeds.", end="\n\n")
     print(*table(runs), "", *verdict(runs), sep="\n")

@@ -29,6 +29,7 @@ from typing import Any
 import minigrad as mg
 from benchmarks.contestant import Contestant
 from benchmarks.gpu_worker import WAYS
+from benchmarks.options import whole
 
 WARMUP = 10
 ROUNDS = 7
@@ -160,7 +161,7 @@ def main(argv: list[str] | None = None) -> int:
     """Prints and writes what was measured; the exit status is 0 also where nothing could be, which it then says."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__.split("\n")[0])
     parser.add_argument("--parts", nargs="+", choices=("check", "step", "train"), default=["check", "step", "train"])
-    parser.add_argument("--batches", type=int, nargs="+", default=[128, 4096])
+    parser.add_argument("--batches", type=whole, nargs="+", default=[128, 4096])
     parser.add_argument("--seconds", type=float, default=40.0, help="of measuring, for each batch size")
     parser.add_argument("--out", type=Path, default=Path("runs/gpu"), help="where gpu.json and gpu.md go")
     flags = parser.parse_args(argv)

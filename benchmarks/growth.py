@@ -9,7 +9,6 @@ peak memory is its own. Then `benchmarks.roofline`. `--only batch,channels,depth
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import os
 import statistics
@@ -19,6 +18,8 @@ from typing import Any
 
 from benchmarks import machine, roofline
 from benchmarks.contestant import Contestant
+from benchmarks.options import among, listed, whole
+from benchmarks.peers import installed
 
 SWEEPS: dict[str, tuple[dict[str, int], tuple[int, ...]]] = {
     "batch": ({"channels": 16, "depth": 2, "side": 28}, (1, 4, 16, 64, 256, 1024, 4096)),
@@ -118,24 +119,20 @@ def picture(rows: list[dict[str, Any]], path: Path) -> None:
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks growth", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one round instead of three")
-    parser.add_argument("--only", default="batch,channels,depth,roofline", help="some of these, separated by commas")
-    parser.add_argument("--threads", default="1,2", help="numbers of threads (1,2)")
+    parts = [*SWEEPS, "roofline"]
+    parser.add_argument(
+        "--only", type=among(parts), default=parts, help=f"of {', '.join(parts)}, separated by commas (all)"
+    )
+    parser.add_argument("--threads", type=listed(whole), default=[1, 2], help="numbers of threads (1,2)")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="where JSON and pictures go")
     flags = parser.parse_args(argv)
     if not hasattr(os, "fork"):
         parser.error("peak memory is measured in forks, which this system does not have")
-    wanted = flags.only.split(",")
-    unknown = set(wanted) - {*SWEEPS, "roofline"}
-    if unknown:
-        parser.error(f"--only: there is no {', '.join(unknown)}; there are {', '.join(SWEEPS)} and roofline")
-    names = list(CONTESTANTS)
-    if importlib.util.find_spec("torch") is None:
-        print("skipped: pytorch (torch is not installed)")
-        names.remove("pytorch")
+    wanted, names = flags.only, installed(CONTESTANTS)
     flags.out.mkdir(parents=True, exist_ok=True)
     began, caption = time.perf_counter(), machine.caption()
     report: dict[str, Any] = {**machine.description(), "quick": flags.quick}
-    threads_of = list(map(int, flags.threads.split(",")))
+    threads_of = flags.threads
     rounds, seconds = (1, 0.1) if flags.quick else (3, 0.15)
     if set(wanted) & set(SWEEPS):
         growers = [Contestant("benchmarks.growth_worker", name, threads) for threads in threads_of for name in names]

@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import options
+
 
 def layers(nn: Any, channels: int, depth: int, side: int) -> list[Any]:
     """`depth` blocks of convolution, BatchNorm and ReLU at full size, one pooling, one linear map."""
@@ -94,4 +96,4 @@ def main(contestant: str, threads: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    main(*options.contestant("benchmarks.growth_worker", __doc__, ("minigrad", "fused", "pytorch")))

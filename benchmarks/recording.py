@@ -5,6 +5,7 @@ Each figure is the median of many rounds, in which the programs take turns.
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import time
 from collections.abc import Callable
@@ -56,4 +57,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(prog="python -m benchmarks.recording", description=__doc__).parse_args()
     main()

@@ -8,6 +8,7 @@ insightful visual performance model" (2009).
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import statistics
@@ -23,12 +24,14 @@ import numpy as np
 
 from benchmarks.costs import COSTS
 from benchmarks.cpu import Effort, Peer, interleaved
+from benchmarks.options import whole
 from benchmarks.workloads import OPS, WORKLOADS
 
 LABELS = {
     "w1": "W1 CNN step", "w2": "W2 LeNet step", "w3": "W3 MLP step", "w4": "W4 BatchNorm",
     "w4_primitives": "W4 primitives", "w5_expression": "W5 expression", "w5_chain": "W5 chain",
-    "w6_forward": "W6 conv forward", "w6_both": "W6 conv both", "w7": "W7 evaluation", "op_relu": "ReLU",
+    "w6_forward": "W6 conv forward", "w6_both": "W6 conv both", "w7": "W7 evaluation",
+    "w7_batches": "W7 in batches", "op_relu": "ReLU",
     "op_max_pool": "max pooling", "op_conv_first": "conv of the image", "op_linear": "linear",
 }  # fmt: skip
 WHO = {"minigrad": "minigrad, composed", "fused": "minigrad, fused", "pytorch": "PyTorch"}
@@ -246,4 +249,6 @@ def picture(found: dict[str, Any], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    print(json.dumps(limits(int(sys.argv[1]))))
+    asked = argparse.ArgumentParser(prog="python -m benchmarks.roofline", description="The roofs, in JSON.")
+    asked.add_argument("threads", type=whole)
+    print(json.dumps(limits(asked.parse_args().threads)))

@@ -23,11 +23,11 @@ BEGAN = time.time()
 
 import numpy as np  # noqa: E402  (its import is part of what is timed)
 
+from benchmarks import options  # noqa: E402
+
 STEPS, BATCH = 585, 128
 RATE, WEIGHT_DECAY, SMOOTHING = 0.5, 5e-4, 0.05
 """Chosen on training images that were held out: see docs/speed.md."""
-
-FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
 
 def layers(nn: Any) -> list[Any]:
@@ -70,8 +70,9 @@ class Reading:
 
     def read(self) -> None:
         try:
-            for name in FILES:
-                path = next(p for p in (self.folder / name, self.folder / f"{name}.gz") if p.exists())
+            for name in options.FILES:
+                path = options.file(self.folder, name)
+                assert path is not None  # `options.mnist` has seen it
                 content = path.read_bytes()
                 content = gzip.decompress(content) if path.suffix == ".gz" else content
                 axes = content[3]
@@ -84,9 +85,7 @@ class Reading:
         """Images and labels to train on, images and labels to test on: bytes, (n, 28, 28) and (n,)."""
         self.thread.join()
         if self.error is not None:
-            raise SystemExit(
-                f"train_mnist: {self.folder} has not MNIST's four files ({self.error!r}); name their folder"
-            )
+            raise SystemExit(f"train_mnist: MNIST's files in {self.folder} cannot be read ({self.error!r})")
         return self.arrays
 
 
@@ -112,27 +111,20 @@ def shifted(images: np.ndarray) -> np.ndarray:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.train_mnist", description=__doc__)
     parser.add_argument("contestant", choices=["minigrad", "fused", "pytorch"])
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--data", type=Path, default=os.environ.get("MINIGRAD_DATA"), help="the folder of MNIST's files"
-    )
-    parser.add_argument(
-        "--held-out", type=int, default=0, metavar="N", help="test on the last N training images instead"
-    )
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--seed", type=options.from_zero, default=0)
+    options.mnist(parser)
+    parser.add_argument("--threads", type=options.whole, default=len(os.sched_getaffinity(0)))
     parser.add_argument(
         "--began", type=float, default=BEGAN, help="when the process was started (seconds of the epoch)"
     )
     flags = parser.parse_args()
-    if flags.data is None:
-        parser.error("--data (or MINIGRAD_DATA) names the folder of MNIST's four files")
     stages: dict[str, float] = {}
 
     def done(stage: str) -> None:
         stages[stage] = time.time() - flags.began
 
     reading = Reading(flags.data)
-    if flags.contestant == "pytorch":
+    if options.contestant == "pytorch":
         import torch
         from torch import nn, optim
         from torch.nn import functional as F
@@ -158,7 +150,7 @@ def main() -> None:
     model: Any = nn.Sequential(*layers(nn))
     shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     model.load_state_dict({k: tensor(v) for k, v in initial(shapes, flags.seed).items()}, strict=False)
-    if flags.contestant == "fused":
+    if options.contestant == "fused":
         from minigrad.fused import fuse
 
         model = fuse(model)

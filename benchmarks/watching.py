@@ -6,6 +6,7 @@ both take turns, of the processor time of a step; the spread is that of the midd
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import statistics
 import time
@@ -95,4 +96,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(prog="python -m benchmarks.watching", description=__doc__).parse_args()
     main()

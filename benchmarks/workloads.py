@@ -1,8 +1,9 @@
 """The workloads: what is computed, from which arrays. How is each framework's affair (`benchmarks.peers`).
 
 A peer's module has a function for each workload that it takes part in: `w1(arrays)` and so on returns
-`step`, a function without arguments that does the work once and returns a number to be checked (a loss,
-a sum), or None. The arrays are float32 and the same for all.
+`step`, a function without arguments that does the work once and returns all that it made: a number (a loss)
+or a tuple of numbers and arrays (gradients, outputs), which are compared outside of the timed part, where they are
+taken by `numpy.asarray`. The arrays are float32 and the same for all.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ WORKLOADS = [
     Workload("w6_forward", "W6 conv2d (128, 16, 28, 28) -> 32, 3x3: forward (ms)", 2.5, flops=CONV),
     Workload("w6_both", "W6 conv2d: forward and backward (ms)", 2.5, flops=3 * CONV),
     Workload("w7", "W7 evaluation of 10,000 images (ms)", 0.5, 0.3, checks=1),
+    Workload("w7_batches", "W7 the same in batches of 500 (ms)", 0.5, 0.3, checks=1),
 ]
 OPS = [
     Workload("op_relu", "ReLU of (128, 32, 28, 28), forward and backward (ms)", math.inf),
@@ -90,6 +92,11 @@ def arrays_of(name: str) -> Arrays:
         weight = weights(first=(16, 1, 3, 3), linear=(10, 1568))
         return {"x": normal(128, 32, 28, 28), "images": normal(128, 1, 28, 28), "rows": normal(128, 1568), **weight}
     return {"x": normal(128, 16, 28, 28), "g": normal(128, 32, 28, 28), **weights(conv=(32, 16, 3, 3))}
+
+
+def in_batches(x: np.ndarray, batch: int) -> list[np.ndarray]:
+    """x cut along its first axis."""
+    return [x[start : start + batch] for start in range(0, len(x), batch)]
 
 
 def state(arrays: Arrays, names: dict[str, str]) -> dict[str, Any]:

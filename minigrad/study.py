@@ -48,8 +48,7 @@ def batch_norm(
 
 
 def affine_equivalent(x: Tensor, gamma: Tensor, beta: Tensor, eps: float = 1e-5) -> tuple[Tensor, Tensor]:
-    """gamma' and beta' with which gamma' x + beta' equals BatchNorm on this one batch; constants to "
-    "autodiff."""
+    """gamma' and beta' with which gamma' x + beta' equals BatchNorm on this one batch; constants to autodiff."""
     with no_grad():
         _, mean, var = F.batch_norm(x, axis=0, eps=eps)
         slope = gamma.detach() / ops.sqrt(var + eps)
@@ -96,8 +95,7 @@ def batch_statistics(x: Tensor, unbiased: bool = True) -> Statistics:
 
 
 def population_statistics(batches: Iterable[Tensor]) -> Statistics:
-    """The mean and the variance of a whole data set, in one pass over batches (Chan, Golub and LeVeque "
-    "1979)."""
+    """The mean and the variance of a whole data set, in one pass over batches (Chan, Golub and LeVeque 1979)."""
     count, mean, squares = 0, None, None
     for x in batches:
         x = x.detach()

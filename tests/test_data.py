@@ -15,6 +15,7 @@ import random
 import socket
 import struct
 import threading
+import time
 import tracemalloc
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -159,10 +160,12 @@ def test_published_files_are_recognised(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_a_folder_of_other_files_is_used_with_a_warning(tmp_path: Path) -> None:
-    with pytest.warns(UserWarning, match="cannot be recognised") as caught:
-        found = data.load("mnist", put(tmp_path, small_files()))
-    assert caught[0].filename == __file__
-    assert "not recognised" in found.source
+    folder = put(tmp_path, small_files())
+    for load in (functools.partial(data.load, "mnist"), data.mnist, functools.partial(data.load, "auto")):
+        with pytest.warns(UserWarning, match="cannot be recognised") as caught:
+            found = load(folder)
+        assert caught[0].filename == __file__
+        assert "not recognised" in found.source
 
 
 def test_published_files_under_wrong_names_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -366,6 +369,7 @@ def test_mutated_published_files_never_pass_for_them(tmp_path: Path, monkeypatch
 
 
 CUT_OFF = 203  # a status with which a Mirror stops half-way
+DRIP = 299  # and one with which it sends a hundred bytes a second
 
 
 class Mirror:
@@ -383,7 +387,11 @@ class Mirror:
                     self.send_response(status)
                     self.send_header("Content-Length", str(len(contents)))
                     self.end_headers()
-                    self.wfile.write(contents[: len(contents) // 2] if status == CUT_OFF else contents)
+                    size = len(contents) // 2 if status == CUT_OFF else len(contents)
+                    step = 1 if status == DRIP else size
+                    for start in range(0, size, step or 1):
+                        self.wfile.write(contents[start : start + step])
+                        time.sleep(0.01 * (status == DRIP))
 
             def log_message(self, *arguments: Any) -> None: ...
 
@@ -476,8 +484,49 @@ def test_a_damaged_cached_file_is_fetched_again(
     assert len(data.mnist().train_labels) == 12
     assert mirror.asked[4:] == [f"/{data.FILES[1]}.gz"]
     cached.write_bytes(b"")
-    publish(monkeypatch, files, ())
-    with pytest.raises(DataNotFoundError, match="cache"):
+    publish(monkeypatch, files, (serve(lambda path: (404, b"")).url,))
+    for name in ("mnist", "auto"):  # which does not fall back on the digits
+        with pytest.raises(DataError, match=f"(?s){cached}: damaged .*404.*Replace the file") as raised:
+            data.load(name)
+        assert not isinstance(raised.value, DataNotFoundError)
+
+
+def test_a_file_that_was_replaced_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, serve: Callable[..., Mirror]
+) -> None:
+    files = small_files()
+    folder = put(tmp_path / "cache" / "minigrad" / "mnist", files)
+    (folder / data.FILES[0]).write_bytes(b"damaged")
+    (folder / data.FILES[1]).unlink()
+    one = data.FILES[0]
+    publish(monkeypatch, files, (serve(lambda path: honest(files)(path) if one in path else (404, b"")).url,))
+    with pytest.raises(DataNotFoundError, match=f"404.*{data.FILES[1]}"):
+        data.mnist()
+
+
+def test_a_folder_in_the_place_of_a_cached_file_is_named(tmp_path: Path) -> None:
+    place = tmp_path / "cache" / "minigrad" / "mnist" / f"{data.FILES[2]}.gz"
+    place.mkdir(parents=True)
+    with pytest.raises(DataError, match=f"{place}: a folder where a file belongs. Remove it"):
+        data.mnist()
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_the_cache_may_hold_what_is_published_packed_in_another_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packed: bool
+) -> None:
+    files = small_files()
+    publish(monkeypatch, files)
+    folder = put(tmp_path / "cache" / "minigrad" / "mnist", files)
+    if packed:
+        for name in data.FILES:
+            (folder / f"{name}.gz").write_bytes(gzip.compress((folder / name).read_bytes(), 1, mtime=77))
+            (folder / name).unlink()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(data.load("auto").train_images) == 12
+    put(folder, small_files(3, 2), packed)  # well-formed, and not the published ones
+    with pytest.raises(DataError, match="damaged"):
         data.mnist()
 
 
@@ -500,8 +549,10 @@ def test_a_name_server_that_never_answers_is_given_up(tmp_path: Path, monkeypatc
 
     monkeypatch.setattr(socket, "getaddrinfo", hang)
     monkeypatch.setattr(published, "CONNECT_SECONDS", 0.05)
+    before = set(threading.enumerate())
     with pytest.raises(DataNotFoundError, match=r"(?s)no answer within 0.05 s.*no answer within 0.05 s"):
         data.mnist()
+    assert all(thread.daemon for thread in set(threading.enumerate()) - before)  # no program waits for them at its end
     over.set()
     assert in_cache(tmp_path) == []
 
@@ -521,6 +572,33 @@ def test_a_server_that_falls_silent_is_given_up(
         data.mnist()
     over.set()
     assert in_cache(tmp_path) == []
+
+
+def test_a_server_that_drips_gives_way_to_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, serve: Callable[..., Mirror]
+) -> None:
+    files = small_files()
+    dripping, good = serve(lambda path: (DRIP, bytes(500))), serve(honest(files))
+    monkeypatch.setattr(published, "SLOW_SECONDS", 0.2)
+    publish(monkeypatch, files, (dripping.url, good.url))
+    assert len(data.mnist().train_images) == 12
+    assert dripping.asked == [f"/{data.FILES[0]}.gz"] and len(good.asked) == 4
+    assert in_cache(tmp_path) == sorted(f"{name}.gz" for name in data.FILES)
+
+
+def test_what_a_killed_download_left_is_cleared_a_day_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, serve: Callable[..., Mirror]
+) -> None:
+    files = small_files()
+    publish(monkeypatch, files, (serve(honest(files)).url,))
+    folder = tmp_path / "cache" / "minigrad" / "mnist"
+    for name in ("part-old", "part-new"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "half").write_bytes(b"half")
+    os.utime(folder / "part-old", (0, 0))
+    data.mnist()
+    assert in_cache(tmp_path) == sorted([f"{name}.gz" for name in data.FILES] + ["half"])
+    assert (folder / "part-new").exists() and not (folder / "part-old").exists()
 
 
 def test_a_proxy_is_the_host_to_reach(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -624,6 +702,16 @@ def test_split_holds_out_training_images_in_proportion() -> None:
 def test_split_refuses_to_hold_out_nothing_or_everything(held_out: int) -> None:
     with pytest.raises(ValueError, match=f"between 1 and 39 of 40 images, not {held_out}"):
         data.split(sample(), held_out)
+
+
+@pytest.mark.parametrize("wrong", [2.5, None, True, "3"])
+def test_split_refuses_what_is_no_whole_number(wrong: Any) -> None:
+    with pytest.raises(TypeError, match=f"split: held_out must be a whole number, not {wrong!r}"):
+        data.split(sample(), wrong)
+    with pytest.raises(TypeError, match=f"split: seed must be a whole number, not {wrong!r}"):
+        data.split(sample(), 3, wrong)
+    with pytest.raises(ValueError, match="split: seed must be at least 0, not -1"):
+        data.split(sample(), 3, -1)
 
 
 def test_a_dataset_refuses_arrays_that_do_not_fit() -> None:
@@ -740,19 +828,52 @@ def test_distortions_come_from_the_given_generator_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("settings", "error", "message"),
     [
-        ({"shift": -1}, "shift must be"),
-        ({"shift": 1.5}, "shift must be"),
-        ({"rotate": -1}, "rotate must be between 0 and 180, not -1"),
-        ({"rotate": float("nan")}, "rotate must be"),
-        ({"scale": 1}, "scale must be"),
-        ({"shear": float("inf")}, "shear must be"),
+        ({"shift": -1}, ValueError, "shift must be at least 0, not -1"),
+        ({"shift": 1.5}, TypeError, "shift must be a whole number, not 1.5"),
+        ({"shift": True}, TypeError, "shift must be a whole number, not True"),
+        ({"rotate": -1}, ValueError, "rotate must be between 0 and 180, not -1"),
+        ({"rotate": float("nan")}, ValueError, "rotate must be"),
+        ({"rotate": "5"}, TypeError, "rotate must be a number, not '5'"),
+        ({"scale": 1}, ValueError, "scale must be"),
+        ({"shear": float("inf")}, ValueError, "shear must be"),
     ],
 )
-def test_augment_refuses_settings_out_of_range(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+def test_augment_refuses_settings_out_of_range(settings: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
         Augment(**settings)
+
+
+def test_augment_takes_the_numbers_of_an_array_library() -> None:
+    assert repr(Augment(np.int64(2), np.float32(5))) == repr(Augment(2, 5)) == repr(Augment(2, 5.0))
+
+
+@pytest.mark.parametrize("images", [blob() / 255, blob().astype(np.int16), blob()[0], blob().tolist()[0]])
+def test_only_bytes_are_distorted(images: Any) -> None:
+    """Others would come back cast to bytes: a picture from 0 to 1 as nothing but 0 and 1."""
+    n = len(images)
+    for distort in (
+        lambda: data.shifted(images, np.zeros((n, 2), int)),
+        lambda: data.affine(images, IDENTITY[:n], np.zeros((n, 2))),
+        lambda: Augment()(images, np.random.default_rng(0)),
+        lambda: Augment(shift=2)(images, np.random.default_rng(0)),
+        lambda: Augment(rotate=5)(images, np.random.default_rng(0)),
+    ):
+        with pytest.raises(ValueError, match=r"images must be uint8 \(n, channels, height, width\)"):
+            distort()
+
+
+def test_each_image_needs_its_own_map() -> None:
+    for offsets in (np.zeros((3, 2), int), np.zeros((6, 3), int), np.zeros((6, 2))):
+        with pytest.raises(ValueError, match=r"shifted: offsets must be integers \(6, 2\)"):
+            data.shifted(blob(), offsets)
+    for matrices, offsets in ((IDENTITY[:1], np.zeros((6, 2))), (IDENTITY, np.zeros((1, 2)))):
+        with pytest.raises(ValueError, match=r"affine: \w+ must be numbers \(6, 2"):
+            data.affine(blob(), matrices, offsets)
+    narrow = np.array([[-128, 127]] * 6, np.int8)
+    wide = np.random.default_rng(0).integers(0, 256, (6, 1, 150, 140), dtype=np.uint8)
+    assert np.array_equal(data.shifted(wide, narrow), data.shifted(wide, narrow.astype(int)))
 
 
 def test_impossible_maps_are_refused() -> None:
@@ -931,6 +1052,8 @@ def test_an_error_in_augment_reaches_the_loop() -> None:
     for wrong in (lambda images, _: images / 255, lambda images, _: images[1:]):
         with pytest.raises(ValueError, match="augment made"):
             run(batches(augment=wrong))
+    with pytest.raises(TypeError, match="augment returned a NoneType"):
+        run(batches(augment=lambda images, _: None))
 
 
 @pytest.mark.parametrize(
@@ -946,6 +1069,8 @@ def test_a_state_that_is_none_is_refused() -> None:
     state = batches().state()
     with pytest.raises(ValueError, match="not a state of Batches"):
         batches().load_state({"epoch": 1})
+    with pytest.raises(TypeError, match=r"needs what state\(\) returned, not a NoneType"):
+        batches().load_state(None)  # type: ignore[arg-type]
     for change in ({"epoch": -1}, {"batch": 5}, {"batch": 1.0}, {"epoch": None}):
         with pytest.raises(ValueError, match="there is no batch"):
             batches().load_state(state | change)
@@ -960,13 +1085,17 @@ def test_a_state_that_is_none_is_refused() -> None:
         ((PIXELS, CLASSES[:, None], 5), ValueError, "one integer an image"),
         ((PIXELS, CLASSES * 1.0, 5), ValueError, "not float64"),
         ((PIXELS, CLASSES, 0), ValueError, "batch_size must be at least 1"),
-        ((PIXELS, CLASSES, 2.5), TypeError, "batch_size must be an integer"),
-        ((PIXELS, CLASSES, True), TypeError, "batch_size must be an integer"),
+        ((PIXELS, CLASSES + np.uint64(1 << 63), 5), ValueError, "label 9223372036854775830 is beyond int64"),
+        ((PIXELS, CLASSES, 2.5), TypeError, "batch_size must be a whole number, not 2.5"),
+        ((PIXELS, CLASSES, True), TypeError, "batch_size must be a whole number, not True"),
         ((PIXELS, CLASSES, 5, True, -1), ValueError, "seed must be at least 0"),
-        ((PIXELS, CLASSES, 5, True, None), TypeError, "seed must be an integer"),
+        ((PIXELS, CLASSES, 5, True, None), TypeError, "seed must be a whole number, not None"),
         ((PIXELS, CLASSES, 24, True, 0, True), ValueError, "23 images make no batch of 24"),
-        ((PIXELS, CLASSES, 5, True, 0, False, None, (0.1, 0)), ValueError, "std > 0"),
-        ((PIXELS, CLASSES, 5, True, 0, False, None, (float("nan"), 1)), ValueError, "finite mean"),
+        ((PIXELS, CLASSES, 5, True, 0, False, 3), TypeError, "augment must be an Augment or a function"),
+        ((PIXELS, CLASSES, 5, True, 0, False, None, (0.1, 0)), ValueError, "std must be finite and above zero, not 0"),
+        ((PIXELS, CLASSES, 5, True, 0, False, None, (float("nan"), 1)), ValueError, "mean must be finite, not nan"),
+        ((PIXELS, CLASSES, 5, True, 0, False, None, 0.5), TypeError, r"two numbers, \(mean, std\), not 0.5"),
+        ((PIXELS, CLASSES, 5, True, 0, False, None, (0.5,)), TypeError, r"two numbers, \(mean, std\), not \(0.5,\)"),
         ((PIXELS[:, 0], CLASSES, 5, True, 0, False, Augment(1)), ValueError, "augment needs images"),
     ],
 )

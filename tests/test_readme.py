@@ -1,4 +1,4 @@
-"""The README is a promise: its code runs as it stands there, and what it quotes is what the source says."""
+"""The pages are promises: their code runs as it stands there, and what the README quotes is what the source says."""
 
 import gzip
 import inspect
@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"(<!-- source: (\S+) -->\n)?```python\n(.*?)```", README, re.DOTALL)
 SCRIPT = "\n".join(code for marker, _, code in BLOCKS if not marker)
 QUOTED = [(name, code) for marker, name, code in BLOCKS if marker]
@@ -44,11 +45,19 @@ def test_quoted_source_is_the_source(name, code):
     assert code.strip() == inspect.getsource(getattr(imported, function)).strip()
 
 
-def test_files_named_in_the_reading_order_exist():
-    root = Path(__file__).parent.parent
+def test_the_page_on_batchnorm_runs_from_its_top_to_its_end(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # it writes pictures
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "batchnorm.md").read_text(), re.DOTALL)
+    exec(compile("\n".join(blocks), "batchnorm.md", "exec"), {})
+    assert {path.name for path in tmp_path.iterdir()} == {"batchnorm.svg", "batchnorm.html"}
+
+
+def test_the_reading_order_names_every_module_and_nothing_else():
     rows = README.split("## Reading order")[1].split("\n## ")[0]
     cells = [row.split("|")[1] for row in rows.splitlines() if row.startswith("| `")]
     names = [name for cell in cells for name in re.findall(r"`([\w./]+)`", cell)]
     assert len(names) > 15
     for name in names:
-        assert (root / name).exists() or (root / "minigrad" / name).exists(), name
+        assert (ROOT / name).exists() or (ROOT / "minigrad" / name).exists(), name
+    modules = {path.name for path in (ROOT / "minigrad").iterdir() if path.suffix == ".py" or path.is_dir()}
+    assert not modules - {"__init__.py", "__pycache__"} - {Path(name).name for name in names}

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
+
+import numpy as np
 
 import minigrad as mg
-from benchmarks.workloads import Arrays, state
+from benchmarks.workloads import Arrays, in_batches, state
 from minigrad import functional as F
 from minigrad import nn, optim, parallel
 
 VERSION = "0.1"
-Step = Callable[[], float | None]
+Step = Callable[[], Any]
 
 
 def threads(n: int) -> None:
@@ -72,11 +75,11 @@ def w3(a: Arrays) -> Step:
 def batch_norm(layer: nn.Module, a: Arrays) -> Step:
     x, g = mg.tensor(a["x"], requires_grad=True), mg.tensor(a["g"])
 
-    def step() -> float:
+    def step() -> tuple[Any, ...]:
         layer.zero_grad()
         x.grad = None
         layer(x).backward(g)
-        return x.grad.data[0, 0, 0, 0].item()
+        return x.grad, *(p.grad for p in layer.parameters())
 
     return step
 
@@ -94,14 +97,14 @@ def w4_primitives(a: Arrays) -> Step:
     x, g = mg.tensor(a["x"], requires_grad=True), mg.tensor(a["g"])
     gamma, beta = (mg.tensor(a[k].reshape(1, 32, 1, 1), requires_grad=True) for k in ("gamma", "beta"))
 
-    def step() -> float:
+    def step() -> tuple[Any, ...]:
         x.grad = gamma.grad = beta.grad = None
         mean = x.mean((0, 2, 3), keepdims=True)
         centred = x - mean
         var = (centred * centred).mean((0, 2, 3), keepdims=True)
         y = gamma * centred / mg.sqrt(var + 1e-5) + beta
         y.backward(g)
-        return x.grad.data[0, 0, 0, 0].item()
+        return x.grad, gamma.grad, beta.grad
 
     return step
 
@@ -109,11 +112,11 @@ def w4_primitives(a: Arrays) -> Step:
 def w5_expression(a: Arrays) -> Step:
     p, q, r = (mg.tensor(a[k], requires_grad=True) for k in "abc")
 
-    def step() -> float:
+    def step() -> tuple[Any, ...]:
         p.grad = q.grad = r.grad = None
         y = ((p * q) + r).sum()
         y.backward()
-        return None
+        return p.grad, q.grad, r.grad
 
     return step
 
@@ -121,61 +124,63 @@ def w5_expression(a: Arrays) -> Step:
 def w5_chain(a: Arrays) -> Step:
     p, q = mg.tensor(a["a"], requires_grad=True), mg.tensor(a["b"])
 
-    def step() -> None:
+    def step() -> Any:
         p.grad = None
         y = p
         for _ in range(1000):
             y = y + q
         y.sum().backward()
+        return p.grad
 
     return step
 
 
 def w6_forward(a: Arrays) -> Step:
     x, w, b = (mg.tensor(a[k]) for k in ("x", "conv.weight", "conv.bias"))
-
-    def step() -> float:
-        return F.conv2d(x, w, b, padding=1).data[0, 0, 0, 0].item()
-
-    return step
+    return lambda: F.conv2d(x, w, b, padding=1)
 
 
 def w6_both(a: Arrays) -> Step:
     x, w, b = (mg.tensor(a[k], requires_grad=True) for k in ("x", "conv.weight", "conv.bias"))
     g = mg.tensor(a["g"])
 
-    def step() -> float:
+    def step() -> tuple[Any, ...]:
         x.grad = w.grad = b.grad = None
         F.conv2d(x, w, b, padding=1).backward(g)
-        return w.grad.data[0, 0, 0, 0].item()
+        return x.grad, w.grad, b.grad
 
     return step
 
 
-def evaluation(model: nn.Module, a: Arrays) -> Step:
+def evaluation(model: nn.Module, a: Arrays, batch: int) -> Step:
     model.eval()
-    x, y = mg.tensor(a["x"]), a["y"]
+    batches, y = [mg.tensor(x) for x in in_batches(a["x"], batch)], a["y"]
 
-    def step() -> float:
+    def step() -> tuple[Any, ...]:
         with mg.no_grad():
-            scores = model(x).data
-        return float((scores.argmax(1) == y).mean())
+            scores = np.concatenate([model(x).numpy() for x in batches])
+        return (scores.argmax(1) == y).mean(), scores
 
     return step
 
 
 def w7(a: Arrays) -> Step:
-    return evaluation(cnn(a), a)
+    return evaluation(cnn(a), a, 10_000)
+
+
+def w7_batches(a: Arrays) -> Step:
+    return evaluation(cnn(a), a, 500)
 
 
 def differentiated(f: Callable[..., mg.Tensor], *inputs: mg.Tensor) -> Step:
     """f and its pullback, with a cotangent of ones."""
     ones = mg.ones_like(f(*inputs))
 
-    def step() -> None:
+    def step() -> tuple[Any, ...]:
         for t in inputs:
             t.grad = None
         f(*inputs).backward(ones)
+        return tuple(t.grad for t in inputs)
 
     return step
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from benchmarks.workloads import Arrays, state
+from benchmarks.workloads import Arrays, in_batches, state
 
 VERSION = torch.__version__
-Step = Callable[[], float | None]
+Step = Callable[[], Any]
 
 
 def threads(n: int) -> None:
@@ -72,11 +74,11 @@ def w4(a: Arrays) -> Step:
     layer.load_state_dict({"weight": torch.tensor(a["gamma"]), "bias": torch.tensor(a["beta"])}, strict=False)
     x, g = torch.tensor(a["x"], requires_grad=True), torch.tensor(a["g"])
 
-    def step() -> float:
+    def step() -> tuple[Any, ...]:
         layer.zero_grad()
         x.grad = None
         layer(x).backward(g)
-        return x.grad[0, 0, 0, 0].item()
+        return x.grad, *(p.grad for p in layer.parameters())
 
     return step
 
@@ -85,14 +87,14 @@ def w4_primitives(a: Arrays) -> Step:
     x, g = torch.tensor(a["x"], requires_grad=True), torch.tensor(a["g"])
     gamma, beta = (torch.tensor(a[k].reshape(1, 32, 1, 1), requires_grad=True) for k in ("gamma", "beta"))
 
-    def step() -> float:
+    def step() -> tuple[Any, ...]:
         x.grad = gamma.grad = beta.grad = None
         mean = x.mean((0, 2, 3), keepdim=True)
         centred = x - mean
         var = (centred * centred).mean((0, 2, 3), keepdim=True)
         y = gamma * centred / torch.sqrt(var + 1e-5) + beta
         y.backward(g)
-        return x.grad[0, 0, 0, 0].item()
+        return x.grad, gamma.grad, beta.grad
 
     return step
 
@@ -100,9 +102,10 @@ def w4_primitives(a: Arrays) -> Step:
 def w5_expression(a: Arrays) -> Step:
     p, q, r = (torch.tensor(a[k], requires_grad=True) for k in "abc")
 
-    def step() -> None:
+    def step() -> tuple[Any, ...]:
         p.grad = q.grad = r.grad = None
         ((p * q) + r).sum().backward()
+        return p.grad, q.grad, r.grad
 
     return step
 
@@ -110,57 +113,63 @@ def w5_expression(a: Arrays) -> Step:
 def w5_chain(a: Arrays) -> Step:
     p, q = torch.tensor(a["a"], requires_grad=True), torch.tensor(a["b"])
 
-    def step() -> None:
+    def step() -> Any:
         p.grad = None
         y = p
         for _ in range(1000):
             y = y + q
         y.sum().backward()
+        return p.grad
 
     return step
 
 
 def w6_forward(a: Arrays) -> Step:
     x, w, b = (torch.tensor(a[k]) for k in ("x", "conv.weight", "conv.bias"))
-
-    def step() -> float:
-        return F.conv2d(x, w, b, padding=1)[0, 0, 0, 0].item()
-
-    return step
+    return lambda: F.conv2d(x, w, b, padding=1)
 
 
 def w6_both(a: Arrays) -> Step:
     x, w, b = (torch.tensor(a[k], requires_grad=True) for k in ("x", "conv.weight", "conv.bias"))
     g = torch.tensor(a["g"])
 
-    def step() -> float:
+    def step() -> tuple[Any, ...]:
         x.grad = w.grad = b.grad = None
         F.conv2d(x, w, b, padding=1).backward(g)
-        return w.grad[0, 0, 0, 0].item()
+        return x.grad, w.grad, b.grad
+
+    return step
+
+
+def evaluation(model: nn.Module, a: Arrays, batch: int) -> Step:
+    model.eval()
+    batches, y = [torch.tensor(x) for x in in_batches(a["x"], batch)], a["y"]
+
+    def step() -> tuple[Any, ...]:
+        with torch.no_grad():
+            scores = np.concatenate([model(x).numpy() for x in batches])
+        return (scores.argmax(1) == y).mean(), scores
 
     return step
 
 
 def w7(a: Arrays) -> Step:
-    model = cnn(a).eval()
-    x, y = torch.tensor(a["x"]), a["y"]
+    return evaluation(cnn(a), a, 10_000)
 
-    def step() -> float:
-        with torch.no_grad():
-            scores = model(x).numpy()
-        return float((scores.argmax(1) == y).mean())
 
-    return step
+def w7_batches(a: Arrays) -> Step:
+    return evaluation(cnn(a), a, 500)
 
 
 def differentiated(f: Callable[..., torch.Tensor], *inputs: torch.Tensor) -> Step:
     """f and its pullback, with a cotangent of ones."""
     ones = torch.ones_like(f(*inputs))
 
-    def step() -> None:
+    def step() -> tuple[Any, ...]:
         for t in inputs:
             t.grad = None
         f(*inputs).backward(ones)
+        return tuple(t.grad for t in inputs)
 
     return step
 

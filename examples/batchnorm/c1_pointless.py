@@ -25,8 +25,7 @@ class Affine(nn.Module):
 
 
 def train(normalise: bool, steps: int, lr: float = 0.5) -> list[float]:
-    """Losses of a small net with four sigmoid layers on badly scaled inputs, with BatchNorm or the "
-    "affine map."""
+    """Losses of a small net with four sigmoid layers on badly scaled inputs, with BatchNorm or the affine map."""
     mg.random.seed(1)
     width = 24
     kind = nn.BatchNorm1d if normalise else Affine

@@ -22,8 +22,7 @@ CUTS = {
 
 
 class CutNorm(nn.Module):
-    """BatchNorm whose gradient may ignore the batch's mean, its variance, or both. Values are those of "
-    "BatchNorm."""
+    """BatchNorm whose gradient may ignore the batch's mean, its variance, or both. Values are those of BatchNorm."""
 
     def __init__(self, features: int, through_mean: bool, through_var: bool) -> None:
         self.gamma, self.beta = mg.ones(features), mg.zeros(features)

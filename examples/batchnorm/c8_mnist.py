@@ -1,5 +1,5 @@
-"""Claim 8: figure 1 of Ioffe and Szegedy (2015), on MNIST: three layers of 100 sigmoids, with and "
-"without BatchNorm."""
+"""Claim 8: figure 1 of Ioffe and Szegedy (2015), on MNIST: three layers of 100 sigmoids, with and without
+BatchNorm."""
 
 from __future__ import annotations
 
@@ -77,8 +77,7 @@ def first_step_above(seen: dict[str, list[Any]], level: float) -> int | None:
 
 
 def steadiness(seen: dict[str, list[Any]]) -> float:
-    """The widest spread (85th less 15th percentile) over the narrowest, from the second point on: 1 is "
-    "steady."""
+    """The widest spread (85th less 15th percentile) over the narrowest, from the second point on: 1 is steady."""
     widths = [high - low for low, _, high in seen["percentiles"][1:]]
     return max(widths) / min(widths)
 

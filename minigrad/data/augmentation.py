@@ -10,13 +10,36 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minigrad.data.dataset import Bytes, Integers
+from minigrad.given import number, whole
+
+
+def _images(where: str, given: Any) -> Bytes:
+    """`given`, if it is what can be distorted: bytes, so that the sampled values can be rounded to bytes again."""
+    images: Bytes = np.asarray(given)
+    if images.dtype != np.uint8 or images.ndim != 4:
+        raise ValueError(
+            f"{where}: images must be uint8 (n, channels, height, width), as they are before they are scaled, "
+            f"not {images.dtype} {images.shape}"
+        )
+    return images
+
+
+def _one_each(where: str, name: str, given: Any, shape: tuple[int, ...], kinds: str) -> NDArray[Any]:
+    """`given` as an array of numbers of these kinds, of this shape: the first axis is the images'."""
+    array = np.asarray(given)
+    if array.shape != shape or array.dtype.kind not in kinds:
+        what = "integers" if "f" not in kinds else "numbers"
+        raise ValueError(f"{where}: {name} must be {what} {shape}, one for each image, not {array.dtype} {array.shape}")
+    return array
 
 
 def shifted(images: Bytes, offsets: NDArray[np.integer[Any]]) -> Bytes:
     """Each image moved by whole pixels, zeros moving in: uint8 (n, c, h, w) by integer offsets (n, 2).
 
-    offsets: (down, right), each less than the side of the image.
+    offsets: (down, right), each less than the side of the image. ValueError for anything else.
     """
+    images = _images("shifted", images)
+    offsets = _one_each("shifted", "offsets", offsets, (len(images), 2), "iu").astype(np.int64)
     h, w = images.shape[-2:]
     reach = int(np.abs(offsets).max(initial=0))
     if reach >= min(h, w):
@@ -32,9 +55,13 @@ def affine(images: Bytes, matrices: NDArray[np.floating[Any]], offsets: NDArray[
 
     matrices: (n, 2, 2) act on (y, x), measured from the image's centre: a point at p moves to
     matrix @ p + offset.  offsets: (n, 2) in pixels.
-    Raises ValueError (or LinAlgError, which is one) for a map that is not finite and invertible.
+    Raises ValueError for other shapes and dtypes, and (LinAlgError, which is one) for a map that is not finite and
+    invertible.
     """
+    images = _images("affine", images)
     n, c, h, w = images.shape
+    matrices = _one_each("affine", "matrices", matrices, (n, 2, 2), "iuf")
+    offsets = _one_each("affine", "offsets", offsets, (n, 2), "iuf")
     if not (np.isfinite(matrices).all() and np.isfinite(offsets).all()):
         raise ValueError("affine: matrices and offsets must be finite")
     tall, wide = h + 3, w + 3  # a border of zeros: one before, two after, for the far corners at the clip
@@ -80,7 +107,7 @@ class Augment:
 
     shift: up to so many whole pixels each way.  rotate: up to so many degrees each way.  scale: both sides
     times 1 - scale to 1 + scale.  shear: rows slide sideways by up to `shear` pixels a row, each way.
-    The defaults leave images as they are. Raises ValueError for a value out of range.
+    The defaults leave images as they are. Raises ValueError for a value out of range, TypeError for no number.
     """
 
     shift: int = 0
@@ -89,14 +116,16 @@ class Augment:
     shear: float = 0.0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.shift, int) or self.shift < 0:
-            raise ValueError(f"Augment: shift must be a whole number of pixels, 0 or more, not {self.shift!r}")
+        object.__setattr__(self, "shift", whole("Augment: shift", self.shift, least=0))
         for name, limit in (("rotate", 180), ("scale", 0.9), ("shear", 2)):
-            if not 0 <= getattr(self, name) <= limit:
-                raise ValueError(f"Augment: {name} must be between 0 and {limit}, not {getattr(self, name)!r}")
+            value = number(f"Augment: {name}", getattr(self, name))
+            if not 0 <= value <= limit:
+                raise ValueError(f"Augment: {name} must be between 0 and {limit}, not {value:g}")
+            object.__setattr__(self, name, value)
 
     def __call__(self, images: Bytes, generator: np.random.Generator) -> Bytes:
         """Distorted copies of uint8 images (n, c, h, w), by numbers drawn from `generator` alone."""
+        images = _images("Augment", images)
         matrices, offsets = self.draw(images.shape, generator)
         if matrices is not None:
             return affine(images, matrices, offsets)

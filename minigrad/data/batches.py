@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from minigrad.backend import from_numpy, kernel, xp
 from minigrad.data.augmentation import Augment
 from minigrad.data.dataset import Bytes, Integers
+from minigrad.given import finite, positive, whole
 from minigrad.tensor import Tensor
 
 
@@ -76,22 +77,20 @@ class Batches:
                 f"Batches: labels must be one integer an image, ({len(self.images)},), "
                 f"not {self.labels.dtype} {self.labels.shape}"
             )
-        for name, value, least in (("batch_size", batch_size, 1), ("seed", seed, 0)):
-            if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-                raise TypeError(f"Batches: {name} must be an integer, not {value!r}")
-            if value < least:
-                raise ValueError(f"Batches: {name} must be at least {least}, not {value}")
-        if drop_last and batch_size > len(self.images):
+        if self.labels.dtype == np.uint64 and self.labels.max() > np.iinfo(np.int64).max:
+            raise ValueError(f"Batches: label {self.labels.max()} is beyond int64, which labels are handed out in")
+        self.batch_size, self.seed = whole("Batches: batch_size", batch_size), whole("Batches: seed", seed, least=0)
+        if augment is not None and not callable(augment):
+            raise TypeError(
+                f"Batches: augment must be an Augment or a function of images and generator, not {augment!r}"
+            )
+        if drop_last and self.batch_size > len(self.images):
             raise ValueError(
                 f"Batches: {len(self.images)} images make no batch of {batch_size}, and drop_last leaves out "
                 "the short one; use a smaller batch_size"
             )
-        mean, std = (0.0, 1.0) if normalise is None else (float(value) for value in normalise)
-        if not (math.isfinite(mean) and math.isfinite(std) and std > 0):
-            raise ValueError(f"Batches: normalise needs a finite mean and a std > 0, not {(mean, std)}")
-        self.batch_size = int(batch_size)
+        mean, std = _two(normalise)
         self.shuffle = bool(shuffle)
-        self.seed = int(seed)
         self.drop_last = bool(drop_last)
         self.augment = augment
         self.normalise = (mean, std)
@@ -150,6 +149,8 @@ class Batches:
 
         Raises ValueError where the settings differ: the batches would not be the same ones.
         """
+        if not isinstance(state, dict):
+            raise TypeError(f"Batches.load_state: needs what state() returned, not a {type(state).__name__}")
         settings = self._settings()
         if set(state) != {"epoch", "batch", *settings}:
             raise ValueError(f"Batches.load_state: not a state of Batches, which has other keys: {sorted(state)}")
@@ -205,6 +206,10 @@ class Batches:
         images = self.images[chosen]
         if self.augment is not None:
             plain, images = images, self.augment(images, self._generator(epoch, 1 + number))
+            if not isinstance(images, np.ndarray):
+                raise TypeError(
+                    f"Batches: augment returned a {type(images).__name__}; it must return the images, as uint8"
+                )
             if images.dtype != np.uint8 or len(images) != len(plain):
                 raise ValueError(
                     f"Batches: augment made {images.dtype} {images.shape} of uint8 {plain.shape}; it must return as "
@@ -212,6 +217,17 @@ class Batches:
                 )
         # Every byte is in the table: "clip" only spares the look-up its bounds check.
         return np.take(self._table, images, mode="clip"), self.labels[chosen].astype(np.int64)
+
+
+def _two(normalise: Any) -> tuple[float, float]:
+    """The mean and the standard deviation of `normalise`; those that change nothing for None."""
+    if normalise is None:
+        return 0.0, 1.0
+    try:
+        mean, std = normalise
+    except (TypeError, ValueError):
+        raise TypeError(f"Batches: normalise must be two numbers, (mean, std), not {normalise!r}") from None
+    return finite("Batches: normalise's mean", mean), positive("Batches: normalise's std", std)
 
 
 def _checked_images(where: str, given: Any) -> Bytes:

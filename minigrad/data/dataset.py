@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from minigrad.given import whole
+
 Bytes = NDArray[np.uint8]
 Integers = NDArray[np.int64]
 
@@ -78,9 +80,11 @@ def split(dataset: Dataset, held_out: int = 5000, seed: int = 0) -> Dataset:
     """`dataset` with `held_out` of its training images in place of the test images, to choose settings by.
 
     The classes keep their proportions. The real test images are not in the result, so nothing can be
-    tuned on them by accident. Raises ValueError unless 0 < held_out < the number of training images.
+    tuned on them by accident. Raises ValueError unless 0 < held_out < the number of training images, TypeError for
+    what is no whole number.
     """
     total = len(dataset.train_images)
+    held_out, seed = whole("split: held_out", held_out, None), whole("split: seed", seed, least=0)
     if not 0 < held_out < total:
         raise ValueError(f"split: held_out must be between 1 and {total - 1} of {total} images, not {held_out}")
     rest, chosen = stratified(dataset.train_labels, held_out, np.random.default_rng(seed))

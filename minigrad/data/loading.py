@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 
 from minigrad.data.dataset import DataError, DataNotFoundError, Dataset, stratified
-from minigrad.data.idx import read_images, read_labels
-from minigrad.data.published import DIGIT_NAMES, FILES, PUBLISHED, fetch, identify
+from minigrad.data.published import DIGIT_NAMES, FILES, PUBLISHED, fetch, identify, read
 
 
 def load(dataset: str = "auto", folder: str | os.PathLike[str] | None = None) -> Dataset:
@@ -28,10 +27,10 @@ def load(dataset: str = "auto", folder: str | os.PathLike[str] | None = None) ->
     `FILES` (unpacked or .gz) itself or in its subfolder mnist/ or fashion/. A `folder` without them is an
     error, never a reason to look elsewhere; a MINIGRAD_DATA folder without them is passed over.
 
-    Files in the cache and downloads must match the published checksums. Files in the caller's folders need
-    not: any idx files of 28x28 images in ten classes will do, but a warning says that they are not the
-    published ones, and published files in the wrong place (Fashion-MNIST's where MNIST is asked for, the
-    test set's where the training set belongs) are an error.
+    Downloads and files in the cache must be the published ones, or hold what those hold; a damaged file in the
+    cache is replaced by a download. Files in the caller's folders need not: any idx files of 28x28 images in ten
+    classes will do, but a warning says that they are not the published ones, and published files in the wrong
+    place (Fashion-MNIST's where MNIST is asked for, the test set's where the training set belongs) are an error.
 
     Raises DataNotFoundError where the data cannot be had, DataError for a file that cannot be used.
     "auto" says on stderr when and why it falls back on the digits, and does so only where MNIST cannot be
@@ -44,7 +43,7 @@ def load(dataset: str = "auto", folder: str | os.PathLike[str] | None = None) ->
     if dataset != "auto":
         raise ValueError(f"load: no dataset is called {dataset!r}; there are 'mnist', 'fashion', 'digits', 'auto'")
     try:
-        return mnist(folder)
+        return _load_published("mnist", folder)
     except DataNotFoundError as reason:
         try:
             substitute = digits()
@@ -56,12 +55,12 @@ def load(dataset: str = "auto", folder: str | os.PathLike[str] | None = None) ->
 
 def mnist(folder: str | os.PathLike[str] | None = None) -> Dataset:
     """MNIST (LeCun, Cortes, Burges): 60,000 training and 10,000 test digits, 28x28. See `load`."""
-    return load("mnist", folder)
+    return _load_published("mnist", folder)
 
 
 def fashion_mnist(folder: str | os.PathLike[str] | None = None) -> Dataset:
     """Fashion-MNIST (Xiao, Rasul, Vollgraf 2017): articles of clothing in the format of MNIST. See `load`."""
-    return load("fashion", folder)
+    return _load_published("fashion", folder)
 
 
 def digits() -> Dataset:
@@ -135,7 +134,7 @@ def _read_dataset(name: str, paths: tuple[Path, ...]) -> Dataset:
     arrays: list[Any] = []
     unknown: list[str] = []
     for index, path in enumerate(paths):
-        contents = (read_images, read_labels)[index % 2](path)
+        contents = read(path, index)
         identity = identify(path, contents)
         if identity is None:
             unknown.append(path.name)
@@ -156,7 +155,7 @@ def _read_dataset(name: str, paths: tuple[Path, ...]) -> Dataset:
         warnings.warn(
             f"{source}: {', '.join(unknown)} cannot be recognised as published by the authors of "
             f"{published.title} (by checksum); well-formed, and used as they are",
-            stacklevel=4,  # the caller of load
+            stacklevel=4,  # the caller of load, mnist or fashion_mnist
         )
         source += " (not recognised as the published files)"
     train_images, train_labels, test_images, test_labels = arrays
