@@ -248,7 +248,7 @@ HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 class Detached:
     """The arrays that `detach` took off the tape: constants that were computed, as a replay wants to know."""
 
-    MOST = 64
+    MOST = 16
 
     def __init__(self) -> None:
         self.arrays: dict[int, weakref.ref[Any]] = {}
