@@ -15,9 +15,8 @@ import importlib
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from types import ModuleType, SimpleNamespace
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy
 
@@ -30,8 +29,7 @@ host_array = numpy.ndarray
 xp: Any = SimpleNamespace()
 
 
-@dataclass(frozen=True)
-class Backend:
+class Backend(NamedTuple):
     """An array library: its namespace and the two crossings between its arrays and NumPy's."""
 
     name: str
@@ -130,13 +128,15 @@ def on_host() -> bool:
 
 
 # ---- what crosses between host and device -----------------------------------------------------------
-@dataclass
 class Transfers:
     """How many arrays crossed each way while `transfers` watched; limit: how many may come to the host."""
 
-    to_host: int = 0
-    to_device: int = 0
-    limit: int | None = None
+    def __init__(self, limit: int | None = None) -> None:
+        self.to_host = self.to_device = 0
+        self.limit = limit
+
+    def __repr__(self) -> str:
+        return f"Transfers(to_host={self.to_host}, to_device={self.to_device}, limit={self.limit})"
 
 
 _watching: list[Transfers] = []
@@ -353,7 +353,22 @@ def is_scalar(value: object) -> bool:
 
 
 # ---- randomness -----------------------------------------------------------------------------------------
-_generator = numpy.random.default_rng()
+class _Host:
+    """The host generator, made when it is first asked for: NumPy's random module takes long to import."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._generator: numpy.random.Generator | None = None
+
+    @property
+    def generator(self) -> numpy.random.Generator:
+        if self._generator is None:
+            with self._lock:
+                self._generator = self._generator or numpy.random.default_rng()
+        return self._generator
+
+
+_host = _Host()
 
 
 class _Standing(threading.local):
@@ -367,7 +382,7 @@ _standing = _Standing()
 
 def generator() -> numpy.random.Generator:
     """The host generator from which the framework draws everything random, or what stands for it in this thread."""
-    return _generator if _standing.generator is None else _standing.generator
+    return _host.generator if _standing.generator is None else _standing.generator
 
 
 def seed(value: int) -> None:
@@ -417,7 +432,7 @@ class Redraws:
     """Gives once more what was drawn from a `Draws`; the generator that it drew from stays where it is."""
 
     def __init__(self, states: Sequence[Any]) -> None:
-        self.source = numpy.random.Generator(type(_generator.bit_generator)(0))
+        self.source = numpy.random.Generator(type(_host.generator.bit_generator)(0))
         self.bit_generator = self.source.bit_generator
         self.left = iter(states)
         self._go_to_next()

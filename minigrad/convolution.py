@@ -16,8 +16,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from minigrad import parallel
 from minigrad.backend import Array, host_array, xp
@@ -120,8 +119,7 @@ Block = tuple[slice, slice]
 Index = tuple[Any, ...]
 
 
-@dataclass(frozen=True)
-class Geometry:
+class Geometry(NamedTuple):
     """The sizes of one convolution, and the moves between images (batch last) and columns."""
 
     c: int

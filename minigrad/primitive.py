@@ -20,7 +20,6 @@ in, a Tensor out, recorded where an input is on the tape.
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Callable, Iterable, Sequence
 from types import CodeType, FunctionType
 from typing import Any, NoReturn
@@ -229,7 +228,7 @@ def _read_signature(row: Primitive, statics: dict[str, Any]) -> None:
     names = code.co_varnames[: code.co_argcount]
     unnamed = row.forward.__name__ == "<lambda>"
     row.name = f"primitive at line {code.co_firstlineno}" if unnamed else row.forward.__name__
-    row.variadic = bool(code.co_flags & inspect.CO_VARARGS)
+    row.variadic = bool(code.co_flags & VARARGS)
     if row.variadic:
         names = (code.co_varnames[code.co_argcount + code.co_kwonlyargcount],)
         row.statics = tuple(statics)
@@ -428,6 +427,8 @@ def name_rows(scope: dict[str, Any]) -> None:
             rename(value, name.rstrip("_"))
 
 
+VARARGS = 0x04
+"""The flag of code that takes any number of arguments (inspect.CO_VARARGS, which takes long to import)."""
 NUMBERS = (int, float, complex)
 WEAK = frozenset((bool, *NUMBERS))
 
