@@ -54,8 +54,8 @@ class Explainer(
     def _far_fetched(self) -> list[Explanation]:
         """What the first of the other searches finds that finds something: they take longer."""
         for search in (
-            self.everywhere, self.nothing_summed, self.replays, self.formulas, self.sums_of_values, self.pairs,
-            self.combinations,
+            self.everywhere, self.nothing_summed, self.replays, self.pairs, self.formulas, self.sums_of_values,
+            self.other_axes, self.combinations,
         ):  # fmt: skip
             if found := list(search()):
                 return found

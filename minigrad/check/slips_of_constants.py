@@ -30,8 +30,6 @@ class SlipsOfConstants(Suspicion):
                 continue
             if node.primitive.name == "add":
                 yield from self._eps(node)
-            elif node.primitive.name in REDUCTIONS and node not in spreads:
-                yield from self._other_axes(node)
             elif node in spreads:
                 m = spreads[node]
                 value = self.run.values[node] * (m / (m - 1))
@@ -65,8 +63,13 @@ class SlipsOfConstants(Suspicion):
             words = "{d} {uses} " + f"{other:.4g} where {text} (eps) is added in {at}"
             yield self._otherwise(node, words, "another eps", f"{other:.4g}")
 
-    def _other_axes(self, node: Node) -> Iterator[Explanation]:
+    def other_axes(self) -> Iterator[Explanation]:
         """Values that were computed anew with a statistic over other axes."""
+        for node in self.run.order:
+            if node in self.sweep.cotangents and node.primitive is not None and node.primitive.name in REDUCTIONS:
+                yield from self._over_others(node)
+
+    def _over_others(self, node: Node) -> Iterator[Explanation]:
         assert node.primitive is not None and node.inputs[0] is not None
         elements = self.run.values[node.inputs[0]]
         long = [axis for axis in range(elements.ndim) if elements.shape[axis] > 1]
