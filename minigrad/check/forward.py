@@ -84,7 +84,7 @@ class Forward:
         op = "input" if node.primitive is None else node.primitive.name.rstrip("_")
         where = f" in `{self.lines[node][1]}`" if node in self.lines else ""
         if op in ("alias", "reshape") and node.inputs[0] in self.names:  # such as matmul makes of a vector
-            return f"`{self.names[node.inputs[0]]}`{where}"
+            return f"the `{self.names[node.inputs[0]]}`{where}"
         return f"the {op}{where}"
 
     def where(self, node: Node) -> str:
