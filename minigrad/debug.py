@@ -120,7 +120,7 @@ class Session:
 
     # ---- forward -----------------------------------------------------------------------------------
     def _watch(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        self._layers.append(f"{type(module).__name__} {module.path!r}" if module.path else type(module).__name__)
+        self._layers.append(f"{type(module).__name__} {module._place!r}" if module._place else type(module).__name__)
         outer = self._before[1]
         try:
             return module.forward(*args, **kwargs) if outer is None else outer(module, args, kwargs)

@@ -32,7 +32,7 @@ class Run:
     def __init__(self, f: Callable[..., Tensor], lifted: Sequence[bool], draws: list[Any], modules: list[Any]) -> None:
         self.f, self.lifted, self.draws = f, lifted, draws
         self.modes = [(m, m.training) for m in modules]
-        members = [(f"{m.path}.{name}".lstrip("."), value) for m in modules for name, value in m.members()]
+        members = [(f"{m._place}.{name}".lstrip("."), value) for m in modules for name, value in m.members()]
         self.buffers = [(name, b, b.version) for name, b in members if isinstance(b, Buffer)]
 
     def __str__(self) -> str:
@@ -57,7 +57,7 @@ class Run:
     def changed(self) -> str:
         """What has changed since then, as far as it is known, in words."""
         now = {True: "evaluates now, and was training", False: "is training now, and evaluated"}
-        found = [f"{type(m).__name__} {m.path!r} {now[was]}" for m, was in self.modes if m.training != was]
+        found = [f"{type(m).__name__} {m._place!r} {now[was]}" for m, was in self.modes if m.training != was]
         found += [f"{name!r} was overwritten" for name, b, version in self.buffers if b.version != version]
         if len(found) > 3:
             found[2:] = [f"and {len(found) - 2} more of that kind"]

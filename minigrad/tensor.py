@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from minigrad import tape
-from minigrad.backend import Array, from_numpy, is_array, is_scalar, to_numpy, xp
+from minigrad.backend import Array, from_numpy, is_array, is_scalar, on_host, to_numpy, xp
 from minigrad.tape import Node, recording, writes
 from minigrad.uses import arrangement
 
@@ -433,13 +433,16 @@ def as_array(data: Any, dtype: Any, op: str) -> Array:
 def fitting(value: Any, dtype: Any, op: str) -> Array:
     """`value` as an array that one of `dtype` takes in without loss.
 
-    Numbers and lists of them take the dtype themselves, as 0-d floats do; arrays keep theirs, and any floats take
-    integers. Raises TypeError, naming the op, where another kind of number would be cut off or a dtype narrowed,
-    and OverflowError for an integer out of range.
+    Numbers and lists of them take the dtype themselves, as 0-d arrays do; arrays keep theirs, any floats take
+    integers, and integers take those of another width whose values fit (which is looked at on the host alone).
+    Raises TypeError, naming the op, where another kind of number would be cut off or a dtype narrowed, and
+    OverflowError for an integer out of range.
     """
     dtype = xp.dtype(dtype)
     if is_scalar(value):
         value = value.item()
+    if dtype.kind in "iu" and isinstance(value, float) and value.is_integer():
+        value = int(value)
     if dtype.kind == "b" and isinstance(value, int) and value in (0, 1):
         value = bool(value)
     array = as_array(value, None, op)
@@ -447,6 +450,8 @@ def fitting(value: Any, dtype: Any, op: str) -> Array:
     weak = not is_array(value) or (not value.ndim and kind == "f")
     if weak:
         fits = KINDS[kind] <= KINDS[dtype.kind]
+    elif kind in "iu" and dtype.kind in "iu" and on_host() and array.size:
+        fits = xp.iinfo(dtype).min <= int(array.min()) and int(array.max()) <= xp.iinfo(dtype).max
     else:
         fits = xp.can_cast(array.dtype, dtype) or (kind in "biu" and dtype.kind in "fc")
     if not fits:

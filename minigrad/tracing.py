@@ -87,7 +87,7 @@ class Trace:
         if recording.scope is not None:
             raise RuntimeError("trace: a trace is open already in this thread; leave it before the next begins")
         if self.model is not None:
-            self.model._name()
+            list(self.model.named_modules())  # which gives them their paths
         self._before = (recording.observer, recording.watch)
         recording.observer, recording.watch, recording.scope = self._observe, self._watch, []
         return self
@@ -131,20 +131,20 @@ class Trace:
         self._called = True
         if scope is None:  # a layer called from a thread that does not trace
             return module.forward(*args, **kwargs)
-        if not scope and not module.path:
-            module._name()  # a walk from further down may have been the last
-        if module.path:
-            scope.append(module.path)
+        if not scope and not module._place:
+            list(module.named_modules())  # a walk from further down may have been the last to give paths
+        if module._place:
+            scope.append(module._place)
         try:
             outer = self._before[1]
             y = module.forward(*args, **kwargs) if outer is None else outer(module, args, kwargs)
         finally:
-            if module.path:
+            if module._place:
                 scope.pop()
-        if module.path and isinstance(y, Tensor) and y.node is not None:
-            self._outputs.append((module.path, y.node))
+        if module._place and isinstance(y, Tensor) and y.node is not None:
+            self._outputs.append((module._place, y.node))
             if y.node.label is None:
-                y.node.label = module.path
+                y.node.label = module._place
         return y
 
     def _named(self) -> Iterator[tuple[str, Node]]:

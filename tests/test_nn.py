@@ -627,3 +627,28 @@ def test_the_same_seed_draws_the_same_layer():
 def test_a_weight_of_one_axis_has_no_fans():
     with pytest.raises(ValueError, match=r"fans: a weight has at least two axes, not shape \[3\]"):
         mg.init.kaiming_normal((3,))
+
+
+@pytest.mark.parametrize("name", ["path", "_name", "_title", "_walk", "_every", "_named", "name", "title"])
+def test_a_submodule_may_have_any_ordinary_name(name):
+    class Model(nn.Module):
+        def __init__(self):
+            setattr(self, name, nn.Linear(3, 3))
+
+        def forward(self, x):
+            return getattr(self, name)(x)
+
+    model = Model()
+    assert list(model.state_dict()) == [f"{name}.weight", f"{name}.bias"]
+    assert model(mg.ones(1, 3)).shape == (1, 3)
+    assert [n for n, _ in model.named_parameters()] == list(model.state_dict()) and getattr(model, name).path == name
+
+
+@pytest.mark.parametrize("name", ["training", "frozen"])
+def test_a_mode_is_no_place_for_a_module(name):
+    class Model(nn.Module):
+        def __init__(self):
+            setattr(self, name, nn.Linear(3, 3))
+
+    with pytest.raises(TypeError, match=f"{name} tells whether .* give the Linear another name"):
+        Model()

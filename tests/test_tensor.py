@@ -332,3 +332,16 @@ def test_an_augmented_assignment_makes_a_new_tensor() -> None:
 def test_transposes() -> None:
     x = mg.zeros(2, 3, 4)
     assert x.T.shape == (4, 3, 2) and x.mT.shape == (2, 4, 3) and x.transpose().shape == (4, 3, 2)
+
+
+def test_integers_whose_values_fit_may_be_assigned_across_widths() -> None:
+    t = mg.zeros(3, dtype=mg.int32)
+    t[0] = mg.tensor([1, 5]).argmax()
+    t[1:] = np.arange(2)
+    t[2] = np.array(7)
+    assert t.tolist() == [1, 0, 7] and t.dtype == mg.int32
+    with pytest.raises(TypeError, match="int64 values do not fit into a int32"):
+        t[0] = np.array([2**40])
+    assert mg.full_like(t, 2.0).tolist() == [2, 2, 2]
+    with pytest.raises(TypeError, match="do not fit"):
+        mg.full_like(t, 2.5)

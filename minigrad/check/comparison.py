@@ -14,7 +14,7 @@ from minigrad.check.calling import ask, way_to_call
 from minigrad.check.explain import Explainer
 from minigrad.check.findings import of_a_shape, of_nan, of_no_derivative
 from minigrad.check.forward import CannotRun, Forward, arrays_of, name_of
-from minigrad.check.rounding import measured, without_signs
+from minigrad.check.rounding import measured, without_cancellation
 from minigrad.check.sweep import Sweep
 from minigrad.tape import Node
 from minigrad.tensor import Tensor
@@ -47,8 +47,8 @@ class Comparison:
         sizes = [self.explainer.absolute(k) for k in range(len(self.names))]
         self.sizes = [host.where(host.isfinite(s), s, 0.0) for s in sizes]
         noise = measured(run, values, sweep, hand, self.answer, self.names)
-        ulp = 0.0 if dtype == "float16" else 4 * float(host.finfo(dtype).eps)  # float16's rtol holds more than that
-        ulps = [ulp * size for size in without_signs(run, sweep)]
+        ulp = 0.0 if dtype == "float16" else 16 * float(host.finfo(dtype).eps)  # float16's rtol holds more than that
+        ulps = [ulp * size for size in without_cancellation(run, sweep)]
         self.tolerances = [
             self.rtol * s + 1e-3 * self.rtol * float(s.max(initial=0.0)) + 32 * n + host.where(host.isfinite(u), u, 0.0)
             for s, n, u in zip(self.sizes, noise, ulps, strict=True)

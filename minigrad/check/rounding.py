@@ -1,7 +1,7 @@
 """How far rounding alone may take a right gradient from another right one.
 
-Measured: what moving every input by one unit in its last place changes. Bounded, for what that does not
-show: the sizes of all terms, carried down the tape without their signs, so that nothing cancels. Where a
+Measured: what moving every input by one unit in its last place changes. Estimated, for what that does not
+show: the sizes of all terms, carried down the tape times random numbers, so that nothing cancels. Where a
 softmax or a sigmoid is saturated, two right formulas cancel differently, and no rounding of the inputs
 moves them.
 """
@@ -19,9 +19,6 @@ from minigrad.paths import pull
 from minigrad.tape import Node
 
 Array = Any
-
-COMPARING = frozenset(("clip", "maximum", "minimum"))
-"""Rows whose derivative compares values, so that signs count."""
 
 SATURATED = 32
 """From here on a sigmoid and a tanh are 1 to double precision."""
@@ -58,38 +55,45 @@ def measured(run: Forward, values: list[Any], sweep: Sweep, hand: Any, answer: A
     return noise
 
 
-def without_signs(run: Forward, sweep: Sweep) -> list[Array]:
-    """For each leaf the sizes of all terms that reach it, with no two of them cancelling.
+def without_cancellation(run: Forward, sweep: Sweep) -> list[Array]:
+    """For each leaf how large the terms that reach it are where none cancel: times random numbers, the largest of four.
 
-    A function's derivative counts for at least the function's value (over a large argument): one who writes
-    1 - s in a sigmoid's gets it no better than that where s is near 1.
+    Worst cases of all signs would grow with every product of matrices on the way, as no rounding does. A function's
+    derivative counts for at least the function's value (over a large argument): one who writes 1 - s in a sigmoid's
+    gets it no better than that where s is near 1.
     """
-    held = {node: host.abs(g) for node, g in sweep.seeds.items()}
-    heap = [(-node.serial, node) for node in held]
-    heapq.heapify(heap)
+    generator = host.random.default_rng(13)
+    draws = [_times_random_numbers(run, sweep, generator) for _ in range(4)]
+    return [host.max([host.abs(sizes[k]) for sizes in draws], 0) for k in range(len(run.leaves))]
+
+
+def _times_random_numbers(run: Forward, sweep: Sweep, generator: Any) -> list[Array]:
+    held: dict[Node, Array] = {}
+    heap: list[tuple[int, Node]] = []
     users: dict[Node | None, int] = {}
     for node, i in sweep.edges:
         users[node.inputs[i]] = users.get(node.inputs[i], 0) + 1
 
-    def add(node: Node, size: Array) -> None:
+    def add(node: Node, c: Array) -> None:
+        c = host.asarray(c * generator.normal(size=c.shape), c.dtype)
         if node in held:
-            held[node] = held[node] + size
+            held[node] = held[node] + c
         else:
-            held[node] = size
+            held[node] = c
             heapq.heappush(heap, (-node.serial, node))
 
+    for node, g in sweep.seeds.items():
+        add(node, g)
     while heap:
         node = heapq.heappop(heap)[1]
-        row, g = node.primitive, held[node]
-        if row is None:
+        g = held[node]
+        if node.primitive is None:
             continue
-        plain = row.kind in ("elementwise", "bilinear") and row.joint is None and row.name not in COMPARING
-        residuals = list(map(_size, node.residuals)) if plain else None
-        for _, source, c in pull(node, g, False, sweep.needed, residuals):
-            add(source, host.abs(c))
+        for _, source, c in pull(node, g, False, sweep.needed):
+            add(source, c)
         below = _argument(node, sweep)
         while below is not None and below.shape == node.shape:
-            add(below, g * host.abs(run.values[node]) / host.maximum(host.abs(run.values[below]) / SATURATED, 1))
+            add(below, g * run.values[node] / host.maximum(host.abs(run.values[below]) / SATURATED, 1))
             below = _argument(below, sweep) if users[below] == 1 else None
     return [sweep.at_leaf(held, k) for k in range(len(run.leaves))]
 
@@ -101,6 +105,3 @@ def _argument(node: Node, sweep: Sweep) -> Node | None:
     inputs = {source for source in node.inputs if source is not None and source in sweep.needed}
     return inputs.pop() if len(inputs) == 1 else None
 
-
-def _size(x: Any) -> Any:
-    return host.abs(x) if isinstance(x, host.ndarray) and x.dtype.kind == "f" else x

@@ -19,14 +19,22 @@ from minigrad.uses import arrangement
 State = dict[str, Tensor]
 
 
+class _Path:
+    """A module's path within the model that was walked last. A `path` of the user's own stands before it."""
+
+    def __get__(self, module: Module | None, owner: type[Module]) -> str:
+        return "" if module is None else module._place
+
+
 class Module:
     """The base of every layer and model: write `forward`, assign what it needs in `__init__`."""
 
     training: bool = True
     frozen: bool = False
     _asked: bool = True  # the mode that train() or eval() asked for last: what a frozen module goes back to
-    path: str = ""
-    _walked: bool = False  # whether a walk has given this module its path
+    path = _Path()
+    _place: str = ""  # its path within the model that was walked last
+    _walked: bool = False  # whether there was a walk
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the module computes."""
@@ -35,7 +43,7 @@ class Module:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """`forward`. Arrays that are given by position come in as Tensors."""
         if not self._walked:
-            self._name()
+            name_from(self)
         for given in args:
             if not isinstance(given, Tensor):
                 args = tuple(Tensor(a) if is_array(a) else a for a in args)
@@ -46,28 +54,28 @@ class Module:
             return recording.watch(self, args, kwargs)
         except Exception as error:
             if not hasattr(error, "__notes__"):  # the innermost layer speaks
-                where = f"in the layer {self.path!r}: " if self.path else "in "
+                where = f"in the layer {self._place!r}: " if self._place else "in "
                 error.add_note(f"{where}{type(self).__name__}({self.settings()})")
             raise
-
-    @property
-    def _title(self) -> str:
-        """What errors call it: its class and, within a model, its path."""
-        return f"{type(self).__name__} {self.path}" if self.path else type(self).__name__
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Refuses other values in the place of a Parameter or Buffer: they would be neither learnt nor saved."""
         held = None if value is None or isinstance(value, Versioned) else vars(self).get(name)
         if isinstance(held, Versioned):
             lost = isinstance(value, Tensor) and value.node is not None
-            where = f"{self.path}.{name}" if self.path else name
+            where = f"{self._place}.{name}" if self._place else name
             raise TypeError(
                 f"{type(self).__name__}: {where} is a {type(held).__name__}, and a {type(value).__name__} cannot take "
                 f"its place: {name}.update(t) overwrites its values"
                 + f"; this one has a history, and {name}.update(t.detach()) drops it" * lost
             )
+        if name in ("training", "frozen") and isinstance(value, (Module, Tensor)):
+            raise TypeError(
+                f"{type(self).__name__}: {name} tells whether a module is in that mode; give the "
+                f"{type(value).__name__} another name"
+            )
         if name == "training" and bool(value) is not bool(self.training):
-            arrangement.switched(self, f"the mode of {self.path or type(self).__name__!r} was switched")
+            arrangement.switched(self, f"the mode of {self._place or type(self).__name__!r} was switched")
         super().__setattr__(name, value)
 
     # ---- the walk ----------------------------------------------------------------------------------
@@ -76,66 +84,29 @@ class Module:
         for name, value in vars(self).items():
             yield from _within(name, value)
 
-    def _walk(self, path: str = "") -> Iterator[tuple[str, Any]]:
-        """This module and all Parameters, Buffers and Modules below it, each once, with their paths."""
-        seen: set[int] = set()
-        stack: list[tuple[str, Any]] = [(path, self)]
-        while stack:
-            path, found = stack.pop()
-            if id(found) in seen:
-                continue
-            seen.add(id(found))
-            yield path, found
-            if isinstance(found, Module):
-                below = [(f"{path}.{name}" if path else name, value) for name, value in found.members()]
-                below.sort(key=lambda entry: isinstance(entry[1], Module))  # its own values come before its modules
-                stack.extend(reversed(below))
-
-    def _named(self, kind: type[Any], path: str = "") -> Iterator[tuple[str, Any]]:
-        """What a walk finds of a kind. What it finds it gives its path: the last walk's are the names."""
-        for place, found in self._walk(path):
-            if isinstance(found, Module):
-                found.path, found._walked = place, True
-            elif found.name != place:
-                found.rename(place)
-            if isinstance(found, kind):
-                yield place, found
-
-    def _name(self) -> None:
-        """Gives all modules, Parameters and Buffers their paths from here, as every named walk does.
-
-        A model's first call does so, that errors and the tape may know them.
-        """
-        for _ in self._named(Module):
-            pass
-
     def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
         """This module and all below it, each once, with its path; the root's path is empty."""
-        return self._named(Module, prefix)
+        return _named(self, Module, prefix)
 
     def modules(self) -> Iterator[Module]:
         """This module and all below it, each once."""
-        return (found for _, found in self._walk() if isinstance(found, Module))
+        return (found for _, found in _walk(self) if isinstance(found, Module))
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
         """Every Parameter once, with its path."""
-        return self._named(Parameter)
+        return _named(self, Parameter)
 
     def parameters(self) -> Iterator[Parameter]:
         """Every Parameter once: what an optimizer takes."""
-        return (p for _, p in self._named(Parameter))
+        return (p for _, p in _named(self, Parameter))
 
     def named_buffers(self) -> Iterator[tuple[str, Buffer]]:
         """Every Buffer once, with its path."""
-        return self._named(Buffer)
+        return _named(self, Buffer)
 
     def buffers(self) -> Iterator[Buffer]:
         """Every Buffer once."""
-        return (b for _, b in self._named(Buffer))
-
-    def _every(self, kind: type[Any]) -> list[Any]:
-        """All of a kind, whose names stay."""
-        return [found for _, found in self._walk() if isinstance(found, kind)]
+        return (b for _, b in _named(self, Buffer))
 
     # ---- modes -------------------------------------------------------------------------------------
     def train(self, mode: bool = True) -> Self:
@@ -152,7 +123,7 @@ class Module:
         """Nothing here learns or remembers until `unfreeze`: `train()` leaves it in evaluation mode."""
         for module in self.modules():
             module.frozen, module.training = True, False
-        for parameter in self._every(Parameter):
+        for parameter in _every(self, Parameter):
             parameter.requires_grad = False
         return self
 
@@ -160,13 +131,13 @@ class Module:
         """Undoes `freeze`: parameters learn again, and the mode is the one that the model was put into last."""
         for module in self.modules():
             module.frozen, module.training = False, module._asked
-        for parameter in self._every(Parameter):
+        for parameter in _every(self, Parameter):
             parameter.requires_grad = True
         return self
 
     def zero_grad(self) -> None:
         """Forgets every parameter's gradient."""
-        for parameter in self._every(Parameter):
+        for parameter in _every(self, Parameter):
             parameter.grad = None
 
     def to_dtype(self, dtype: Any) -> Self:
@@ -182,12 +153,12 @@ class Module:
             raise TypeError(
                 f"to_dtype: Parameters are floating, so the dtype is float16, float32 or float64, not {dtype}"
             )
-        for parameter in self._every(Parameter):
+        for parameter in _every(self, Parameter):
             learns = parameter.requires_grad
             parameter.requires_grad = False
             parameter.data = parameter.data.astype(dtype)
             parameter.requires_grad = learns
-        for buffer in self._every(Buffer):
+        for buffer in _every(self, Buffer):
             if buffer.dtype.kind == "f":
                 buffer.data = buffer.data.astype(creation.float32 if dtype == creation.float16 else dtype)
         return self
@@ -269,6 +240,52 @@ class Module:
             return head + ")"
         lines = [f"  ({name}): " + repr(m).replace("\n", "\n  ") for name, m in children]
         return head + "\n" + "\n".join(lines) + "\n)"
+
+
+def title(module: Module) -> str:
+    """What errors call a module: its class and, within a model, its path."""
+    return f"{type(module).__name__} {module._place}" if module._place else type(module).__name__
+
+
+def name_from(root: Module) -> None:
+    """Gives all modules, Parameters and Buffers their paths from here, as every named walk does.
+
+    A model's first call does so, that errors and the tape may know them.
+    """
+    for _ in _named(root, Module):
+        pass
+
+
+def _walk(root: Module, path: str = "") -> Iterator[tuple[str, Any]]:
+    """A module and all Parameters, Buffers and Modules below it, each once, with their paths."""
+    seen: set[int] = set()
+    stack: list[tuple[str, Any]] = [(path, root)]
+    while stack:
+        path, found = stack.pop()
+        if id(found) in seen:
+            continue
+        seen.add(id(found))
+        yield path, found
+        if isinstance(found, Module):
+            below = [(f"{path}.{name}" if path else name, value) for name, value in found.members()]
+            below.sort(key=lambda entry: isinstance(entry[1], Module))  # its own values come before its modules
+            stack.extend(reversed(below))
+
+
+def _named(root: Module, kind: type[Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """What a walk finds of a kind. What it finds it gives its path: the last walk's are the names."""
+    for place, found in _walk(root, path):
+        if isinstance(found, Module):
+            found._place, found._walked = place, True
+        elif found.name != place:
+            found.rename(place)
+        if isinstance(found, kind):
+            yield place, found
+
+
+def _every(root: Module, kind: type[Any]) -> list[Any]:
+    """All of a kind, whose names stay."""
+    return [found for _, found in _walk(root) if isinstance(found, kind)]
 
 
 def unusual(module: Module, usual: dict[str, Any]) -> str:

@@ -14,7 +14,7 @@ from minigrad import creation, ops
 from minigrad import functional as F
 from minigrad.backend import kernel
 from minigrad.given import fraction, non_negative, whole
-from minigrad.nn.module import Module, unusual
+from minigrad.nn.module import Module, title, unusual
 from minigrad.tensor import Buffer, Parameter, Tensor
 
 
@@ -59,7 +59,7 @@ class BatchNorm(Module):
         if x.ndim not in self.input_axes or x.shape[1] != self.num_features:
             axes = " or ".join(map(str, self.input_axes))
             raise ValueError(
-                f"{self._title}: needs {axes} axes and {self.num_features} channels in axis 1, "
+                f"{title(self)}: needs {axes} axes and {self.num_features} channels in axis 1, "
                 f"but the input is {list(x.shape)}"
             )
         if x.dtype != creation.float16:
@@ -76,7 +76,7 @@ class BatchNorm(Module):
             return _affine(x, gamma, beta)
         if m == 1:
             raise ValueError(
-                f"{self._title}: an input of shape {list(x.shape)} has one value for each channel, "
+                f"{title(self)}: an input of shape {list(x.shape)} has one value for each channel, "
                 "whose variance is zero; training needs a larger batch (or call eval())"
             )
         y, mean, var = F.batch_norm(x, gamma, beta, tuple(i for i in range(x.ndim) if i != 1), self.eps)
@@ -155,7 +155,7 @@ class GroupNorm(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if x.ndim < 2 or x.shape[1] != self.num_channels:
-            raise ValueError(f"{self._title}: needs {self.num_channels} channels, but the input is {list(x.shape)}")
+            raise ValueError(f"{title(self)}: needs {self.num_channels} channels, but the input is {list(x.shape)}")
         return F.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
 
     def settings(self) -> str:
