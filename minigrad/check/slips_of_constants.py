@@ -58,6 +58,8 @@ class SlipsOfConstants(Suspicion):
                     words = "{d} {uses} " + f"{text} (eps) added to the root, where it is added under the root in {at}"
                     yield self._otherwise(node, words, "eps outside", text)
                     return
+        if host.unique(value).size < 3:  # one number explains one number, or two, whatever they come of
+            return
         other = self._solved(node, value, eps)
         if other is not None:
             words = "{d} {uses} " + f"{other:.4g} where {text} (eps) is added in {at}"

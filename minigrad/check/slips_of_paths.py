@@ -246,11 +246,12 @@ class SlipsOfPaths(Suspicion):
             w, *_ = host.linalg.lstsq(both, self.q, rcond=1e-9)
             if not (host.abs(both @ w - self.q) <= self.q_tol).all():
                 continue
-            first, second = self._known(1 + w[0]), self._known(1 + w[1])
-            if first is None or second is None:
+            one, other = self._known(1 + w[0]), self._known(1 + w[1])
+            if one is None or other is None:
                 continue
+            (first, w1), (second, w2) = one, other
             effects = [self.sweep.at_leaf(self.sweep.effect(s), self.k) for s in (s1, s2)]
-            if self.fits(self.a + w[0] * effects[0] + w[1] * effects[1]):
+            if self.fits(self.a + (w1 - 1) * effects[0] + (w2 - 1) * effects[1]):
                 message = "two things in {d}: " + f"{self.path_words(s1)} {first}, and {self.path_words(s2)} {second}"
                 rank = COMPOUND + self.believed(s1) + self.believed(s2)
                 kind = "missing path" if {first, second} == {"is missing"} else "combination"
@@ -266,9 +267,12 @@ class SlipsOfPaths(Suspicion):
                 w1 = 1 + float(p @ q) / float(p @ p)
                 if not (host.abs((w1 - 1) * p - q) <= tol).all():
                     continue
-                known = self._known(w1)
+                told = self._known(w1)
+                if told is None:
+                    continue
+                known, w1 = told
                 effect = self.sweep.at_leaf(self.sweep.effect(site), self.k)
-                if known is not None and self.fits((self.a + (w1 - 1) * effect) * value):
+                if self.fits((self.a + (w1 - 1) * effect) * value):
                     message = "two things: " + factor.sentence("{d}").replace("lacks", "{lacks}").replace(
                         "has", "{has}"
                     )
@@ -299,7 +303,7 @@ class SlipsOfPaths(Suspicion):
         if not self.fits((columns @ w).reshape(self.a.shape)):
             return
         changed = [(labels, x) for labels, x in zip(groups, w, strict=True) if abs(x - 1) > 1e-5]
-        told = [(labels, self._known(x) or f"counts {x:.4g} times") for labels, x in changed]
+        told = [(labels, (self._known(x) or (f"counts {x:.4g} times", x))[0]) for labels, x in changed]
         words = "; ".join(f"the path x -> {' -> '.join(labels) or 'y'} {what}" for labels, what in told)
         yield Explanation(
             ("weights",), COMPOUND + 1, "combination", "in {d} " + words, tuple({n for ls, _ in told for n in ls})

@@ -38,6 +38,8 @@ class SlipsOfSums(Suspicion):
             seeds = list(self.sweep.seeds.values())
             unit = float(seeds[0].reshape(-1)[0]) if len(seeds) == 1 and seeds[0].size == 1 else 1.0
             mine, meant = (_sum(w / unit, names) for w in (hand, right))
+            if meant is None or mine is None:
+                return
             of = "the upstream gradient times " if unit != 1 else ""
             message = "{d} {is} " + f"{of}`{mine}` by hand, and `{meant}` is right"
             evidence = {"by hand": mine, "right": meant}
@@ -62,15 +64,17 @@ class SlipsOfSums(Suspicion):
         yield f"sigmoid({name})", 1 / (1 + host.exp(-x))
 
 
-def _sum(weights: Array, names: list[str]) -> str:
-    """A weighted sum in words, with a common divisor taken out."""
-    some = [(float(w), name) for w, name in zip(weights, names, strict=True) if abs(w) > 1e-9 * host.abs(weights).max()]
+def _sum(weights: Array, names: list[str]) -> str | None:
+    """A weighted sum in words, with a common divisor taken out; None for nothing, and for weights with many digits."""
+    some = [(float(w), name) for w, name in zip(weights, names, strict=True) if abs(w) > 1e-7 * host.abs(weights).max()]
     if not some:
-        return "0"
+        return None
     some.sort(key=lambda pair: (pair[1] == "1", pair[0] < 0))
     size = max(abs(w) for w, _ in some)
     divisor = round(1 / size) if size < 0.75 and math.isclose(1 / size, round(1 / size), rel_tol=1e-7) else 1
     text = ""
+    if any(abs(w * divisor * 1000 - round(w * divisor * 1000)) > 1e-4 and not fraction(w * divisor) for w, _ in some):
+        return None
     for w, name in some:
         number = fraction(w * divisor) or f"{abs(w * divisor):.6g}"
         part = number if name == "1" else name if number == "1" else f"{number} * {name}"

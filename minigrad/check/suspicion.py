@@ -100,14 +100,14 @@ class Suspicion:
                 return factor
         return ratio_of(w, taken, self.counts)
 
-    def _known(self, w: float) -> str | None:
-        """What a weight does to a path, where it is a known number."""
+    def _known(self, w: float) -> tuple[str, float] | None:
+        """What a weight does to a path, where it is a known number, and that number."""
         if abs(w) < 1e-5:
-            return "is missing"
+            return "is missing", 0.0
         if abs(w + 1) < 1e-5:
-            return "has the wrong sign"
+            return "has the wrong sign", -1.0
         named = self.name_weight(w)
-        return None if named is None or w < 0 else named.sentence("it")[3:]
+        return None if named is None or w < 0 else (named.sentence("it")[3:], float(named.value))
 
     def forms(self) -> list[tuple[Factor, Array]]:
         """Named arrays and their simple functions, as factors."""
