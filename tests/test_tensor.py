@@ -335,6 +335,8 @@ def test_transposes() -> None:
 
 
 def test_integers_whose_values_fit_may_be_assigned_across_widths() -> None:
+    if mg.current() != "numpy":
+        pytest.skip("values are looked at on the host alone")
     t = mg.zeros(3, dtype=mg.int32)
     t[0] = mg.tensor([1, 5]).argmax()
     t[1:] = np.arange(2)
