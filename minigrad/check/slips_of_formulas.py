@@ -218,9 +218,7 @@ class SlipsOfFormulas(Suspicion):
         shape = self._shape_of_formulas()
         if not 4 <= math.prod(shape) <= LARGEST:
             return
-        seeds = list(self.sweep.seeds.values())
-        unit = float(seeds[0].reshape(-1)[0]) if len(seeds) == 1 and seeds[0].size == 1 else 1.0
-        alphabet = Alphabet(shape, list(self._letters(shape)), unit or 1.0)
+        alphabet = Alphabet(shape, list(self._letters(shape)), self.unit)
         terms = self._terms()
         through = " and ".join(self.run.describe(node) for node in terms)
         total = sum(terms.values(), host.zeros_like(self.a))
@@ -315,11 +313,8 @@ class SlipsOfFormulas(Suspicion):
     ) -> Generator[Explanation, None, Formula | None]:
         """A part of the gradient that is another formula by hand; returns the right one, if there is one."""
         rest, reach = self.a - part, 1e-9 * host.abs(part).max()
-        right = None
-        for formula in alphabet.read(part.reshape(alphabet.shape)):
-            if (host.abs(alphabet.value(formula).reshape(part.shape) - part) <= reach).all():
-                right = formula
-                break
+        read = alphabet.read(part.reshape(alphabet.shape))
+        right = next((f for f in read if (host.abs(alphabet.value(f).reshape(part.shape) - part) <= reach).all()), None)
         if right is None:
             return None
         for hand in alphabet.read((self.h - rest).reshape(alphabet.shape)):

@@ -35,12 +35,10 @@ class SlipsOfSums(Suspicion):
         if (host.abs(matrix @ right - self.a.reshape(-1)) <= reach).all() and self.fits(
             (matrix @ hand).reshape(self.a.shape)
         ):
-            seeds = list(self.sweep.seeds.values())
-            unit = float(seeds[0].reshape(-1)[0]) if len(seeds) == 1 and seeds[0].size == 1 else 1.0
-            mine, meant = (_sum(w / unit, names) for w in (hand, right))
+            mine, meant = (_sum(w / self.unit, names) for w in (hand, right))
             if meant is None or mine is None:
                 return
-            of = "the upstream gradient times " if unit != 1 else ""
+            of = "the upstream gradient times " if self.unit != 1 else ""
             message = "{d} {is} " + f"{of}`{mine}` by hand, and `{meant}` is right"
             evidence = {"by hand": mine, "right": meant}
             yield Explanation(("sum", mine), INVOLVED, "wrong term", message, evidence=evidence)

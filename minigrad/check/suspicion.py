@@ -93,6 +93,12 @@ class Suspicion:
         """Numbers by which terms are off."""
         return known_numbers(self.run, self.counts)
 
+    @property
+    def unit(self) -> float:
+        """The upstream gradient of a loss, which is one number and a factor of everything; 1 where it is an array."""
+        seeds = list(self.sweep.seeds.values())
+        return float(seeds[0].reshape(-1)[0]) or 1.0 if len(seeds) == 1 and seeds[0].size == 1 else 1.0
+
     def name_weight(self, w: float, taken: Iterable[int] = ()) -> Factor | None:
         """The first known number that a weight equals, up to sign; taken: numbers of elements of means on the way."""
         for factor in self.scalars:
