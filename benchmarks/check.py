@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 import minigrad as mg
-from benchmarks.options import whole
+from examples.flags import whole
 
 
 def batchnorm(x: Any, gamma: Any, beta: Any) -> Any:

@@ -19,9 +19,10 @@ from typing import Any, NamedTuple
 
 from benchmarks import machine
 from benchmarks.contestant import Contestant
-from benchmarks.options import among, listed, whole
+from benchmarks.options import among, listed
 from benchmarks.peers import PEERS, installed
 from benchmarks.workloads import WORKLOADS, Workload
+from examples.flags import whole
 
 ALWAYS = ("minigrad", "fused", "pytorch")
 """Who takes part in every round: the ratios are between these."""

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import machine
-from benchmarks.options import among, from_zero, listed, mnist, whole
+from benchmarks.options import among, listed, mnist
 from benchmarks.peers import installed
+from examples.flags import from_zero, whole
 
 CONTESTANTS = {"fused": "minigrad, fused", "minigrad": "minigrad, composed", "pytorch": "PyTorch"}
 STAGES = ("imported", "data", "trained", "tested", "ended")

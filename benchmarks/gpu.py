@@ -29,7 +29,7 @@ from typing import Any
 import minigrad as mg
 from benchmarks.contestant import Contestant
 from benchmarks.gpu_worker import WAYS
-from benchmarks.options import whole
+from examples.flags import whole
 
 WARMUP = 10
 ROUNDS = 7

@@ -18,8 +18,9 @@ from typing import Any
 
 from benchmarks import machine, roofline
 from benchmarks.contestant import Contestant
-from benchmarks.options import among, listed, whole
+from benchmarks.options import among, listed
 from benchmarks.peers import installed
+from examples.flags import whole
 
 SWEEPS: dict[str, tuple[dict[str, int], tuple[int, ...]]] = {
     "batch": ({"channels": 16, "depth": 2, "side": 28}, (1, 4, 16, 64, 256, 1024, 4096)),

@@ -7,23 +7,9 @@ import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from examples.flags import from_zero, whole
+
 FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
-
-
-def whole(text: str, least: int = 1) -> int:
-    """A whole number, at least 1."""
-    try:
-        number = int(text)
-    except ValueError:
-        number = least - 1
-    if number < least:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} on")
-    return number
-
-
-def from_zero(text: str) -> int:
-    """A whole number, at least 0."""
-    return whole(text, 0)
 
 
 def listed(one: Callable[[str], int]) -> Callable[[str], list[int]]:

@@ -24,8 +24,8 @@ import numpy as np
 
 from benchmarks.costs import COSTS
 from benchmarks.cpu import Effort, Peer, interleaved
-from benchmarks.options import whole
 from benchmarks.workloads import OPS, WORKLOADS
+from examples.flags import whole
 
 LABELS = {
     "w1": "W1 CNN step", "w2": "W2 LeNet step", "w3": "W3 MLP step", "w4": "W4 BatchNorm",

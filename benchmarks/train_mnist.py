@@ -24,6 +24,7 @@ BEGAN = time.time()
 import numpy as np  # noqa: E402  (its import is part of what is timed)
 
 from benchmarks import options  # noqa: E402
+from examples.flags import from_zero, whole  # noqa: E402
 
 STEPS, BATCH = 585, 128
 RATE, WEIGHT_DECAY, SMOOTHING = 0.5, 5e-4, 0.05
@@ -111,9 +112,9 @@ def shifted(images: np.ndarray) -> np.ndarray:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.train_mnist", description=__doc__)
     parser.add_argument("contestant", choices=["minigrad", "fused", "pytorch"])
-    parser.add_argument("--seed", type=options.from_zero, default=0)
+    parser.add_argument("--seed", type=from_zero, default=0)
     options.mnist(parser)
-    parser.add_argument("--threads", type=options.whole, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--threads", type=whole, default=len(os.sched_getaffinity(0)))
     parser.add_argument(
         "--began", type=float, default=BEGAN, help="when the process was started (seconds of the epoch)"
     )

@@ -10,7 +10,6 @@ import importlib.util
 import io
 import itertools
 import json
-import math
 import os
 import shlex
 import signal
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import minigrad as mg
+from examples.flags import from_zero, positive, whole
 from examples.mnist import pictures, training
 from minigrad import data, runs
 from models import MODELS
@@ -44,33 +44,6 @@ SHAPING = {
     "save_every": 200,
 }
 """The arguments that decide what is computed, and their defaults. Checkpoints hold them; resumed runs keep them."""
-
-
-def whole(text: str, least: int = 1) -> int:
-    """A flag's whole number, at least 1."""
-    try:
-        number = int(text)
-    except ValueError:
-        number = least - 1
-    if number < least:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} on")
-    return number
-
-
-def from_zero(text: str) -> int:
-    """A flag's whole number, at least 0."""
-    return whole(text, 0)
-
-
-def positive(text: str) -> float:
-    """A flag's positive number."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not 0 < number < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
-    return number
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
