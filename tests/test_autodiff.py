@@ -20,6 +20,7 @@ from minigrad import autodiff, ops
 from minigrad.primitive import fused
 from minigrad.tape import Node, history, recording
 from minigrad.tensor import Tensor
+from tests.threads import at_once
 
 BIG = autodiff.IN_PLACE + 1
 
@@ -663,16 +664,7 @@ def test_no_grad_is_per_thread_and_tapes_in_parallel_do_not_meet() -> None:
 
 def test_passes_of_many_threads_that_end_at_one_leaf_are_all_counted() -> None:
     w = f64(np.ones(20_000), True)
-    threads = [threading.Thread(target=lambda: [(w * 1.0).sum().backward() for _ in range(50)]) for _ in range(4)]
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    finally:
-        sys.setswitchinterval(before)
+    at_once(lambda: [(w * 1.0).sum().backward() for _ in range(50)], interval=1e-6)
     assert w.grad is not None and (w.grad.numpy() == 200.0).all()
 
 

@@ -14,6 +14,7 @@ import pytest
 import minigrad as mg
 from minigrad import nn, optim
 from minigrad.tape import history, recording, writes
+from tests.threads import at_once
 
 HERE = __file__.rsplit("/", 1)[-1]
 
@@ -639,16 +640,7 @@ def test_a_replay_draws_what_was_drawn_whatever_other_threads_draw():
             y = mg.checkpoint(lambda x: layer(mg.checkpoint(layer, layer(x))), x)
             wrong.append(mg.grad(y.sum(), x).tolist() != y.tolist())
 
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
-    try:
-        threads = [threading.Thread(target=repeat) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    finally:
-        sys.setswitchinterval(before)
+    at_once(repeat, interval=1e-5)
     assert len(wrong) == 160 and not any(wrong)
 
 
