@@ -20,7 +20,7 @@ from sys import getrefcount
 from threading import Lock
 from typing import Any
 
-from minigrad import ops, parallel
+from minigrad import ops, parallel, sums
 from minigrad.backend import Array, from_numpy, host_array, is_array, kernel, naming_memory, xp
 from minigrad.primitive import ALL, NUMBER, OUTPUT, Primitive
 from minigrad.tape import FREED, Node, enable_grad, history, leaf, no_grad, recording, writes
@@ -160,11 +160,11 @@ def _in_blocks(
     stretched = _stretched(source.shape, g.shape)
     if all(_constant_along(operand, stretched, g.ndim) for operand in others):
         # a pullback is linear in g: the sum goes before what does not change along it
-        c = rule(parallel.summed(_same, [g], g.shape, stretched), *others)
+        c = rule(sums.summed(_same, [g], g.shape, stretched), *others)
     elif rule in PRODUCTS and others[0].__class__ is g.__class__ and others[0].shape == g.shape:
-        c = parallel.summed_product(g, others[0], stretched)
+        c = sums.summed_product(g, others[0], stretched)
     else:
-        c = parallel.summed(rule, (g, *others), g.shape, stretched)
+        c = sums.summed(rule, (g, *others), g.shape, stretched)
     return c.reshape(source.shape)
 
 

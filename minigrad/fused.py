@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from minigrad import functional as F
-from minigrad import kernels, nn, ops, parallel, pooling
+from minigrad import kernels, nn, ops, parallel, pooling, sums
 from minigrad.backend import Array, host_array, kernel, xp
 from minigrad.convolution import Geometry, Pair, batch_first, batch_last, conv_size, geometry
 from minigrad.functional import pair
@@ -119,14 +119,14 @@ def _lines(a: Array) -> tuple[Array, Array]:
     if not a.flags.c_contiguous:
         return a.reshape(*a.shape[:2], -1), a[:, :0].reshape(len(a), -1)
     flat = a.reshape(len(a), -1)
-    whole = flat.shape[1] - flat.shape[1] % parallel.LINE
-    return flat[:, :whole].reshape(len(a), -1, parallel.LINE), flat[:, whole:]
+    whole = flat.shape[1] - flat.shape[1] % sums.LINE
+    return flat[:, :whole].reshape(len(a), -1, sums.LINE), flat[:, whole:]
 
 
 def _sums(a: Array) -> Array:
     """The sum of each channel: lines by BLAS, and these in double precision."""
     lines, rest = _lines(a)
-    total = (lines @ parallel.line_of(1, lines.shape[2], a.dtype)).sum(1, dtype=xp.float64)
+    total = (lines @ sums.line_of(1, lines.shape[2], a.dtype)).sum(1, dtype=xp.float64)
     return (total + rest.sum(1, dtype=xp.float64)).reshape(_each(a))
 
 
@@ -148,7 +148,7 @@ def _centre(x: Array, y: Array) -> tuple[Array, Array, Array]:
     near the mean. The first cells of a channel give one; where it was too far, the mean itself is taken.
     """
     count = y[0].size
-    head = x[:, : max(1, parallel.LINE * x.shape[1] // count)]
+    head = x[:, : max(1, sums.LINE * x.shape[1] // count)]
     taken = (head.sum((1, 2, 3), dtype=xp.float64, keepdims=True) / head[0].size).astype(y.dtype)
     xp.subtract(x, taken, out=y)
     taken = taken.astype(xp.float64)
@@ -300,7 +300,7 @@ def _dense_backward(
     with parallel.one_blas_thread:
         dx = kernels.matmul(g, w) if needed[0] else None
         dw = kernels.matmul(g.T, x) if needed[1] else None
-        return [dx, dw, parallel.line_of(1, len(g), g.dtype) @ g if needed[2] else None]
+        return [dx, dw, sums.line_of(1, len(g), g.dtype) @ g if needed[2] else None]
 
 
 def _dense_composed(x: Any, w: Any, b: Any, activation: Callable[..., Any] | None) -> Any:

@@ -1,4 +1,4 @@
-"""Forward functions on raw arrays that do not fit on a line of the table: sums, scatter, erf, pooling.
+"""Forward functions on raw arrays that do not fit on a line of the table: products, softmax, erf, scatter.
 
 They know nothing of the tape; each is the forward function (or part of it) of a row in `ops`, and
 what they have in common is that they talk to `xp` alone.
@@ -11,26 +11,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from minigrad import parallel
-from minigrad.backend import Array, host_array, kernel, xp
+from minigrad.backend import Array, host_array, xp
+from minigrad.sums import line_of, total
 
 Pair = tuple[int, int]
-
-
-def total(x: Array, axis: Any, keepdims: bool) -> Array:
-    """The sum; half precision is added up in single precision, as the mean of it is."""
-    if parallel.large(x) and x.dtype.char in "fd" and _has(x, axis):
-        return _total_in_blocks(x, axis, keepdims)
-    if (sums := _on_device(x, axis, keepdims, False)) is not None:
-        return sums
-    if x.dtype.char == "e":
-        return x.sum(axis=axis, keepdims=keepdims, dtype=xp.float32).astype(x.dtype)
-    return _total_at_once(x, axis, keepdims)
-
-
-def _total_at_once(x: Array, axis: Any, keepdims: bool) -> Array:
-    if x.size > FEW and axis is not None and x.__class__ is host_array and x.dtype.char in "fd" and _has(x, axis):
-        return parallel.pairwise_sum(x, tuple(a % x.ndim for a in _axes(x, axis)), keepdims)
-    return x.sum(axis=axis, keepdims=keepdims)
 
 
 FEW = 2048
@@ -46,57 +30,6 @@ def spread(x: Array, shape: tuple[int, ...]) -> Array:
     y = xp.empty(shape, x.dtype)
     y[...] = x
     return y
-
-
-def mean(x: Array, axis: Any, keepdims: bool) -> Array:
-    """The mean."""
-    if parallel.large(x) and x.dtype.char in "fd" and _has(x, axis):
-        sums = _total_in_blocks(x, axis, keepdims)
-        sums /= x.size // sums.size
-        return sums
-    if (means := _on_device(x, axis, keepdims, True)) is not None:
-        return means
-    if x.dtype.char in "fd" and x.size:
-        sums = _total_at_once(x, axis, keepdims)
-        return sums / (x.size // sums.size)
-    return x.mean(axis=axis, keepdims=keepdims)
-
-
-def _axes(x: Array, axis: Any) -> tuple[int, ...]:
-    return tuple(range(x.ndim)) if axis is None else axis if isinstance(axis, tuple) else (axis,)
-
-
-def _has(x: Array, axis: Any) -> bool:
-    """Whether x has these axes, each once; where it has not, the library says so."""
-    axes = _axes(x, axis)
-    return all(-x.ndim <= a < x.ndim for a in axes) and len({a % x.ndim for a in axes}) == len(axes)
-
-
-def _on_device(x: Array, axis: Any, keepdims: bool, mean: bool) -> Array | None:
-    """The sum or the mean by the device's own kernel, where it has one for it."""
-    own = None if x.__class__ is host_array else kernel("sums")
-    return None if own is None else own(x, axis, keepdims, mean)
-
-
-def _total_in_blocks(x: Array, axis: Any, keepdims: bool) -> Array:
-    axes = tuple(a % x.ndim for a in _axes(x, axis))
-    sums = parallel.summed(lambda x: x, (x,), x.shape, axes)
-    return sums if keepdims else sums.reshape([n for i, n in enumerate(x.shape) if i not in axes])
-
-
-def sum_to(x: Array, shape: tuple[int, ...]) -> Array:
-    """Sums over the axes along which an array of `shape` was broadcast to x.shape."""
-    lead = x.ndim - len(shape)
-    stretched = tuple(i + lead for i, n in enumerate(shape) if n == 1 and x.shape[i + lead] != 1)
-    return total(x, tuple(range(lead)) + stretched, False).reshape(shape)
-
-
-def cumulate(x: Array, axis: int) -> Array:
-    """Running sums along an axis; half and single precision are added up in double precision."""
-    if x.dtype.char in "ef" and x.ndim:
-        return xp.cumsum(x, axis=axis, dtype=xp.float64).astype(x.dtype)
-    y = xp.cumsum(x, axis=axis)
-    return y if x.ndim else y.reshape(())  # NumPy makes a line of a number
 
 
 def norm(x: Array, axis: Any, keepdims: bool) -> Array:
@@ -176,7 +109,7 @@ def softplus(x: Array) -> Array:
 def limit(x: Array, bound: float) -> Array:
     """The bound, in a form with which NumPy compares x faster than with a number: a line, unless it would be long."""
     short = x.__class__ is host_array and x.ndim and x.shape[-1] <= 1 << 16
-    return parallel.line_of(bound, x.shape[-1], x.dtype) if short else bound
+    return line_of(bound, x.shape[-1], x.dtype) if short else bound
 
 
 def relu(x: Array) -> Array:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from operator import index as index_of
 from typing import Any
 
-from minigrad import convolution, kernels, pooling
+from minigrad import convolution, kernels, pooling, sums
 from minigrad.backend import is_scalar, or_kernel, xp
 from minigrad.primitive import bilinear, describe, discrete, elementwise, linear, name_rows, primitive
 from minigrad.tensor import Tensor, as_array, fitting, raw_index
@@ -95,13 +95,13 @@ elu         = elementwise(lambda x, alpha: xp.where(x > 0, x, alpha * xp.expm1(x
                           lambda g, x, alpha: where_(greater(x, 0), g, g * (alpha * exp(where_(greater(x, 0), 0, x)))), alpha=1.0)
 
 # ---- sums and broadcasts: each other's adjoints --------------------------------------------------
-sum         = linear(lambda x, axis, keepdims: kernels.total(x, axis, keepdims),
+sum         = linear(lambda x, axis, keepdims: sums.total(x, axis, keepdims),
                      lambda g, x_shape, axis, keepdims: spread(g, x_shape, axis, keepdims), axis=None, keepdims=False)
-mean        = linear(lambda x, axis, keepdims: kernels.mean(x, axis, keepdims),
+mean        = linear(lambda x, axis, keepdims: sums.mean(x, axis, keepdims),
                      lambda g, x_shape, axis, keepdims: spread(g / count(x_shape, axis), x_shape, axis, keepdims), axis=None, keepdims=False)
 broadcast_to = linear(lambda x, shape: kernels.spread(x, shape), lambda g, x_shape: sum_to(g, x_shape), shape=...)
-sum_to      = linear(lambda x, shape: kernels.sum_to(x, shape),   lambda g, x_shape: broadcast_to(g, x_shape), shape=...)
-cumsum      = linear(lambda x, axis: kernels.cumulate(x, axis), lambda g, axis: from_the_end(g, axis), axis=...)
+sum_to      = linear(lambda x, shape: sums.sum_to(x, shape),   lambda g, x_shape: broadcast_to(g, x_shape), shape=...)
+cumsum      = linear(lambda x, axis: sums.cumulate(x, axis), lambda g, axis: from_the_end(g, axis), axis=...)
 amax        = primitive(lambda x, axis, keepdims: x.max(axis=axis, keepdims=keepdims),
                         lambda g, x, axis, keepdims: spread(g, shape_of(x), axis, keepdims) * ties(x, axis), axis=None, keepdims=False)
 logsumexp   = primitive(lambda x, axis, keepdims: kernels.logsumexp(x, axis, keepdims),

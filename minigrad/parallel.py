@@ -31,7 +31,6 @@ from typing import Any, TypeVar
 
 from minigrad.backend import Array, host_array, xp
 
-Function = Callable[..., Any]
 T = TypeVar("T")
 
 LARGE = int(os.environ.get("MINIGRAD_LARGE") or 1 << 17)
@@ -262,7 +261,7 @@ def large(array: Any) -> bool:
     return array.__class__ is host_array and array.size >= LARGE
 
 
-def _split(arrays: Sequence[Any], shape: tuple[int, ...]) -> tuple[int, list[slice], list[int | None]]:
+def split(arrays: Sequence[Any], shape: tuple[int, ...]) -> tuple[int, list[slice], list[int | None]]:
     """Where arrays that broadcast to `shape` are cut: the axis, the cuts, and for each array how many axes it has
     before that one, or None where it is broadcast along it (or is a number) and belongs to every block whole."""
     axis = next((i for i, n in enumerate(shape) if n > 1), 0)
@@ -274,7 +273,7 @@ def _split(arrays: Sequence[Any], shape: tuple[int, ...]) -> tuple[int, list[sli
     return axis, cuts(shape[axis], math.prod(shape)), places
 
 
-def _parts(arrays: Sequence[Any], places: Sequence[int | None], cut: slice) -> list[Any]:
+def piece_of(arrays: Sequence[Any], places: Sequence[int | None], cut: slice) -> list[Any]:
     """What of each array belongs to a block."""
     return [
         a if place is None else a[cut] if not place else a[(slice(None),) * place + (cut,)]
@@ -291,7 +290,7 @@ def _flat(arrays: Sequence[Any], shape: tuple[int, ...]) -> bool:
     )
 
 
-def _order(arrays: Sequence[Any], shape: tuple[int, ...]) -> tuple[Array | None, list[int] | None]:
+def memory_order(arrays: Sequence[Any], shape: tuple[int, ...]) -> tuple[Array | None, list[int] | None]:
     """An array of that shape that lies as a result should, and its axes in the order in which memory is walked.
 
     None for an order that the axes have already. Of several the first that has another one: images that came from
@@ -306,7 +305,7 @@ def _order(arrays: Sequence[Any], shape: tuple[int, ...]) -> tuple[Array | None,
     return (whole[0] if whole else None), None
 
 
-def _turned(arrays: Sequence[Any], order: list[int]) -> list[Any]:
+def in_order(arrays: Sequence[Any], order: list[int]) -> list[Any]:
     """Arrays that broadcast to a shape, with that shape's axes in another order."""
     return [
         a.reshape((1,) * (len(order) - a.ndim) + a.shape).transpose(order)
@@ -317,7 +316,8 @@ def _turned(arrays: Sequence[Any], order: list[int]) -> list[Any]:
 
 
 def elementwise(
-    f: Function, arrays: Sequence[Any], shape: tuple[int, ...], onto: Array | None = None, into: Array | None = None
+    f: Callable[..., Any], arrays: Sequence[Any], shape: tuple[int, ...],
+    onto: Array | None = None, into: Array | None = None
 ) -> Array:  # fmt: skip
     """f(*arrays), of the given shape, block by block: f works element by element, and operands broadcast.
 
@@ -326,22 +326,22 @@ def elementwise(
     A universal function of the library writes into the result; of any other the blocks are copied there.
     """
     y = into if onto is None else onto
-    like, order = _order(arrays if y is None else (y, *arrays), shape)
+    like, order = memory_order(arrays if y is None else (y, *arrays), shape)
     if y is None:
         one = [a[(slice(1),) * a.ndim] if a.__class__ is host_array else a for a in arrays]
         dtype = f(*one).dtype
         y = xp.empty(shape, dtype) if like is None else xp.empty_like(like, dtype)
     operands = [y, *arrays]
     if order is not None:
-        operands, shape = _turned(operands, order), tuple(shape[axis] for axis in order)
+        operands, shape = in_order(operands, order), tuple(shape[axis] for axis in order)
     if _flat(operands, shape):
         shape = (math.prod(shape),)
         operands = [a.reshape(shape) if a.__class__ is host_array and a.ndim else a for a in operands]
-    _, blocks, places = _split(operands, shape)
+    _, blocks, places = split(operands, shape)
     writes = isinstance(f, xp.ufunc)
 
     def work(block: slice) -> None:
-        here, *parts = _parts(operands, places, block)
+        here, *parts = piece_of(operands, places, block)
         if onto is not None:
             xp.add(here, f(*parts), out=here)
         elif writes:
@@ -351,134 +351,6 @@ def elementwise(
 
     over(blocks, work)
     return y
-
-
-def summed(f: Function, arrays: Sequence[Any], shape: tuple[int, ...], axes: tuple[int, ...]) -> Array:
-    """f(*arrays), of the given shape, summed over axes that stay as lengths of 1; f works element by element.
-
-    The whole of f's result is never in memory. The sums of blocks are added in double precision.
-    """
-    return _summed(lambda parts, axes: block_sum(f(*parts), axes), arrays, shape, axes)
-
-
-def summed_product(a: Array, b: Array, axes: tuple[int, ...]) -> Array:
-    """The products of two arrays of one shape, summed over axes that stay as lengths of 1."""
-    return _summed(lambda parts, axes: block_dot(parts[0], parts[1], axes), (a, b), a.shape, axes)
-
-
-def _summed(
-    sum_of: Callable[[Sequence[Any], tuple[int, ...]], Array],
-    arrays: Sequence[Any], shape: tuple[int, ...], axes: tuple[int, ...],
-) -> Array:  # fmt: skip
-    _, order = _order(arrays, shape)
-    if order is not None:
-        arrays, shape, axes = _turned(arrays, order), tuple(shape[i] for i in order), tuple(map(order.index, axes))
-    axis, blocks, places = _split(arrays, shape)
-    sums: list[Any] = [None] * len(blocks)
-
-    def work(number: int) -> None:
-        sums[number] = sum_of(_parts(arrays, places, blocks[number]), axes)
-
-    each(len(blocks), work)
-    if axis not in axes:
-        total = xp.concatenate(sums, axis)
-    else:
-        dtype = sums[0].dtype
-        total = xp.stack(sums).sum(0, dtype=xp.float64 if dtype.kind == "f" else dtype).astype(dtype, copy=False)
-    return total if order is None else total.transpose([order.index(i) for i in range(len(order))])
-
-
-LINE = 4096
-"""The most elements that are added up in single precision, in lanes; sums of lines are added in double precision."""
-
-
-@functools.lru_cache(maxsize=64)
-def line_of(value: float, n: int, dtype: Any) -> Array:
-    """A line of one value, to be read only."""
-    line = xp.full(n, value, dtype)
-    line.flags.writeable = False
-    return line
-
-
-ROWS = 64
-"""The most rows that are added up one after the other in single precision."""
-
-
-def pairwise_sum(x: Array, axes: tuple[int, ...], keepdims: bool) -> Array:
-    """x.sum, whose error does not grow with the length of an axis before the last.
-
-    The library adds in pairs along the last axis of memory, and row by row along others: 0.1 a million times is
-    100,958 then. Here they are added in groups, and the groups' sums among themselves.
-    """
-    rows = [a for a in axes if a != x.ndim - 1 and x.shape[a] > 1]
-    if math.prod(x.shape[a] for a in rows) <= ROWS:
-        return x.sum(axis=axes, keepdims=keepdims)
-    axis = max(rows, key=lambda a: x.shape[a])
-    n, before = x.shape[axis], (slice(None),) * axis
-    if n <= ROWS:
-        sums = x.sum(axis=axis, keepdims=True)
-    else:
-        whole = n // ROWS * ROWS
-        groups = x[*before, :whole].reshape(*x.shape[:axis], -1, ROWS, *x.shape[axis + 1 :])
-        sums = groups.sum(axis=axis + 1)
-        if whole < n:
-            sums = xp.concatenate([sums, x[*before, whole:].sum(axis=axis, keepdims=True)], axis)
-    return pairwise_sum(sums, axes, keepdims)
-
-
-def block_sum(x: Array, axes: tuple[int, ...]) -> Array:
-    """The sum over axes that stay as lengths of 1: products with ones, which BLAS adds in lanes, where it can be.
-
-    (Line by line: the product of the matrix with ones reads several lines at once, which costs twice the time where
-    they come from memory.)
-    """
-    if not _blas_sums((x,), axes):
-        return pairwise_sum(x, axes, True)
-    line = _line(x.shape, axes)
-    return _joined(xp.vecdot(x.reshape(-1, line), line_of(1, line, x.dtype)) if line > 1 else x, x, axes)
-
-
-def block_dot(a: Array, b: Array, axes: tuple[int, ...]) -> Array:
-    """The sum of products of two arrays of one shape."""
-    line = _line(a.shape, axes)
-    if line < 32 or not _blas_sums((a, b), axes):
-        return block_sum(a * b, axes)
-    return _joined(xp.vecdot(a.reshape(-1, line), b.reshape(-1, line)), a, axes)
-
-
-def _blas_sums(arrays: Sequence[Array], axes: tuple[int, ...]) -> bool:
-    """Whether the axes are first or last ones of dense floating arrays."""
-    kept = [i for i in range(arrays[0].ndim) if i not in axes]
-    together = bool(kept) and kept[-1] - kept[0] == len(kept) - 1
-    return together and all(x.flags.c_contiguous and x.dtype.char in "fd" and x.size for x in arrays)
-
-
-def _line(shape: tuple[int, ...], axes: tuple[int, ...]) -> int:
-    """How many elements of the last axes are added up side by side: no more than `LINE` where there is a choice."""
-    line, lengths = 1, []
-    for axis in reversed(range(len(shape))):
-        if axis not in axes:
-            break
-        lengths.append(shape[axis])
-    for n in lengths:
-        if line > 1 and line * n > LINE:
-            break
-        line *= n
-    return line
-
-
-def _joined(lines: Array, x: Array, axes: tuple[int, ...]) -> Array:
-    """The sums of lines, of which several may belong to one sum, and then over the first axes."""
-    shape = x.shape
-    kept = [i for i in range(len(shape)) if i not in axes]
-    before, middle = math.prod(shape[: kept[0]]), math.prod(shape[kept[0] : kept[-1] + 1])
-    total = lines.reshape(before, middle, -1)
-    total = total.sum(2, dtype=xp.float64) if total.shape[2] > 1 else total.reshape(before, middle)
-    if before > ROWS:
-        total = pairwise_sum(total, (0,), False)
-    elif before > 1:
-        total = line_of(1, before, total.dtype) @ total
-    return total.reshape([1 if i in axes else n for i, n in enumerate(shape)]).astype(x.dtype, copy=False)
 
 
 if hasattr(os, "register_at_fork"):

@@ -105,7 +105,7 @@ def test_what_the_table_is_made_of_does_not_know_the_table(name: str) -> None:
 
 
 def test_the_table_does_not_know_the_reverse_pass() -> None:
-    for name in ("ops", "kernels", "convolution", "pooling"):
+    for name in ("ops", "kernels", "sums", "convolution", "pooling"):
         assert not {m for m in imported(PACKAGE / f"{name}.py") if belongs(m, "minigrad.autodiff", "minigrad.nn")}
 
 

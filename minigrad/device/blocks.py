@@ -19,10 +19,10 @@ from minigrad.device import convolution, pooling, running
 from minigrad.device.launch import FILL, THREADS, Unusable, aligned, dense, launch, module, offer, small
 from minigrad.fused import Plan, composed
 from minigrad.fused import together as fused_together
-from minigrad.kernels import total
 from minigrad.nn.normalisation import BatchNorm
 from minigrad.ops import conv2d_input, conv2d_weight, placed
 from minigrad.primitive import fused
+from minigrad.sums import total
 from minigrad.tensor import Tensor
 
 

@@ -115,7 +115,7 @@ def in_rows(x: Array) -> Array | None:
 
 @offer("sums")
 def sums(x: Array, axis: Any, keepdims: bool, mean: bool) -> Array | None:
-    """The sum or the mean, as `kernels.total` and `kernels.mean`."""
+    """The sum or the mean, as `total` and `mean` of `minigrad.sums`."""
     found = seen(x.shape, axis, keepdims) if usable(x) else None
     if found is None or (x := in_rows(x)) is None:
         return None
