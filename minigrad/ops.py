@@ -21,7 +21,7 @@ from typing import Any
 from minigrad import convolution, kernels, pooling, sums
 from minigrad.backend import is_scalar, or_kernel, xp
 from minigrad.primitive import bilinear, describe, discrete, elementwise, linear, name_rows, primitive
-from minigrad.tensor import Tensor, as_array, fitting, raw_index
+from minigrad.tensor import Tensor, Versioned, as_array, fitting, overwriting, raw_index
 
 Axis = int | tuple[int, ...] | None
 any_, all_, sum_, abs_, max_, min_, slice_ = (
@@ -784,6 +784,7 @@ def _attach() -> None:
         setattr(Tensor, f"__{name}__", op)
     for name, op in _OPERATORS.items():
         setattr(Tensor, f"__r{name}__", _swapped(op))
+        setattr(Versioned, f"__i{name}__", overwriting(op))
     for name in _METHODS:
         setattr(Tensor, name, globals()[name])
     for name, move in _PROPERTIES.items():

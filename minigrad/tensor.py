@@ -7,8 +7,8 @@ attached by `ops`, next to the table that they come from.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Self
 
 from minigrad import tape
 from minigrad.backend import Array, from_numpy, is_array, is_scalar, on_host, to_numpy, xp
@@ -246,6 +246,13 @@ class Versioned(Tensor):
     name: str | None
     version: int
 
+    if TYPE_CHECKING:
+        # What `ops` attaches: `p -= step` overwrites, like `update`.
+        def _overwritten(self, other: Any, /) -> Self: ...
+
+        __iadd__ = __isub__ = __imul__ = __itruediv__ = __ifloordiv__ = __imod__ = __ipow__ = _overwritten
+        __imatmul__ = __iand__ = __ior__ = __ixor__ = _overwritten
+
     @property
     def label(self) -> str | None:
         """The name that a model gave, such as "conv1.weight"."""
@@ -320,7 +327,8 @@ class Versioned(Tensor):
         if isinstance(value, Tensor):
             if value.node is not None:
                 raise RuntimeError(
-                    f"update: the new value of this {type(self).__name__} is on the tape; pass value.detach()"
+                    f"update: the new value of this {type(self).__name__} is on the tape; pass value.detach(), or "
+                    "compute it under mg.no_grad()"
                 )
             value = value.data
         else:
@@ -331,6 +339,16 @@ class Versioned(Tensor):
             return
         self.unlock()[...] = value
         self.bump()
+
+
+def overwriting(op: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """`p -= step` for a Parameter or Buffer: another Tensor under the name p would leave the model as it was."""
+
+    def in_place(a: Any, b: Any) -> Any:
+        a.update(op(a, b))
+        return a
+
+    return in_place
 
 
 class Parameter(Versioned):

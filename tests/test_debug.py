@@ -110,6 +110,11 @@ def fill_in_place(p):
     p.data -= 0.5
 
 
+def step_by_hand(p):
+    with mg.no_grad():
+        p -= 0.5
+
+
 def step(p):
     p.grad = mg.ones(*p.shape)
     optim.SGD([p], lr=0.1).step()
@@ -130,7 +135,7 @@ def assign_to_a_view(p):
         p.reshape(-1)[0] = 7.0
 
 
-@pytest.mark.parametrize("write", [fill_in_place, step, load, assign_to_the_detached, assign_to_a_view])
+@pytest.mark.parametrize("write", [fill_in_place, step_by_hand, step, load, assign_to_the_detached, assign_to_a_view])
 @pytest.mark.parametrize("kind", [mg.Parameter, nn.Buffer])
 def test_whoever_overwrites_a_parameter_or_buffer_is_named(kind, write):
     if kind is nn.Buffer and write is step:

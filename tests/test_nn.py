@@ -295,6 +295,26 @@ def test_a_plain_tensor_cannot_take_the_place_of_a_buffer_or_parameter(name, his
     layer.note = value  # an attribute of its own may be any Tensor
 
 
+def test_a_step_written_by_hand_moves_the_model():
+    """`p -= ...` as in PyTorch; a new Tensor under the name p would leave the model as it was, without a word."""
+    layer = nn.Linear(3, 2)
+    before = layer.state_dict()
+    layer(mg.ones(4, 3)).sum().backward()
+    with mg.no_grad():
+        for p in layer.parameters():
+            p -= 0.25 * p.grad
+    assert np.array_equal(layer.weight.numpy(), before["weight"].numpy() - 0.25 * layer.weight.grad.numpy())
+    assert layer.bias.requires_grad and layer.bias.version == 1
+    with pytest.raises(RuntimeError, match=r"update: the new value .* under mg.no_grad\(\)"):
+        layer.bias *= 2.0
+    counter = nn.Module()
+    counter.seen = held = nn.Buffer(mg.zeros(2, dtype=int))
+    counter.seen += mg.tensor([3, 4])
+    assert counter.seen is held and held.tolist() == [3, 4]
+    with pytest.raises(TypeError, match="float32 values do not fit into the int64 Buffer"):
+        counter.seen /= 2
+
+
 def test_unfreeze_gives_learning_and_names_back():
     net = Net()
     names = [name for name, _ in net.named_parameters()]
