@@ -34,7 +34,7 @@ __all__ = [
     "transfers", "use", "using",
 ]  # fmt: skip
 
-_MODULES = {"check", "data", "files", "functional", "fused", "init", "nn", "optim", "study", "view"}
+_MODULES = {"check", "data", "files", "functional", "fused", "init", "nn", "optim", "runs", "study", "view"}
 _PLACES = {
     "Tape": "view", "capture": "capturing", "check_hand_gradient": "check", "gradcheck": "check", "load": "files",
     "log_softmax": "functional", "save": "files", "softmax": "functional", "trace": "tracing",
@@ -46,7 +46,7 @@ def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return importlib.import_module(f"minigrad.{name}")
     if name not in _PLACES:
-        raise AttributeError(f"module 'minigrad' has no attribute {name!r}")
+        raise importlib.import_module("minigrad.pytorch_names").of_package(__name__, name)
     found = globals()[name] = getattr(importlib.import_module(f"minigrad.{_PLACES[name]}"), name)
     return found
 

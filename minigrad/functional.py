@@ -6,10 +6,11 @@ width). Nothing here knows a derivative, and nothing here talks to the array lib
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Sequence
 from operator import index as integer
-from typing import Any
+from typing import Any, NoReturn
 
 from minigrad import creation, ops, random
 from minigrad.autodiff import label
@@ -539,3 +540,8 @@ def huber_loss(x: Tensor, target: Tensor, delta: float = 1.0, reduction: str = "
 
 relu, leaky_relu, elu, silu, gelu = ops.relu, ops.leaky_relu, ops.elu, ops.silu, ops.gelu
 sigmoid, tanh, softplus, flatten = ops.sigmoid, ops.tanh, ops.softplus, ops.flatten
+
+
+def __getattr__(name: str) -> NoReturn:
+    """What PyTorch calls otherwise is told by the error."""
+    raise importlib.import_module("minigrad.pytorch_names").of_package(__name__, name)

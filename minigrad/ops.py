@@ -484,7 +484,10 @@ def transpose(x: Any, *axes: Any) -> Any:
     order = tuple(axes[0] if len(axes) == 1 and not is_integer(axes[0]) else axes) or tuple(reversed(range(x.ndim)))
     settled = axes_of(order, x.ndim, "transpose")
     if sorted(settled) != list(range(x.ndim)):
-        raise ValueError(f"transpose: {list(order)} is not an order of the {x.ndim} axes of shape {list(x.shape)}")
+        raise ValueError(
+            f"transpose: {list(order)} is not an order of the {x.ndim} axes of shape {list(x.shape)}; swapaxes(a, b) "
+            "exchanges two"
+        )
     return transpose_(x, settled)
 
 

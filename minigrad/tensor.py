@@ -7,8 +7,9 @@ attached by `ops`, next to the table that they come from.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from minigrad import tape
 from minigrad.backend import Array, from_numpy, is_array, is_scalar, on_host, to_numpy, xp
@@ -82,6 +83,12 @@ class Tensor:
         def __hash__(self) -> int: ...
         def split(self, sections: Any, axis: int = 0) -> tuple[Tensor, ...]: ...
         def backward(self, cotangent: Any = None, retain_graph: bool = False) -> None: ...
+
+    else:
+
+        def __getattr__(self, name: str) -> NoReturn:
+            """What PyTorch calls otherwise is told by the error."""
+            raise importlib.import_module("minigrad.pytorch_names").of_tensor(self, name)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
         """A Tensor of its own, with a copy of the values and, on a leaf, of the gradient."""

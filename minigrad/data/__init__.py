@@ -6,6 +6,9 @@ then downloaded into that cache (`loading`, `idx`, `published`). *Batches* hands
 image distorted a little where that is asked for (`augmentation`).
 """
 
+import importlib
+from typing import NoReturn
+
 from minigrad.data.augmentation import Augment, affine, shifted
 from minigrad.data.batches import Batches, normalisation
 from minigrad.data.dataset import DataError, DataNotFoundError, Dataset, split
@@ -17,3 +20,8 @@ __all__ = [
     "FILES", "PUBLISHED", "Augment", "Batches", "DataError", "DataNotFoundError", "Dataset", "affine", "digits",
     "fashion_mnist", "load", "mnist", "normalisation", "read_images", "read_labels", "shifted", "split",
 ]  # fmt: skip
+
+
+def __getattr__(name: str) -> NoReturn:
+    """What PyTorch calls otherwise is told by the error."""
+    raise importlib.import_module("minigrad.pytorch_names").of_package(__name__, name)

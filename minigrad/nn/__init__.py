@@ -48,4 +48,4 @@ def __getattr__(name: str) -> Any:
     """The translations of other frameworks' BatchNorm are imported when they are first asked for."""
     if name in ("CONVENTIONS", "batchnorm_from", "batchnorm_to"):
         return getattr(importlib.import_module("minigrad.nn.conventions"), name)
-    raise AttributeError(f"module 'minigrad.nn' has no attribute {name!r}")
+    raise importlib.import_module("minigrad.pytorch_names").of_package(__name__, name)

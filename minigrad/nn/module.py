@@ -7,8 +7,9 @@ state dicts, optimizers, errors and on the tape.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from minigrad import creation, ops
 from minigrad.backend import is_array
@@ -77,6 +78,12 @@ class Module:
         if name == "training" and bool(value) is not bool(self.training):
             arrangement.switched(self, f"the mode of {self._place or type(self).__name__!r} was switched")
         super().__setattr__(name, value)
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """What PyTorch calls otherwise is told by the error."""
+            return importlib.import_module("minigrad.pytorch_names").of_module(self, name)
 
     # ---- the walk ----------------------------------------------------------------------------------
     def members(self) -> Iterator[tuple[str, Any]]:
