@@ -443,6 +443,18 @@ def test_a_forward_that_cannot_be_checked_says_which_call(f, words):
         mg.check_hand_gradient(f, (X,), lambda g, x: g)
 
 
+@pytest.mark.parametrize(
+    ("inputs", "given"),
+    [((np.arange(3),), r"int64 \[3\]"), (([1.0, 2.0],), r"\[1.0, 2.0\]"), ({"W": 1.0}, "{'W': 1.0}"), ((), "nothing")],
+)
+def test_inputs_without_a_gradient_are_shown_with_what_is_needed(inputs, given):
+    says = rf"no input is a floating array \({given}\).*arrays of floats, in a tuple"
+    with pytest.raises(CannotRun, match=says):
+        mg.check_hand_gradient(lambda *xs: xs[0], inputs, lambda g, x: g)
+    with pytest.raises(CannotRun, match=says):
+        mg.gradcheck(lambda *xs: xs[0], inputs)
+
+
 def test_a_value_that_leaves_the_tape_is_noticed():
     def scaled(x):
         size = float(np.max(x))

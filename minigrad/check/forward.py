@@ -28,7 +28,7 @@ from typing import Any
 from minigrad.backend import generator, to_numpy
 from minigrad.backend import numpy as host
 from minigrad.numpy_protocol import writable
-from minigrad.primitive import Primitive
+from minigrad.primitive import Primitive, describe
 from minigrad.tape import Node, Reviewer, enable_grad, history, no_grad, recording
 from minigrad.tensor import Tensor, differentiable
 
@@ -39,6 +39,15 @@ STANDARD = sysconfig.get_paths()["stdlib"] + os.sep
 
 class CannotRun(ValueError):
     """The check could not be made; the message says why and what to do."""
+
+
+def no_floating(inputs: Sequence[Any]) -> CannotRun:
+    """The refusal of a function of which no input has a gradient."""
+    given = describe(inputs) or "nothing"
+    return CannotRun(
+        f"no input is a floating array ({given}): there is nothing to differentiate with respect to; give the inputs "
+        "as arrays of floats, in a tuple, in the order of the function's arguments"
+    )
 
 
 @functools.cache
@@ -135,7 +144,7 @@ def record(f: Callable[..., Any], inputs: Sequence[Any], outputs: int = 1) -> Fo
         else:
             arguments.append(copy.deepcopy(value))
     if not run.leaves:
-        raise CannotRun("no input is a floating array: there is nothing to differentiate with respect to")
+        raise no_floating(inputs)
     leaves = {leaf.node for leaf in run.leaves}
     for k, leaf in enumerate(run.leaves):
         run.names[leaf.node] = run.leaf_name(k)  # type: ignore[index]

@@ -86,7 +86,7 @@ class _Asked:
     def require_sense(self, steps: Any) -> None:
         """Raises CannotRun for arguments of which no check can be made."""
         if not callable(self.f.func):
-            raise CannotRun(f"f is {self.f.func!r:.60}: it must be the forward function")
+            raise CannotRun(f"f is {self.f.func!r:.60}: the forward function comes first, then the inputs, then hand")
         if self.hand is None or isinstance(self.hand, (str, bytes)):
             raise CannotRun(f"hand is {self.hand!r:.60}: it must be the backward function, or the gradients themselves")
         if steps is not None and not isinstance(steps, Mapping):

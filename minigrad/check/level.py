@@ -12,7 +12,7 @@ from typing import Any
 from minigrad import autodiff, backend, ops
 from minigrad.backend import numpy as host
 from minigrad.backend import to_numpy, xp
-from minigrad.check.forward import CannotRun, complaint, name_of
+from minigrad.check.forward import CannotRun, complaint, name_of, no_floating
 from minigrad.check.oracles import Grain, largest
 from minigrad.tape import history, leaf
 from minigrad.tensor import Tensor, differentiable
@@ -36,7 +36,7 @@ class Level:
         self.values = list(values)
         self.places = [i for i, x in enumerate(values) if floating(x)]
         if not self.places:
-            raise CannotRun("no input is a floating array: there is nothing to differentiate with respect to")
+            raise no_floating(values)
         self.xs = [self.values[i] for i in self.places]
         self.dtype = str(self.xs[0].dtype)
         self.call = call or self._flat

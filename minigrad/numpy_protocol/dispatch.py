@@ -110,9 +110,9 @@ def array(self: Tensor, dtype: Any = None, copy: bool | None = None) -> Any:
         raise TypeError(
             "np.asarray (or np.array, an assignment into a NumPy array, a.dot(t), a list of Tensors): "
             f"the {self.dtype} {list(self.shape)} Tensor{f' {self.label!r}' if self.label else ''} is on the tape, and "
-            "as an array it would leave it unseen. Join Tensors with np.stack or np.concatenate; write np.dot(a, t); "
-            "make the array that is written into with np.zeros or np.array in the function that is checked; keep to "
-            "NumPy functions of the Tensor, or say t.numpy() where no gradient is meant to flow"
+            "as an array it would leave it unseen. Join Tensors with np.stack or np.concatenate; write a @ t for "
+            "a.dot(t); make the array that is written into with np.zeros or np.array in the function that is checked; "
+            "keep to NumPy functions of the Tensor, or say t.numpy() where no gradient is meant to flow"
         )
     values = self.numpy()
     return values if dtype is None else values.astype(dtype)
