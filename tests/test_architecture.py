@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,6 +138,14 @@ def test_no_pullback_mentions_the_array_library() -> None:
                 assert not names & {"xp", "kernels", "convolution", "pooling"}, ast.unparse(rule)
                 pullbacks += isinstance(rule, ast.Lambda)
     assert pullbacks > 60
+
+
+def test_what_is_no_python_is_installed_with_the_package() -> None:
+    """Kernels, the page's template, py.typed: in the checkout all is there, also what a wheel would lack."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    folders = {name: ROOT.joinpath(*name.split(".")) for name in settings}
+    shipped = {path for name, globs in settings.items() for glob in globs for path in folders[name].glob(glob)}
+    assert shipped == {path for path in PACKAGE.rglob("*.*") if path.is_file() and path.suffix not in (".py", ".pyc")}
 
 
 def run(code: str) -> str:
