@@ -293,12 +293,13 @@ def batch_norm(
 
     gamma and beta have one element for each mean. Returns y, and the mean and the biased variance
     with their axes kept. There is no derivative here: the paths through mean and var arise from these
-    lines. Scaling the small array first keeps one full-size residual less.
+    lines. Scaling the small array first keeps one full-size residual less. The mean of large numbers is
+    rounded, so x is centred twice; what that takes away is a constant, which a replay of the tape computes `again`.
     """
     eps = non_negative("batch_norm: eps", eps)
     mean = label(x.mean(axis, keepdims=True), "mean")
     centred = x - mean
-    left = centred.mean(axis, keepdims=True)  # by rounding: much, where the spread is far smaller
+    left = centred.mean(axis, keepdims=True)  # zero but for rounding
     rest = left.detach()
     centred = label(again(centred - rest, None, left), "centred")
     var = label((centred * centred).mean(axis, keepdims=True), "var")

@@ -53,14 +53,17 @@ LEFT = {
 
 @each_page
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_the_code_of_a_page_runs_from_its_top_to_its_end(page, small_mnist, tmp_path, monkeypatch):
+def test_the_code_of_a_page_runs_and_prints_what_the_page_shows(page, small_mnist, tmp_path, monkeypatch, capsys):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")  # some write files
-    code = [code for quoted, code in BLOCK.findall(PAGES[page].read_text()) if not quoted]
+    text = PAGES[page].read_text()
+    code = [code for quoted, code in BLOCK.findall(text) if not quoted]
     assert bool(code) is (page in LEFT)
     left: dict = {}
     exec(compile("\n".join(code), page, "exec"), left)
     assert not code or LEFT[page](left)
+    printed = capsys.readouterr().out
+    assert all(shown in printed for shown in re.findall(r"```text\n(.*?)```", text, re.DOTALL))
 
 
 @pytest.mark.parametrize("name, code", QUOTED)
