@@ -96,7 +96,10 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             arrays = {} if foreign else {name: Tensor(from_numpy(file.get_tensor(name))) for name in names}
             metadata = dict(file.metadata() or {})
     except (safetensors.SafetensorError, ValueError, TypeError, KeyError, OSError) as error:
-        raise ValueError(f"load: {path} is damaged or not a safetensors file: {error}") from error
+        raise ValueError(
+            f"load: {path} is damaged or not a safetensors file: {error}. (What torch.save wrote is none: there, "
+            "safetensors.torch.save_file(model.state_dict(), path) writes one)"
+        ) from error
     if foreign:
         name, dtype = foreign[0]
         raise ValueError(

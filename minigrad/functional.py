@@ -375,7 +375,10 @@ def _floating(op: str, x: Any) -> Tensor:
     """The input of a loss as a Tensor: differences of unsigned integers would wrap around."""
     x = as_tensor(x, op)
     if x.dtype.kind != "f":
-        raise TypeError(f"{op}: the input is floating, not {x.dtype}; use .astype(mg.float32) first")
+        raise TypeError(
+            f"{op}: the input is floating, not {x.dtype}; use .astype(mg.float32) first (and give the input before "
+            "the target)"
+        )
     return x
 
 

@@ -235,7 +235,8 @@ def _checked_images(where: str, given: Any) -> Bytes:
     if images.dtype != np.uint8 or images.ndim < 2 or not images.size:
         raise ValueError(
             f"{where}: images must be uint8 (N, ...) with pixels from 0 to 255 and N > 0, "
-            f"not {images.dtype} {images.shape}"
+            f"not {images.dtype} {images.shape}; pixels from 0 to 1 become such by "
+            "(255 * images).round().astype(np.uint8)"
         )
     return images
 

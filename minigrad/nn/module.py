@@ -325,7 +325,10 @@ class Sequential(Module):
     def __init__(self, *layers: Module) -> None:
         for number, layer in enumerate(layers):
             if not isinstance(layer, Module):
-                raise TypeError(f"Sequential: layer {number} is a {type(layer).__name__}, not a Module")
+                raise TypeError(
+                    f"Sequential: layer {number} is a {type(layer).__name__}, not a Module; a list of layers is handed "
+                    "over as Sequential(*layers), and nn.Lambda makes a layer of a function"
+                )
         self.layers = list(layers)
 
     def members(self) -> Iterator[tuple[str, Any]]:
@@ -348,6 +351,13 @@ class Sequential(Module):
 
 class ModuleList(Module):
     """A list of modules that a model walks through itself. Their paths are their numbers."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """NotImplementedError: which module is called when is for the model to say."""
+        raise NotImplementedError(
+            "ModuleList: it only holds modules; call each, as in `for module in modules: x = module(x)`, or make it a "
+            "Sequential"
+        )
 
     def __init__(self, modules: Iterable[Module] = ()) -> None:
         self.entries: list[Module] = []

@@ -47,7 +47,7 @@ def named(given: Any, who: str) -> list[tuple[str | None, Parameter]]:
 def of_kind(kind: type[T], who: str, value: Any) -> T:
     """`value`, if it is one of `kind`."""
     if not isinstance(value, kind):
-        raise TypeError(f"{who}: needs a {kind.__name__}, not a {type(value).__name__}")
+        raise TypeError(f"{who}: needs the {kind.__name__}, not a {type(value).__name__}")
     return value
 
 
