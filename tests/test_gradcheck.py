@@ -231,3 +231,15 @@ def test_no_warning_leaks(recwarn):
 def test_an_assertion_begins_with_what_was_found():
     with pytest.raises(AssertionError, match=r"^gradient of <lambda>\(\): WRONG"):
         assert_gradient(lambda x: reversed_sine(x), [X])
+
+
+def test_a_layer_of_another_dtype_than_the_check_is_told_how_to_be_checked():
+    """Layers are born in single precision, and the check computes in double."""
+    layer, x = mg.nn.BatchNorm1d(3), mg.random.normal(5, 3)
+    says = r"\(the check computes in float64: convert a layer with to_dtype\(mg.float64\)"
+    with pytest.raises(CannotRun, match=says + r", or keep_dtype=True\)"):
+        gradcheck(layer, [x])
+    with pytest.raises(CannotRun, match=says + r"\)"):
+        gradcheck(layer, [x.astype(mg.float64)])
+    assert gradcheck(layer, [x], keep_dtype=True).ok
+    assert gradcheck(layer.to_dtype(mg.float64), [x]).ok

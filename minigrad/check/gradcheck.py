@@ -72,8 +72,12 @@ def gradcheck(
     with host.errstate(all="ignore"):
         try:
             used = _every_level(report, level, [names[i] for i in level.places], settings)
-        except CannotRun:
-            raise
+        except CannotRun as error:
+            if "different floating dtypes" not in str(error):
+                raise
+            kept = ", or keep_dtype=True" * bool(narrow and not keep_dtype)
+            fix = f"convert a layer with to_dtype(mg.{level.dtype}){kept}"
+            raise CannotRun(f"{error} (the check computes in {level.dtype}: {fix})") from error
         except Exception as error:
             report.findings += [finding for finding in culprits(f, values) if finding.kind == "raised"]
             if not report.mistakes:
