@@ -556,6 +556,14 @@ def test_a_groups_names_are_fixed():
         del group["lr"]
 
 
+def test_a_hyper_parameter_is_not_set_beside_the_groups():
+    """No step would look for it there, and training would go on with the old one."""
+    optimizer = optim.SGD([mg.Parameter(mg.ones(2))], lr=0.1)
+    with pytest.raises(AttributeError, match=r"SGD: lr belongs to each group: .*param_groups\[0\]\['lr'\] = 0.01"):
+        optimizer.lr = 0.01
+    optimizer.note = "an attribute of the user's"
+
+
 def test_repr_shows_groups_and_hyper_parameters():
     assert repr(optim.Adagrad(parameters((2,), (3,)), lr=0.5)) == (
         "Adagrad(\n  2 parameters: lr=0.5, lr_decay=0.0, weight_decay=0.0, initial_accumulator_value=0.0, "

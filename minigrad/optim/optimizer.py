@@ -111,6 +111,14 @@ class Optimizer:
                 f"{kind}: got no Parameters; has the model none, or was its iterator used up before?"
             )
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Refuses a hyper-parameter, which no step would look for here."""
+        if name in vars(self).get("defaults", ()):
+            raise AttributeError(
+                f"{type(self).__name__}: {name} belongs to each group: optimizer.param_groups[0][{name!r}] = {value!r}"
+            )
+        super().__setattr__(name, value)
+
     def _unique(self, name: str) -> str:
         candidates = [name, *(f"{name}#{i}" for i in range(1, len(self.state) + 1))]
         return next(candidate for candidate in candidates if candidate not in self.state)
