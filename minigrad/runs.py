@@ -89,7 +89,8 @@ def save(run: Run, path: str | os.PathLike[str], first: bool = False) -> None:
             "random": random.state(),
             "arguments": run.arguments,
             "progress": run.progress,
-        }
+        },
+        default=_not_plain,
     )
     for leftover in path.parent.glob(f".{path.name}.next.*.part"):  # of a process killed while it wrote
         leftover.unlink(missing_ok=True)
@@ -101,6 +102,13 @@ def save(run: Run, path: str | os.PathLike[str], first: bool = False) -> None:
         os.replace(path, before(path))
     os.replace(written, path)
     files.sync_folder(path.parent)
+
+
+def _not_plain(value: Any) -> Any:
+    raise TypeError(
+        f"checkpoint.save: arguments and progress hold numbers, text, lists and dicts, not {type(value).__name__} "
+        f"{value!r:.60}; .item() makes a number of it, .tolist() a list"
+    )
 
 
 def load(run: Run, path: str | os.PathLike[str]) -> Path:

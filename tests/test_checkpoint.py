@@ -116,6 +116,15 @@ def test_a_file_is_readable_as_plain_safetensors(tmp_path):
     assert np.array_equal(arrays["model/1.weight"], run.model[1].weight.numpy())
 
 
+@pytest.mark.parametrize("value", [np.float32(0.5), np.arange(2), mg.ones(1)])
+def test_what_is_no_plain_value_is_refused_and_nothing_is_written(tmp_path, value):
+    run = make_run()
+    run.progress["best"] = value
+    with pytest.raises(TypeError, match=rf"not {type(value).__name__} .*; .item\(\) makes a number of it"):
+        runs.save(run, tmp_path / "run.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
 def two_checkpoints(folder):
     run, path = make_run(), folder / "run.safetensors"
     for step in (1, 2):

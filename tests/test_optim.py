@@ -393,7 +393,7 @@ def test_dropping_an_optimizer_frees_it_without_the_garbage_collector():
 def test_the_rule_is_all_that_a_new_optimizer_needs():
     class SignSGD(optim.Optimizer):
         def __init__(self, params, lr):
-            super().__init__(params, lr=lr, weight_decay=0.0, maximize=False)
+            super().__init__(params, lr=lr)
 
         def update(self, p, g, memory, hyper, work):
             p -= np.multiply(np.sign(g), hyper["lr"], out=work)
@@ -403,7 +403,7 @@ def test_the_rule_is_all_that_a_new_optimizer_needs():
     SignSGD([p], lr=0.25).step()
     assert (p.data == before - np.float32(0.25) * np.sign(g)).all()
     with pytest.raises(NotImplementedError, match="Optimizer has no update rule"):
-        optim.Optimizer([p], weight_decay=0.0, maximize=False).step()
+        optim.Optimizer([p]).step()
 
 
 # -------------------------------------------------------------------------------------- what it is given

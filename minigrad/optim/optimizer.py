@@ -160,9 +160,9 @@ class Optimizer:
             parameter.unlock()
             spare, work = memory.scratch
             memory.step += 1
-            if hyper["maximize"]:
+            if hyper.get("maximize"):  # a rule of the user's may have neither
                 g = xp.negative(g, out=spare)
-            if hyper["weight_decay"]:
+            if hyper.get("weight_decay"):
                 g = self.decay(parameter.data, g, hyper, work, spare)
             self.update(parameter.data, g, memory, hyper, work)
             parameter.bump()
