@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 import minigrad as mg
 from examples.batchnorm.finding import Finding
+from examples.flags import whole
 from minigrad import functional as F
 from minigrad import study
 
@@ -123,13 +124,6 @@ def told(rows: Sequence[tuple[int, Finding, float]]) -> str:
     left = [f"number {number}" for number, finding, _ in rows if finding.holds is None]
     but = f", but for {' and '.join(left)}, which could not be run and says why" if left else ""
     return f"Every claim below was run to make this page{but}."
-
-
-def whole(text: str) -> int:
-    """A number of steps from the command line."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
-    return int(text)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
