@@ -15,7 +15,7 @@ from zlib import crc32
 
 from minigrad.backend import to_numpy, xp
 from minigrad.primitive import NUMBER, Primitive
-from minigrad.tape import Node, Write, owner, place, recording
+from minigrad.tape import Node, Reviewer, Write, owner, place, recording
 from minigrad.tensor import Tensor
 
 
@@ -85,15 +85,16 @@ class Record:
     __del__ = release
 
 
-class Session:
+class Session(Reviewer):
     """A watch over this thread, from now until `off()` or the end of the `with` block."""
 
     def __init__(self, lock: bool) -> None:
+        super().__init__()
         self.written: list[Written] = []
         self._lock = lock
         self._layers: list[str] = []
         self._records: WeakSet[Record] = WeakSet()
-        self._before = (recording.observer, recording.watch, recording.reviewer)
+        self._before = (recording.observer, recording.watch)
         recording.observer, recording.watch, recording.reviewer = self._observe, self._watch, self
         self._on = True
 
@@ -102,7 +103,8 @@ class Session:
         if self._on:
             while isinstance(inner := recording.reviewer, Session) and inner is not self:
                 inner.off()
-            recording.observer, recording.watch, recording.reviewer = self._before
+            recording.observer, recording.watch = self._before
+            recording.reviewer = self.outer
             self._on = False
             for record in self._records:
                 record.release()
@@ -147,8 +149,7 @@ class Session:
 
     def computed(self, row: Primitive, arguments: tuple[Any, ...], y: Any) -> None:
         """Looks at the result of an op that is not recorded."""
-        if self._before[2] is not None:
-            self._before[2].computed(row, arguments, y)
+        super().computed(row, arguments, y)
         fault = _fault(y, arguments)
         if fault:
             layer = f" in the layer {self._layer}" if self._layer else ""
@@ -161,8 +162,7 @@ class Session:
     # ---- backward ----------------------------------------------------------------------------------
     def pulled(self, node: Node, i: int, g: Any, c: Any) -> None:
         """Looks at one contribution to a cotangent."""
-        if self._before[2] is not None:
-            self._before[2].pulled(node, i, g, c)
+        super().pulled(node, i, g, c)
         _unchanged(node, i)
         g, c = (t.data if isinstance(t, Tensor) else t for t in (g, c))
         fault = _fault(c, ())
@@ -176,16 +176,14 @@ class Session:
 
     def freed(self, node: Node) -> None:
         """Unlocks what was locked for a line whose gradient is done."""
-        if self._before[2] is not None:
-            self._before[2].freed(node)
+        super().freed(node)
         record = getattr(node, "record", None)
         if record is not None:
             record.release()
 
     def writing(self, array: Any) -> None:
         """Unlocks an array for one who will say that it was overwritten."""
-        if self._before[2] is not None:
-            self._before[2].writing(array)
+        super().writing(array)
         if not getattr(array.flags, "writeable", True):
             locked = {id(part) for record in self._records for part in record.locked}
             for part in (owner(array), array):
@@ -194,8 +192,7 @@ class Session:
 
     def wrote(self, write: Write) -> None:
         """Logs a change."""
-        if self._before[2] is not None:
-            self._before[2].wrote(write)
+        super().wrote(write)
         write.seen = place()
         self.written.append(Written(write.serial, write.what, write.seen, self._layer))
 

@@ -18,7 +18,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from types import CodeType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from minigrad.primitive import Primitive
@@ -281,23 +281,39 @@ def place() -> str:
     return f"by {called} at {frame.f_code.co_filename}:{frame.f_lineno}"
 
 
-class Reviewer(Protocol):
-    """Who looks on at reverse passes and at writes in this thread: what debugging is built on."""
+class Reviewer:
+    """Who looks on at reverse passes and at writes in this thread: what debugging is built on.
+
+    outer: who looked on before, and is told all the same.
+    """
+
+    def __init__(self) -> None:
+        self.outer = recording.reviewer
 
     def computed(self, row: Primitive, arguments: tuple[Any, ...], y: Any) -> None:
         """An op on Tensors ran without being recorded: of constants, or under `no_grad`."""
+        if self.outer is not None:
+            self.outer.computed(row, arguments, y)
 
     def pulled(self, node: Node, i: int, g: Any, c: Any) -> None:
         """The cotangent `g` of a node was pulled back to `c`, that of its input `i`."""
+        if self.outer is not None:
+            self.outer.pulled(node, i, g, c)
 
     def freed(self, node: Node) -> None:
         """A node's residuals were given up."""
+        if self.outer is not None:
+            self.outer.freed(node)
 
     def writing(self, array: Any) -> None:
         """An array is about to be overwritten in place, by one who will say so."""
+        if self.outer is not None:
+            self.outer.writing(array)
 
     def wrote(self, write: Write) -> None:
         """An array was overwritten in place, or a Parameter or Buffer was given another."""
+        if self.outer is not None:
+            self.outer.wrote(write)
 
 
 class Recording(threading.local):

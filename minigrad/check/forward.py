@@ -311,11 +311,12 @@ def _watched(run: Forward) -> Iterator[None]:
 
     class Steps(Reviewer):
         def computed(self, row: Primitive, arguments: tuple[Any, ...], y: Any) -> None:
+            super().computed(row, arguments, y)
             if row.kind == "discrete" and any(id(a) in on_tape for a in arguments) and (line := _line_of(2)):
                 run.steps.append(f"{row.name} on line {line[0]}, `{line[1]}`,")
 
     recording.observer = observe
-    recording.reviewer = recording.reviewer or Steps()  # type: ignore[abstract]
+    recording.reviewer = Steps()
     try:
         yield
     finally:
