@@ -74,9 +74,10 @@ def checkpoint(f: Callable[..., Tensor], *xs: Any) -> Tensor:
     need not be among the arguments; other Tensors on the tape must be, and ValueError is raised where
     one is not. Gradients are exact at every order. Where a Parameter was overwritten before the backward
     pass, that raises RuntimeError, as it does for every op; so does a replay whose result is not that of
-    the forward pass, because a mode, a Buffer or a constant that `f` reads has changed since.
+    the forward pass, because a mode, a Buffer or a constant that `f` reads has changed since. Inside
+    `mg.trace`, which keeps every value itself, f runs as it is.
     """
-    if not recording.on:
+    if not recording.on or recording.scope is not None:  # a trace keeps every value that there is
         return f(*xs)
     start, draws = next_serial(), Draws()
     values = tuple(x.data if isinstance(x, Tensor) else x for x in xs)

@@ -4,7 +4,11 @@ Inside `with mg.trace(model) as t:` every line of the tape keeps its operands an
 it runs (parameters are copied, since an optimizer overwrites them), labels take the path of the layer
 that runs ("bn1/var"), and the output of every layer is labelled with the layer's path, so that
 `backward` keeps its cotangent. Nothing else changes: the numbers are those of a run without it. The
-trace holds the tape it saw, and lets go of it when it is dropped itself.
+trace holds the tape it saw, and lets go of it when it is dropped itself; so `mg.checkpoint` would save
+nothing inside it, and runs its function as it is.
+
+A parameter that is overwritten inside, by an optimizer's step, is another thing from then on: its value
+and the gradient that it had stay together.
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ from typing import Any, Self
 
 from minigrad import ops
 from minigrad.backend import is_array, to_numpy
-from minigrad.tape import Node, recording, writes
+from minigrad.tape import Node, Reviewer, Write, leaf, recording, writes
 from minigrad.tensor import Tensor
 from minigrad.view.program import Tape, unknown
 from minigrad.view.values import Kept
@@ -67,12 +71,13 @@ def _percentile(ordered: Sequence[float], q: float) -> float:
     return ordered[low] + (place - low) * (ordered[high] - ordered[low])
 
 
-class Trace:
+class Trace(Reviewer):
     """What `mg.trace()` returns: a context, and afterwards the named things by name.
 
     t["bn1/var"] is an intermediate that layer bn1 labelled, t["bn1"] a layer's output, t["bn1.weight"]
     a parameter. Raises KeyError for a name that does not exist (with the nearest ones) or that
-    several things have (a layer that ran twice): `t.all(name)` gives them in order.
+    several things have (a layer that ran twice, a parameter before and after an optimizer's step):
+    `t.all(name)` gives them in order.
     """
 
     def __init__(self, model: Any = None) -> None:
@@ -81,6 +86,7 @@ class Trace:
         self._outputs: list[tuple[str, Node]] = []
         self._called = False
         self._leaves: dict[Node, Any] = {}
+        self._open: dict[Node, tuple[Any, Any]] = {}  # leaves that change: each with its array and the gradient it had
         self._copies: dict[int, tuple[Any, int, Any]] = {}
 
     def __enter__(self) -> Self:
@@ -88,15 +94,20 @@ class Trace:
             raise RuntimeError("trace: a trace is open already in this thread; leave it before the next begins")
         if self.model is not None:
             list(self.model.named_modules())  # which gives them their paths
+        super().__init__()
         self._before = (recording.observer, recording.watch)
-        recording.observer, recording.watch, recording.scope = self._observe, self._watch, []
+        recording.observer, recording.watch, recording.reviewer = self._observe, self._watch, self
+        recording.scope = []
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
         recording.observer, recording.watch = self._before
-        recording.scope = None
+        recording.reviewer, recording.scope = self.outer, None
+        for node, (_, grad) in list(self._open.items()):
+            if node.grad is not grad:  # a pass inside reached it, and what comes later is another step's
+                self._part(node)
         if self._called and not self._nodes and kind is None:
             warnings.warn(
                 "trace: layers were called and nothing was recorded: under no_grad(), or nothing there has "
@@ -108,12 +119,29 @@ class Trace:
         outer = self._before[0]
         if outer is not None:
             outer(node, arguments, y)
+        if recording.replaying:  # of what was checkpointed before the trace began
+            return
         arguments = tuple(self._as_it_is(argument) for argument in arguments)
         node.aside = Kept(arguments, self._as_it_is(y), recording.scope[-1] if recording.scope else "")
         self._nodes.append(node)
         for source, argument in zip(node.inputs, arguments, strict=True):
-            if source is not None and source.primitive is None:
-                self._leaves.setdefault(source, argument)
+            if source is not None and source.primitive is None and source not in self._leaves:
+                self._leaves[source] = argument
+                self._open[source] = (getattr(source, "aside", None), source.grad)
+
+    def wrote(self, write: Write) -> None:
+        """Parts with a leaf that was overwritten: what is used later is another thing of the same name."""
+        super().wrote(write)
+        for node, (array, _) in list(self._open.items()):
+            if array is not None and (node.aside is not array or writes.of(array) is write):
+                self._part(node)
+
+    def _part(self, node: Node) -> None:
+        """Puts another leaf, which keeps the value and the gradient of now, in the place of one that goes on."""
+        del self._open[node]
+        past = leaf(node.shape, node.dtype, node.label)
+        past.grad = node.grad
+        self._leaves[past] = self._leaves.pop(node)
 
     def _as_it_is(self, value: Any) -> Any:
         """The value, or a copy where it shows the memory of a Parameter or Buffer: one copy for each version."""
@@ -127,24 +155,28 @@ class Trace:
         return copy
 
     def _watch(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        scope = recording.scope
+        scope, outer = recording.scope, self._before[1]
+
+        def run() -> Any:
+            return module.forward(*args, **kwargs) if outer is None else outer(module, args, kwargs)
+
+        if scope is None or recording.replaying:
+            return run()
         self._called = True
-        if scope is None:  # a layer called from a thread that does not trace
-            return module.forward(*args, **kwargs)
         if not scope and not module._place:
             list(module.named_modules())  # a walk from further down may have been the last to give paths
-        if module._place:
-            scope.append(module._place)
+        if not module._place:
+            return run()
+        scope.append(module._place)
         try:
-            outer = self._before[1]
-            y = module.forward(*args, **kwargs) if outer is None else outer(module, args, kwargs)
+            y = run()
         finally:
-            if module._place:
-                scope.pop()
-        if module._place and isinstance(y, Tensor) and y.node is not None:
-            self._outputs.append((module._place, y.node))
-            if y.node.label is None:
-                y.node.label = module._place
+            scope.pop()
+        node = y.node if isinstance(y, Tensor) else None
+        if node is not None and isinstance(getattr(node, "aside", None), Kept):
+            self._outputs.append((module._place, node))
+            if node.label is None:
+                node.label = module._place
         return y
 
     def _named(self) -> Iterator[tuple[str, Node]]:
@@ -175,8 +207,8 @@ class Trace:
         found = self.all(name)
         if len(found) > 1:
             raise KeyError(
-                f"trace: {name!r} names {len(found)} nodes (it was computed as many times inside the trace); "
-                f"t.all({name!r}) gives them in order"
+                f"trace: {name!r} names {len(found)} nodes (it was computed, or overwritten, as many times inside the "
+                f"trace); t.all({name!r}) gives them in order"
             )
         return found[0]
 

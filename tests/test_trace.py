@@ -144,7 +144,7 @@ def test_a_parameter_is_copied_once_for_each_version(step):
     assert biases[0] is biases[1] is biases[2] is not model.fc2.bias.data
     transposed = [node.aside.arguments[0] for node in t._nodes if node.inputs[0] is model.fc2.weight.node]
     assert transposed[0] is transposed[1] and not transposed[2].any() and transposed[1].any()
-    assert t["fc2.weight"].value.numpy().any()
+    assert [bool(w.value.numpy().any()) for w in t.all("fc2.weight")] == [True, False]
 
 
 def test_running_statistics_are_those_of_the_moment(step):
@@ -156,3 +156,81 @@ def test_running_statistics_are_those_of_the_moment(step):
     tape = t.tape(y, mg.ones(8, 3))
     centred = next(line for line in tape.lines if line.layer == "bn1" and line.op == "subtract")
     np.testing.assert_array_equal(to_numpy(tape.recompute(centred)), t["fc1"].value.numpy())
+
+
+def train_steps(model, x, labels, steps):
+    """Plain training steps: of each the weights before it, and the gradient that it was made with."""
+    optimizer, seen = mg.optim.SGD(model.named_parameters(), lr=0.5), []
+    for _ in range(steps):
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), labels).backward()
+        seen.append((model.fc2.weight.numpy().copy(), model.fc2.weight.grad.numpy().copy()))
+        optimizer.step()
+    return seen
+
+
+def test_the_values_of_each_step_stay_with_its_gradients(step):
+    model, x, labels = step
+    with mg.trace(model) as t:
+        seen = train_steps(model, x, labels, 3)
+    with pytest.raises(KeyError, match=r"'fc2.weight' names 3 nodes \(it was computed, or overwritten"):
+        t["fc2.weight"]
+    found = [(w.value.numpy(), w.grad.numpy()) for w in t.all("fc2.weight")]
+    np.testing.assert_array_equal(found, seen)
+    assert len(t.all("fc2")) == 3
+
+
+def test_a_trace_keeps_the_gradients_of_its_own_step(step):
+    model, x, labels = step
+    with mg.trace(model) as t:
+        F.cross_entropy(model(x), labels).backward()
+    traced = model.fc2.weight.numpy().copy(), model.fc2.weight.grad.numpy().copy()
+    train_steps(model, x, labels, 2)
+    np.testing.assert_array_equal((t["fc2.weight"].value.numpy(), t["fc2.weight"].grad.numpy()), traced)
+
+
+def test_a_backward_pass_after_the_trace_gives_it_gradients(step):
+    model, x, labels = step
+    F.cross_entropy(model(x), labels).backward()
+    with mg.trace(model) as t:
+        loss = F.cross_entropy(model(x), labels)
+    model.zero_grad()
+    loss.backward()
+    np.testing.assert_array_equal(t["fc2.weight"].grad.numpy(), model.fc2.weight.grad.numpy())
+
+
+def test_a_parameter_given_another_array_is_another_thing(step):
+    model, x, _ = step
+    with mg.trace(model) as t:
+        model(x)
+        model.fc2.bias.data = np.ones(3, "float32")
+        model(x)
+    assert [b.value.tolist() == [1, 1, 1] for b in t.all("fc2.bias")] == [False, True]
+
+
+@pytest.mark.parametrize("traced", ["all of it", "the backward pass"])
+def test_checkpointed_layers_are_traced_once_with_their_cotangents(step, traced):
+    model, x, labels = step
+    with mg.trace(model) as plain:
+        F.cross_entropy(model(x), labels).backward()
+    model.zero_grad()
+    model.forward = lambda x: model.fc2(mg.checkpoint(lambda z: model.bn1(model.fc1(z)).relu(), x))
+    if traced == "all of it":
+        with mg.trace(model) as t:
+            F.cross_entropy(model(x), labels).backward()
+        assert t.names == plain.names
+        for name in plain:
+            np.testing.assert_array_equal(t[name].value.numpy(), plain[name].value.numpy())
+            np.testing.assert_array_equal(t[name].grad.numpy(), plain[name].grad.numpy())
+    else:
+        loss = F.cross_entropy(model(x), labels)
+        with mg.trace(model) as t:
+            loss.backward()
+        assert t.names == []
+
+
+def test_a_layer_that_hands_on_what_it_is_given_names_nothing():
+    model, x = nn.Sequential(nn.Dropout(0.5), nn.Linear(4, 3)).eval(), mg.random.normal(5, 4, requires_grad=True)
+    with mg.trace(model) as t:
+        model(x).sum().backward()
+    assert t.names == ["1", "1.weight", "1.bias"] and x.label is None
