@@ -26,7 +26,7 @@ from typing import Any, NoReturn
 
 from minigrad import parallel
 from minigrad.backend import Array, current, host_array, is_array, is_scalar, out_of_memory, xp
-from minigrad.tape import Node, next_serial, recording
+from minigrad.tape import Node, detached, next_serial, recording
 from minigrad.tensor import Tensor
 
 Function = Callable[..., Any]
@@ -90,6 +90,7 @@ def _call({signature}):
         _y = _settle(_primitive, _y, ({arrays}))
     if ({constant}) or not _recording.on:
 {narrow}
+{origin}
         if _recording.reviewer is not None:
             _recording.reviewer.computed(_primitive, ({arrays}), _y)
         _result = _new(_Tensor)
@@ -150,6 +151,14 @@ NARROW = """\
         if _y.dtype.char in "edD":
             _y = _narrow(_primitive, _y, ({arrays}), ({params}))
 """
+FROM_TAPE = """\
+        if {on_tape}:
+            _detached.note(_y)
+"""
+FROM_CONSTANTS = """\
+        if {noted}:
+            _detached.pass_on(_y, ({arrays}))
+"""
 IN_BLOCKS = "_in_blocks(_primitive, ({arrays}), ({params})) if {large} else "
 LARGE = "({x}.__class__ is _host_array and {x}.size >= _LARGE)"
 ASIDE = """\
@@ -177,6 +186,7 @@ def declare(
         "_next_serial": next_serial, "_complain": complain, "_settle": settle, "_narrow": narrow, "_align": align,
         "_as_float": as_float, "_WEAK": WEAK, "_ERRORS": ERRORS, "_isinstance": isinstance, "_any": any,
         "_new": object.__new__, "_in_blocks": in_blocks, "_host_array": host_array, "_LARGE": parallel.LARGE,
+        "_detached": detached, "_id": id,
         **{f"__{name}": default for name, default in statics.items()},
     }  # fmt: skip
     signature, values = _signature(row, statics)
@@ -319,6 +329,14 @@ def _source(row: Primitive, statics: dict[str, Any]) -> str:
             numbers=_tuple_of(small.format(n) if n in unasked else "None" for n in names),
         )
     arrays = _tuple_of(star + name for name in names)
+    if row.variadic:
+        on_tape, noted = f"_any(_{names[0]}_node)", f"_any(_id(x) in _detached.arrays for x in {names[0]})"
+    else:
+        on_tape = " or ".join(f"_{name}_node is not None" for name in names)
+        noted = " or ".join(f"_id({name}) in _detached.arrays" for name in names)
+    origin = FROM_CONSTANTS.format(noted=noted, arrays=arrays)
+    if row.kind == "discrete" or "dtype" in row.statics:  # of values on the tape it makes what is not
+        origin = FROM_TAPE.format(on_tape=on_tape) + "        el" + origin.lstrip()
     params = _tuple_of(row.statics)
     large = " or ".join(LARGE.format(x=name) for name in names)
     unwrap = UNWRAP_VARIADIC if row.variadic else UNWRAP
@@ -335,6 +353,7 @@ def _source(row: Primitive, statics: dict[str, Any]) -> str:
         params=params,
         constant=constant,
         narrow="" if "dtype" in row.statics else NARROW.format(arrays=arrays, params=params).rstrip(),
+        origin=origin.rstrip(),
         nodes=_tuple_of(nodes),
         residuals=f"_y, _extra, ({arrays})" if fused else _tuple_of(_residual(row, name, learnt) for name in row.kept),
         aside=aside.rstrip(),
@@ -477,7 +496,13 @@ def align(row: Primitive, values: Sequence[Any]) -> list[Any]:
         return aligned
     (dtype,) = floats
     settled = {dtype, *(v.dtype for v in aligned if not isinstance(v, NUMBERS) and v.dtype.kind == "c")}
-    return [v if isinstance(v, NUMBERS) or v.dtype in settled else v.astype(dtype) for v in aligned]
+    return [v if isinstance(v, NUMBERS) or v.dtype in settled else _cast(v, dtype) for v in aligned]
+
+
+def _cast(array: Array, dtype: Any) -> Array:
+    cast = array.astype(dtype)
+    detached.pass_on(cast, [array])
+    return cast
 
 
 def narrow(row: Primitive, y: Array, arguments: Sequence[Any], params: Sequence[Any]) -> Array:

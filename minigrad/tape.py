@@ -16,7 +16,7 @@ import os
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import CodeType
 from typing import TYPE_CHECKING, Any
 
@@ -246,7 +246,11 @@ HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 
 
 class Detached:
-    """The arrays that `detach` took off the tape: constants that were computed, as a replay wants to know."""
+    """Constants that were computed from values on the tape, as a replay wants to know.
+
+    Arrays that `detach` took off the tape, what a discrete row made of values on it (a mask, an index), and what
+    ops made of these.
+    """
 
     MOST = 16
 
@@ -259,6 +263,11 @@ class Detached:
         if len(self.arrays) > self.MOST:  # without those that are gone; if few are, there is room for twice as many
             self.arrays = {key: ref for key, ref in list(self.arrays.items()) if ref() is not None}
             self.MOST = 2 * max(len(self.arrays), Detached.MOST)
+
+    def pass_on(self, array: Any, sources: Iterable[Any]) -> None:
+        """Notes an array that was made of others, if one of them is noted."""
+        if any(source in self for source in sources):
+            self.note(array)
 
     def __contains__(self, array: Any) -> bool:
         ref = self.arrays.get(id(array))

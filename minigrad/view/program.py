@@ -359,9 +359,9 @@ class Tape:
 
         new: from leaves (Tensors, names or numbers of lines) to new values: Tensors (those on the tape
         can be differentiated), arrays or numbers, of the leaf's shape. All other leaves stay, on the
-        tape. Choices made when the program was recorded (masks, the index of a maximum, dropout) and values
-        that were detached stay what they were, with a warning; an array of other numbers is taken for data,
-        without one. Raises ValueError for something that is no leaf, of another shape or given twice,
+        tape. What was computed from values on the tape and is a constant (a mask, the index of a maximum, a
+        detached value) stays what it was, with a warning; what came from elsewhere (labels, random draws, results
+        of NumPy) stays without one. Raises ValueError for something that is no leaf, of another shape or given twice,
         TypeError for what is no mapping or holds no real numbers, RuntimeError for a line that needs a
         constant that was not kept.
         """
@@ -407,9 +407,9 @@ class Tape:
                     )
                 else:
                     operands.append(constant)
-                    if is_array(constant) and (constant.dtype.kind in "bi" or constant in detached):
+                    if constant in detached:
                         stale[node] = None
-            if any(a.dtype.kind in "bi" for p in node.params for a in arrays_in(p)):
+            if any(a in detached for p in node.params for a in arrays_in(p)):
                 stale[node] = None
             row = node.primitive
             result = row.call(*operands, **dict(zip(row.statics, node.params, strict=True)))
@@ -421,9 +421,9 @@ class Tape:
             current[node] = result
         if stale:
             warnings.warn(
-                f"replay: {len(stale)} lines use masks, detached values or indices as they were recorded (the first is "
-                f"{self._where(next(iter(stale)))}); where those depend on the values, the result is not that of a new "
-                "run",
+                f"replay: {len(stale)} {'line uses' if len(stale) == 1 else 'lines use'} masks, indices or detached "
+                f"values as they were computed when the program was recorded (the first is "
+                f"{self._where(next(iter(stale)))}); the result is not that of a new run where they would be others",
                 stacklevel=2,
             )
         return current[self.y.node]
