@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import html
 import itertools
+import math
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -25,10 +26,10 @@ if TYPE_CHECKING:
     from minigrad.view.program import Step, Tape
 
 DRAWABLE = 60
-"""Items up to which a drawing is legible; larger tapes are folded by layer."""
+"""Lines up to which a drawing is legible; larger tapes are folded by layer."""
 
-RUN = 40
-"""Lines in a fold of a large tape that has no layers to fold by."""
+LAYERS, RUN = 600, 40
+"""Layers and lines outside of layers up to which those are drawn each by itself; more are folded by so many at least."""
 
 SYMBOLS = {
     "add": "+", "subtract": "−", "multiply": "×", "divide": "÷", "negative": "−", "square": "x²", "sqrt": "√",
@@ -66,22 +67,15 @@ def groups(tape: Tape, fold: bool | None = None) -> list[Item]:
     if not fold:
         return [Item(line.name, [line.number]) for line in tape.lines]
     keys = layer_of_lines(tape)
-    if not any(keys.values()):
-        computed = [line.number for line in tape.lines if line.node.primitive is not None]
-        if len(computed) > DRAWABLE:
-            keys = {number: f"lines {place // RUN * RUN + 1}.." for place, number in enumerate(computed)}
     runs: list[Item] = []
-    of_line: dict[int, int] = {}
-    before = None
-    for line in tape.lines:
-        if line.node.primitive is None:
-            continue
-        key = keys.get(line.number, "")
-        if not key or key != before:
-            runs.append(Item(key or line.name, [], bool(key)))
-        runs[-1].lines.append(line.number)
-        of_line[line.number] = len(runs) - 1
-        before = key
+    for number, key in keys.items():
+        if not key or not runs or not runs[-1].group or key != runs[-1].title:
+            runs.append(Item(key or tape.lines[number - 1].name, [], bool(key)))
+        runs[-1].lines.append(number)
+    if len(runs) > (LAYERS if any(keys.values()) else DRAWABLE):
+        many = max(RUN, math.ceil(len(runs) / DRAWABLE))
+        runs = [_together(runs[start : start + many]) for start in range(0, len(runs), many)]
+    of_line = {number: i for i, run in enumerate(runs) for number in run.lines}
     users: dict[int, set[int]] = {}
     for line in tape.lines:
         for source in line.node.inputs:
@@ -95,10 +89,12 @@ def groups(tape: Tape, fold: bool | None = None) -> list[Item]:
                 home.lines.insert(0, line.number)
             else:
                 runs.append(Item(line.name, [line.number]))
-    for item in runs:
-        if item.group and item.title.startswith("lines "):
-            item.title = f"lines {min(item.lines)} to {max(item.lines)}"
     return runs
+
+
+def _together(items: Sequence[Item]) -> Item:
+    numbers = [number for item in items for number in item.lines]
+    return Item(f"lines {numbers[0]} to {numbers[-1]}", numbers, True)
 
 
 def folding(tape: Tape, items: Sequence[Item]) -> str:
@@ -106,15 +102,15 @@ def folding(tape: Tape, items: Sequence[Item]) -> str:
     if not any(item.group for item in items):
         return ""
     many = f"{len(tape)} lines are too many to draw one by one"
+    if all(item.title.startswith("lines ") for item in items if item.group):
+        return f"folded by number: {many}; of a model that runs inside mg.trace(model) the layers are known"
     if any(line.layer for line in tape.lines):
         return f"folded by layer: {many}"
-    if any(layer_of_lines(tape).values()):
-        return f"folded by layer, as the parameters' names tell (mg.trace(model) tells where each ends): {many}"
-    return f"folded by number: {many}; of a model that runs inside mg.trace(model) the layers are known"
+    return f"folded by layer, as the parameters' names tell (mg.trace(model) tells where each ends): {many}"
 
 
 def layer_of_lines(tape: Tape) -> dict[int, str]:
-    """For each computed line the layer that recorded it: as traced, else by its label or its parameters' names.
+    """For each computed line the layer that recorded it: as traced, else by its parameters' names.
 
     Without a trace, lines between a layer's first line that is known and the next layer's are taken as its own.
     """
@@ -129,9 +125,7 @@ def layer_of_lines(tape: Tape) -> dict[int, str]:
             continue
         leaves = [source for source in line.node.inputs if source is not None and source.primitive is None]
         names = [leaf.label for leaf in leaves if leaf.label and "." in leaf.label]
-        if line.node.label and "/" in line.node.label:
-            current = words.printable(line.node.label.split("/")[0])
-        elif names:
+        if names:
             current = words.printable(names[0].rsplit(".", 1)[0])
         keys[line.number] = current
     return keys
