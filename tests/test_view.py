@@ -503,6 +503,36 @@ def test_a_large_tape_is_folded_and_says_so():
         assert "folded by number: 502 lines are too many to draw one by one" in text
 
 
+def test_a_long_loop_has_a_bounded_number_of_boxes():
+    model, y = nn.Linear(2, 2), mg.ones(1, 2)
+    with mg.trace(model) as t:
+        for _ in range(301):
+            y = mg.tanh(model(y)) + y
+    x, z = mg.tensor(0.1, requires_grad=True), 0.0
+    for _ in range(3000):
+        z = z * x
+    for tape in (t.tape(y.sum()), mg.Tape(z)):
+        items = drawing.groups(tape)
+        assert len(items) < 100 and sum(len(item.lines) for item in items) == len(tape)
+        assert drawing.folding(tape, items).startswith("folded by number")
+
+
+def test_a_box_of_many_lines_stays_closed():
+    model, y = nn.Sequential(nn.Linear(2, 2)), mg.ones(1, 2)
+    with mg.trace(model) as t:
+        for _ in range(80):
+            y = model(y)
+    found = page.contents(t.tape(y.sum()), None)
+    assert [item["inner"] for item in found["items"] if item["title"] == "0"] == [None]
+    assert found["note"].endswith("One of more than 200 lines stays closed.")
+
+
+def test_the_edges_of_one_item_share_their_dummies():
+    chain = [(i, i + 1) for i in range(1, 50)]
+    places = drawing.layout(51, [*chain, *((0, i) for i in range(1, 51))])
+    assert len(places.x) == 51 + 49
+
+
 def test_layout_keeps_a_distance_and_the_direction():
     edges = [(0, 1), (0, 2), (1, 3), (2, 3), (0, 3), (4, 3), (3, 5)]
     places = drawing.layout(6, edges)
@@ -564,7 +594,8 @@ def test_page_contents_are_the_tapes():
     found = json.loads(json.dumps(page.contents(tape, None)))
     assert len(found["lines"]) == 16 and len(found["steps"]) == len(tape.steps)
     assert [split["leaf"] for split in found["paths"]] == ["x", "gamma", "beta"]
-    assert found["lines"][15]["value"]["few"] == [words.number(loss.item())]
+    assert found["pictures"][found["lines"][15]["value"]]["few"] == [words.number(loss.item())]
+    assert all(step["incoming"] == found["lines"][step["line"] - 1]["cotangent"] for step in found["steps"])
     shares = [way["share"] for way in found["paths"][0]["ways"]]
     assert sum(shares) == pytest.approx(1.0)
 

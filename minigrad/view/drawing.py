@@ -3,8 +3,8 @@
 Its words: an *item* is what is drawn as one thing, a line or a *group* (a run of consecutive lines of
 one layer of a model, folded into one box). Since lines only use earlier lines, groups that are runs
 leave the graph without cycles. Layout is the layered one: longest-path layers, dummies where an edge
-skips layers, barycentre sweeps for the order, and then places as near to the neighbours as a minimal
-distance allows.
+skips layers (those of one item's edges are shared), barycentre sweeps for the order, and then places as
+near to the neighbours as a minimal distance allows.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ DRAWABLE = 60
 """Lines up to which a drawing is legible; larger tapes are folded by layer."""
 
 LAYERS, RUN = 600, 40
-"""Layers and lines outside of layers up to which those are drawn each by itself; more are folded by so many at least."""
+"""Layers, and lines outside of them, up to which each is a box of its own; and how many share a box then, at least."""
 
 SYMBOLS = {
     "add": "+", "subtract": "−", "multiply": "×", "divide": "÷", "negative": "−", "square": "x²", "sqrt": "√",
@@ -162,15 +162,18 @@ def layout(count: int, edges: Sequence[tuple[int, int]]) -> Layout:
     drawn: list[tuple[int, int, list[int]]] = []
     links_up: list[list[int]] = [[] for _ in range(count)]
     links_down: list[list[int]] = [[] for _ in range(count)]
+    chains: list[list[int]] = [[] for _ in range(count)]  # of each item the dummies that its edges share
     for a, b in edges:
-        via, last = [], a
-        for depth in range(layer[a] + 1, layer[b]):
-            via.append(len(layer))
-            layer.append(depth)
+        depths = layer[b] - layer[a] - 1
+        while len(chains[a]) < depths:
+            last = chains[a][-1] if chains[a] else a
+            chains[a].append(len(layer))
+            layer.append(layer[last] + 1)
             links_up.append([last])
             links_down.append([])
-            links_down[last].append(via[-1])
-            last = via[-1]
+            links_down[last].append(chains[a][-1])
+        via = chains[a][:depths]
+        last = via[-1] if via else a
         links_down[last].append(b)
         links_up[b].append(last)
         drawn.append((a, b, via))

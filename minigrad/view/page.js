@@ -85,12 +85,13 @@
       const group = draw("g", { class: "node group" + (open.has(i) ? " open" : ""), "data-item": i }, open.has(i) ? boxes : nodes);
       draw("rect", { x: x - w / 2, y: y - h / 2, width: w, height: h, rx: 8 }, group);
       const turn = () => {
+        if (!item.inner) { inside(item); return; }
         open.has(i) ? open.delete(i) : open.add(i);
         render();
         document.querySelector(`[data-item="${i}"]`).focus({ preventScroll: true });
       };
       button(group, `${item.title}, ${item.lines.length} lines`, turn, () => { if (!open.has(i)) inside(item); });
-      group.setAttribute("aria-expanded", open.has(i));
+      if (item.inner) group.setAttribute("aria-expanded", open.has(i));
       if (!open.has(i)) {
         draw("text", { x, y: y - 3 }, group).textContent = cut(item.title, 17);
         draw("text", { x, y: y + 13, class: "sub" }, group).textContent = `${item.lines.length} line${item.lines.length > 1 ? "s" : ""}`;
@@ -199,7 +200,8 @@
     return level >= 0 ? `rgb(${fade(178)},${fade(24)},${fade(43)})` : `rgb(${fade(33)},${fade(102)},${fade(172)})`;
   }
 
-  function picture(pic, title, kind) {
+  function picture(number, title, kind) {
+    const pic = data.pictures[number]; // of null there is none
     if (!pic || !pic.cells) return make("div", { class: "pic " + kind }, make("div", { class: "title" }, title),
       pic ? `empty [${pic.shape.join(", ")}]` : "not kept");
     const rows = pic.cells.length, columns = pic.cells[0].length;
@@ -256,11 +258,11 @@
     byId("step").replaceChildren(
       make("h2", {}, `step ${state.step}: from ${from.name} to ${to.name}`),
       facts([["line", `${from.name} = ${from.expression}`], ["rule", step.rule], ["formula", step.formula],
-        ["local", step.localPic ? "" : step.local]]),
+        ["local", step.localPic === null ? step.local : ""]]),
       picture(step.incoming, "incoming", "grad"),
-      step.localPic ? picture(step.localPic, "local derivative", "value") : "",
+      step.localPic === null ? "" : picture(step.localPic, "local derivative", "value"),
       picture(step.outgoing, "outgoing", "grad"),
-      step.running ? picture(step.running, `running sum at ${to.name}, ${step.arrived} of ${step.uses}`, "grad") : "");
+      step.running === null ? "" : picture(step.running, `running sum at ${to.name}, ${step.arrived} of ${step.uses}`, "grad"));
   }
 
   function showPaths() {
@@ -310,7 +312,7 @@
     byId("play").textContent = "❚❚";
     timer = setInterval(() => { go(state.step + 1); if (state.step >= data.steps.length) stop(); }, 700);
   };
-  const groups = data.items.map((item, i) => [item, i]).filter(([item]) => item.group).map(([, i]) => i);
+  const groups = data.items.map((item, i) => [item, i]).filter(([item]) => item.inner).map(([, i]) => i);
   byId("fold").onclick = () => { open.clear(); render(); };
   byId("unfold").onclick = () => { groups.forEach((i) => open.add(i)); render(); };
   if (!groups.length) { byId("fold").remove(); byId("unfold").remove(); }

@@ -2,7 +2,8 @@
 
 Places are computed here (see `drawing`), twice: for the items of the whole graph and for the lines
 within each group, so that the page can fold and unfold a group by stacking boxes. Arrays travel as
-*pictures*: shape, statistics, a histogram, and a grid of at most a few hundred cells in 255 steps.
+*pictures*: shape, statistics, a histogram, and a grid of at most a few hundred cells in 255 steps. Each
+array has one picture, however many lines and steps show it, and these hold its number.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from minigrad import paths as split
 from minigrad.autodiff import _leading_to
+from minigrad.backend import numpy as host
 from minigrad.backend import to_numpy
 from minigrad.tape import Node
 from minigrad.view import drawing, words
@@ -26,8 +28,11 @@ from minigrad.view import drawing, words
 if TYPE_CHECKING:
     from minigrad.view.program import Line, Tape
 
-GRID, SMALL = (24, 32), (10, 16)
-"""Rows and columns of the largest pictures: of values and cotangents, and of steps."""
+GRID = (24, 32)
+"""Rows and columns of the largest pictures."""
+
+OPENABLE = 200
+"""Lines up to which a group can be opened."""
 
 MOST_PATHS = 16
 """Paths shown for one leaf; beyond it those that are alike near the result are merged."""
@@ -66,12 +71,13 @@ def contents(tape: Tape, leaves: Sequence[Line] | None) -> dict[str, Any]:
     keys = drawing.layer_of_lines(tape)
     items = drawing.groups(tape, fold=large or any(keys.values()))
     reverse, reason = drawing.reverse_pass(tape)
+    pictures = Pictures()
     steps = [
         {
             "line": step.line, "to": step.to, "rule": step.rule, "formula": step.formula,
-            "local": step.local_text, "localPic": picture(step.local, SMALL),
-            "incoming": picture(step.incoming, SMALL), "outgoing": picture(step.outgoing, SMALL),
-            "running": picture(step.running, SMALL) if step.uses > 1 else None,
+            "local": step.local_text, "localPic": pictures.number(step.local),
+            "incoming": pictures.number(step.incoming), "outgoing": pictures.number(step.outgoing),
+            "running": pictures.number(step.running) if step.uses > 1 else None,
             "arrived": step.arrived, "uses": step.uses,
         }
         for step in reverse
@@ -79,36 +85,39 @@ def contents(tape: Tape, leaves: Sequence[Line] | None) -> dict[str, Any]:
     note = f"No reverse pass: {reason}." if reason else ""
     if large and (folded := drawing.folding(tape, items)):
         note += f" {folded[0].upper()}{folded[1:]}. Click a box to open it."
+        if any(item.group and len(item.lines) > OPENABLE for item in items):
+            note += f" One of more than {OPENABLE} lines stays closed."
     return {
-        "lines": [_line(tape, line, bool(steps)) for line in tape.lines],
+        "lines": [_line(tape, line, bool(steps), pictures) for line in tape.lines],
         "edges": sorted({
             (tape.numbers[s], line.number) for line in tape.lines for s in line.node.inputs if s is not None
         }),
         "items": [_item(tape, item) for item in items],
         "outer": _layout(drawing.layout(len(items), drawing.edges_between(tape, items))),
         "steps": steps,
-        "paths": _paths(tape, leaves, large) if steps else [],
+        "paths": _paths(tape, leaves, large, pictures) if steps else [],
         "note": note.strip(),
         "result": tape.lines[-1].name,
         "program": str(tape).splitlines()[0],
+        "pictures": pictures.drawn,
     }  # fmt: skip
 
 
-def _line(tape: Tape, line: Line, reverse: bool) -> dict[str, Any]:
+def _line(tape: Tape, line: Line, reverse: bool, pictures: Pictures) -> dict[str, Any]:
     keeps = ", ".join(f"{name} {words.size_text(n)}" for name, n in line.keeps)
     return {
         "n": line.number, "name": line.name, "op": line.op, "symbol": drawing.SYMBOLS.get(line.op, line.op),
         "expression": line.expression, "named": line.node in tape.given, "layer": line.layer,
         "shape": list(line.node.shape), "dtype": str(line.node.dtype), "keeps": keeps or "nothing",
         "leaf": line.node.primitive is None,
-        "value": picture(tape.values.get(line.node), GRID),
-        "cotangent": picture(tape.cotangents.get(line.node), GRID) if reverse else None,
+        "value": pictures.number(tape.values.get(line.node)),
+        "cotangent": pictures.number(tape.cotangents.get(line.node)) if reverse else None,
     }  # fmt: skip
 
 
 def _item(tape: Tape, item: drawing.Item) -> dict[str, Any]:
-    if not item.group:
-        return {"title": item.title, "lines": item.lines, "group": False, "inner": None}
+    if not item.group or len(item.lines) > OPENABLE:
+        return {"title": item.title, "lines": item.lines, "group": item.group, "inner": None}
     # One more item stands for all that comes from outside, so that its edges have a way in.
     singles = [drawing.Item("", [number]) for number in item.lines]
     edges = drawing.edges_between(tape, singles)
@@ -125,10 +134,25 @@ def _layout(places: drawing.Layout) -> dict[str, Any]:
     return {"x": [int(x) for x in places.x], "y": rounded, "edges": places.edges}
 
 
-def picture(array: Any, limit: tuple[int, int]) -> dict[str, Any] | None:
+class Pictures:
+    """The pictures of a page, in the order of their numbers."""
+
+    def __init__(self) -> None:
+        self.drawn: list[dict[str, Any]] = []
+        self._numbers: dict[int, tuple[int, Any]] = {}  # by the id of an array, which is held so that it stays its own
+
+    def number(self, array: Any) -> int | None:
+        """The number of an array's picture; None for None."""
+        if array is None:
+            return None
+        if id(array) not in self._numbers:
+            self._numbers[id(array)] = len(self.drawn), array
+            self.drawn.append(picture(array, GRID))
+        return self._numbers[id(array)][0]
+
+
+def picture(array: Any, limit: tuple[int, int]) -> dict[str, Any]:
     """An array as the page draws it: a grid of evenly picked cells (-127..127 of the largest) and a histogram."""
-    if array is None:
-        return None
     values = to_numpy(array).astype("float64")
     if values.size == 0:
         return {"shape": list(values.shape)}
@@ -162,10 +186,10 @@ def _histogram(values: Any, low: float, high: float, bins: int) -> list[int]:
         return [0] * (bins // 2) + [int(values.size)] + [0] * (bins - bins // 2 - 1)
     scale = max(-low, high)  # the difference of two large numbers may be none
     places = ((values / scale - low / scale) / (high / scale - low / scale) * bins).astype(int).clip(0, bins - 1)
-    return [int((places == k).sum()) for k in range(bins)]
+    return host.bincount(places, minlength=bins).tolist()
 
 
-def _paths(tape: Tape, leaves: Sequence[Line] | None, large: bool) -> list[dict[str, Any]]:
+def _paths(tape: Tape, leaves: Sequence[Line] | None, large: bool, pictures: Pictures) -> list[dict[str, Any]]:
     """For each leaf its gradient's paths, with the lines and edges that each lights up."""
     if leaves is None:
         chosen = [line for line in tape.lines if line.node.primitive is None and line.node in tape.cotangents]
@@ -178,7 +202,7 @@ def _paths(tape: Tape, leaves: Sequence[Line] | None, large: bool) -> list[dict[
             share = None if math.isnan(way.share) else way.share
             lit.append({
                 "labels": list(way.labels), "norm": words.number(way.norm), "share": share,
-                "picture": picture(way.contribution, SMALL), "edges": way_edges(tape, leaf.node, way.labels),
+                "picture": pictures.number(way.contribution), "edges": way_edges(tape, leaf.node, way.labels),
             })  # fmt: skip
         found.append({"leaf": leaf.name, "n": leaf.number, "ways": lit})
     return found
