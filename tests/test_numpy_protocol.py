@@ -1,11 +1,15 @@
 """NumPy's functions on Tensors: the same values as on arrays, and a tape under them."""
 
+import inspect
+from operator import attrgetter
+
 import numpy as np
 import pytest
 
 import minigrad as mg
 from minigrad import backend
 from minigrad.numpy_protocol import assigned, writable
+from minigrad.numpy_protocol.tables import FUNCTIONS
 
 
 def rand(*shape, seed=0):
@@ -153,6 +157,21 @@ CALLS = {
     "var_where": lambda x: np.var(x, axis=1, where=B > -0.5),
     "vecdot": lambda x: np.vecdot(x, B),
     "vector_norm": lambda x: np.linalg.vector_norm(x, axis=1),
+    "corrcoef_of_two": lambda x: np.corrcoef(x[0], x[1]),
+    "counts": lambda x: x / np.sqrt(np.sum(x > 0, axis=0) + 1),
+    "cov_with_others": lambda x: np.cov(x, B, rowvar=False),
+    "full_like_tensor": lambda x: np.full_like(x, x.sum()),
+    "hsplit_by_name": lambda x: np.hsplit(x, indices_or_sections=2)[1],
+    "like_of_a_dtype": lambda x: np.zeros_like(x, float) + x * np.ones_like(x, np.float64),
+    "mean_of_a_mask": lambda x: x * np.mean(x > 0),
+    "percentiles_of_a_list": lambda x: np.percentile(x, [25, 75], axis=0),
+    "swapaxes_by_name": lambda x: np.swapaxes(x, axis1=0, axis2=1),
+    "take_along_axis": lambda x: np.take_along_axis(x, np.array([[1], [0], [3]]), axis=1),
+    "take_along_axis_by_name": lambda x: np.take_along_axis(arr=x, indices=np.array([5, 0]), axis=None),
+    "trapezoid_between": lambda x: np.trapezoid(x, [0.0, 1.0, 3.0, 4.0]) + np.trapezoid(x, x=np.abs(B)),
+    "trapezoid_over": lambda x: np.trapezoid(np.ones(4), x[0]) + np.trapezoid(x[0] * x, x=x[:, ::-1], axis=1),
+    "vecdot_of_linalg": lambda x: np.linalg.vecdot(x, B),
+    "where_of_numbers": lambda x: np.where(x > 0, 0.1, -0.3) * x,
 }
 
 
@@ -171,6 +190,28 @@ def test_the_same_values_as_on_arrays_and_a_gradient(name):
     direction, h = rand(*A.shape, seed=4), 1e-6
     slope = (np.sum(g * CALLS[name](A + h * direction)) - np.sum(g * CALLS[name](A - h * direction))) / (2 * h)
     assert np.sum(gradient * direction) == pytest.approx(slope, rel=1e-6, abs=1e-8)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_arguments_stand_where_numpys_stand(name):
+    """A function may take fewer by position than NumPy's does, and none in another order or under another name."""
+    try:
+        theirs, ours = inspect.signature(attrgetter(name)(np)), inspect.signature(FUNCTIONS[name])
+    except (AttributeError, ValueError):
+        return pytest.skip("SciPy's, or written in C")
+    either = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    pairs = list(zip(ours.parameters.values(), theirs.parameters.values(), strict=False))[1:]
+    for mine, numpys in pairs:
+        assert mine.kind is not either or numpys.kind is not either or mine.name == numpys.name
+
+
+@pytest.mark.parametrize("comparison", [lambda x: x > 0, lambda x: np.greater(x, 0), lambda x: np.argsort(x) % 2 == 0])
+def test_what_is_made_of_integers_is_numpys_own(comparison):
+    """In NumPy a mean or a root of integers is float64, also where minigrad's is float32."""
+    x, mask = mg.tensor(A, requires_grad=True), comparison(A)
+    for function in (np.mean, np.std, np.sum, lambda m: np.sqrt(np.sum(m, 0)), lambda m: np.where(m, 0.1, -0.3)):
+        found, expected = function(comparison(x)), function(mask)
+        assert found.dtype == expected.dtype and np.array_equal(found, expected)
 
 
 def batchnorm_forward(x, gamma, beta, bn_param):
@@ -247,6 +288,7 @@ def test_a_copy_has_its_own_memory_and_the_same_gradient():
         (lambda x: np.linalg.norm(x, 2), r"np\.linalg\.norm"),
         (lambda x: np.quantile(x, 0.5, method="lower"), r"np\.quantile: .* method='linear'"),
         (lambda x: np.partition(x, 1), r"np\.partition: .* np\.sort"),
+        (lambda x: np.unique(x), r"np\.unique: .* np\.sort"),
         (lambda x: np.mean(x, 0, np.float64), r"np\.mean: .* this form of the call"),
     ],
 )

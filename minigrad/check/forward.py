@@ -156,6 +156,8 @@ def record(f: Callable[..., Any], inputs: Sequence[Any], outputs: int = 1) -> Fo
             raise CannotRun(complaint("the forward function", f, error)) from error
     parts = result if isinstance(result, tuple) else (result,)
     for number, part in enumerate(parts[:outputs]):
+        if isinstance(part, (host.ndarray, host.generic)):
+            part = Tensor(host.asarray(part))
         if not isinstance(part, Tensor):
             raise CannotRun(
                 f"the forward function {name_of(f)} returned {type(part).__name__} as output {number}: what it "

@@ -82,7 +82,7 @@ def joined_in_brackets(brackets: Any) -> Any:
     return Brackets()
 
 
-def pad(array: Any, pad_width: Any, mode: str = "constant", constant_values: float = 0) -> Any:
+def pad(array: Any, pad_width: Any, mode: str = "constant", *, constant_values: float = 0) -> Any:
     """In a frame of a value, or of the array's own elements."""
     if mode in ("edge", "reflect", "symmetric", "wrap"):
         return moves("pad", 0)(array, pad_width, mode)
@@ -139,6 +139,21 @@ def array_split(ary: Any, indices_or_sections: Any, axis: int = 0) -> list[Any]:
         n, k = ary.shape[axis], indices_or_sections
         indices_or_sections = [i * (n // k) + min(i, n % k) for i in range(1, k)]
     return split(ary, indices_or_sections, axis)
+
+
+def cut_along(axis: int) -> Function:
+    """np.vsplit and np.hsplit, of which the latter cuts a vector along its only axis."""
+    return lambda ary, indices_or_sections: split(ary, indices_or_sections, min(axis, ary.ndim - 1))
+
+
+def swapaxes(a: Any, axis1: int, axis2: int) -> Any:
+    return ops.swapaxes(a, axis1, axis2)
+
+
+def take_along_axis(arr: Any, indices: Any, axis: int | None = -1) -> Any:
+    if axis is None:
+        return ops.take_along_axis(ops.reshape(arr, -1), indices, 0)
+    return ops.take_along_axis(arr, indices, axis)
 
 
 def expand_dims(a: Any, axis: int | tuple[int, ...]) -> Any:
@@ -220,15 +235,19 @@ def bincount(x: Any, weights: Any = None, minlength: int = 0) -> Any:
 
 
 # ---- made, and written into ----------------------------------------------------------------------------------------
-def like(fill: Any) -> Function:
-    """np.zeros_like and its like: of an array's shape and dtype, full of a value."""
+def full_like(
+    a: Any, fill_value: Any, dtype: Any = None, order: str = "K", subok: bool = True, shape: Any = None
+) -> Any:  # fmt: skip
+    """An array of another one's shape and dtype, full of a value."""
+    shape, dtype = a.shape if shape is None else shape, dtype or a.dtype
+    if isinstance(fill_value, Tensor):
+        return ops.alias(ops.broadcast_to(ops.astype(fill_value, host.dtype(dtype)), shape))
+    return Tensor(xp.full(shape, fill_value, dtype))
 
-    def made(a: Any, fill_value: Any = fill, dtype: Any = None, shape: Any = None, order: str = "K") -> Tensor:
-        full = Tensor(xp.empty(a.shape if shape is None else shape, dtype or a.dtype))
-        full[...] = fill_value
-        return full
 
-    return made
+def like(fill: float) -> Function:
+    """np.zeros_like and its like."""
+    return lambda a, *args, **kwargs: full_like(a, fill, *args, **kwargs)
 
 
 def written(target: Any) -> Tensor:
@@ -241,7 +260,7 @@ def written(target: Any) -> Tensor:
     )
 
 
-def copyto(dst: Any, src: Any, where: Any = True) -> None:
+def copyto(dst: Any, src: Any, *, where: Any = True) -> None:
     written(dst)[...] = src if where is True else ops.where(as_array(where), src, dst)
 
 
@@ -275,7 +294,7 @@ def copied(a: Any, order: str = "K") -> Any:
     return made
 
 
-def cast(x: Any, dtype: Any, order: str = "K", copy: bool = True) -> Any:
+def cast(x: Any, dtype: Any, *, order: str = "K", copy: bool = True) -> Any:
     return ops.astype(x, host.dtype(dtype))
 
 

@@ -5,10 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 from minigrad import ops
+from minigrad.backend import is_array, is_scalar, xp
 from minigrad.backend import numpy as host
-from minigrad.backend import xp
 from minigrad.numpy_protocol.arrangements import at, where, written
-from minigrad.numpy_protocol.promotion import Function, as_array, as_values, on_tape, operands, promoted
+from minigrad.numpy_protocol.promotion import (
+    Function,
+    as_array,
+    as_raw,
+    as_values,
+    is_discrete,
+    on_tape,
+    operands,
+    plain,
+    promoted,
+)
 from minigrad.numpy_protocol.tables import ACCUMULATED, CONSTANT, FUNCTIONS, INSTEAD, REDUCED, UFUNCS
 from minigrad.tensor import Tensor
 
@@ -18,6 +28,8 @@ UNSET = {"dtype", "out"}
 """Keywords for which None stands for "not given"; an axis of None is an axis."""
 MAKE = {"astype", "zeros_like", "ones_like", "empty_like", "full_like"}
 """Functions that look at their dtype themselves."""
+WRITERS = {"copyto", "fill_diagonal", "putmask", "add.at", "subtract.at"}
+"""Functions that write into their first argument."""
 
 
 def call(name: str, op: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -41,7 +53,7 @@ def call(name: str, op: Function, args: tuple[Any, ...], kwargs: dict[str, Any])
         unknown_form = "unexpected keyword" in str(error) or "positional argument" in str(error)
         words = f"on Tensors this form of the call is not known: {error}" if unknown_form else str(error)
         raise error if words.startswith("np.") else type(error)(f"np.{name}: {words}") from error
-    return result
+    return plain(result)
 
 
 def array_ufunc(self: Tensor, ufunc: Any, method: str, *args: Any, **kwargs: Any) -> Any:
@@ -49,6 +61,8 @@ def array_ufunc(self: Tensor, ufunc: Any, method: str, *args: Any, **kwargs: Any
     name = ufunc.__name__.removeprefix("cupy_")
     full = name if method == "__call__" else f"{name}.{method}"
     kwargs.pop("order", None)
+    if ufunc.nin == 1 and of_integers(full, args, kwargs):  # what has two operands is an operator, and as minigrad's
+        return own(ufunc, args, kwargs)
     if method == "reduce" and name in REDUCED:
         kwargs.setdefault("axis", 0)
         return call(full, FUNCTIONS[REDUCED[name]], args, kwargs)
@@ -81,6 +95,8 @@ def array_function(self: Tensor, function: Any, types: Any, args: tuple[Any, ...
     """`Tensor.__array_function__`."""
     module = function.__module__.removeprefix("numpy").lstrip(".")
     name = f"{module}.{function.__name__}" if module and not module.startswith("_") else function.__name__
+    if of_integers(name, args, kwargs):
+        return own(function, args, kwargs)
     if name in FUNCTIONS:
         return call(name, FUNCTIONS[name], args, kwargs)
     return otherwise(name, function, args, kwargs)
@@ -92,6 +108,17 @@ def otherwise(name: str, function: Function, args: tuple[Any, ...], kwargs: dict
         raise TypeError(unknown(name))
     result = function(*as_values(args), **{key: as_values(value) for key, value in kwargs.items()})
     return Tensor(xp.asarray(result)) if isinstance(result, host.ndarray) and result.dtype.kind == "f" else result
+
+
+def of_integers(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether a function is given integers and truth values alone, of which no gradient is: then it is NumPy's own."""
+    return name not in WRITERS and kwargs.get("out") is None and is_discrete((args, *kwargs.values()))
+
+
+def own(function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """NumPy's own function of the arrays of Tensors."""
+    result = function(*as_raw(args), **{key: as_raw(value) for key, value in kwargs.items()})
+    return plain(Tensor(xp.asarray(result))) if is_array(result) or is_scalar(result) else result
 
 
 def unknown(name: str) -> str:

@@ -10,7 +10,7 @@ from minigrad.backend import numpy as host
 from minigrad.backend import to_numpy
 from minigrad.numpy_protocol import arrangements as arranged
 from minigrad.numpy_protocol.dispatch import call
-from minigrad.numpy_protocol.promotion import Function
+from minigrad.numpy_protocol.promotion import Function, plain
 from minigrad.numpy_protocol.tables import FUNCTIONS, UFUNCS
 from minigrad.tensor import Tensor, Versioned
 
@@ -28,7 +28,7 @@ def either(name: str, method: Function) -> Function:
     def run(self: Tensor, *args: Any, **kwargs: Any) -> Any:
         if kwargs.keys() & NUMPYS or any(isinstance(a, (str, type, host.dtype, list)) or a is None for a in args):
             return call(name, numpys, (self, *args), kwargs)
-        return method(self, *args, **kwargs)
+        return plain(method(self, *args, **kwargs))
 
     return run
 

@@ -91,7 +91,7 @@ def kron(a: Any, b: Any) -> Any:
     return ops.reshape(apart[0] * apart[1], tuple(n * m for n, m in zip(rows, columns, strict=True)))
 
 
-def cross(a: Any, b: Any, axis: int = -1) -> Any:
+def cross(a: Any, b: Any, *, axis: int = -1) -> Any:
     """Of vectors of three components."""
     if a.shape[axis] != 3 or b.shape[axis] != 3:
         raise TypeError(f"np.cross: the tape knows vectors of 3 components, not {list(a.shape)} and {list(b.shape)}")

@@ -17,7 +17,7 @@ Function = Callable[..., Any]
 
 
 class Rule:
-    """Whether operands of several floating dtypes take the widest of them."""
+    """Whether operands of several floating dtypes take the widest of them, and integers are NumPy's."""
 
     widens = False
 
@@ -41,11 +41,32 @@ def on_tape(value: Any) -> bool:
 
 def as_values(value: Any) -> Any:
     """The same with NumPy's arrays where Tensors stood, for what no gradient flows through."""
+    return untaped(value, lambda t: t.numpy())
+
+
+def as_raw(value: Any) -> Any:
+    """The same with the arrays of Tensors in their places."""
+    return untaped(value, lambda t: t.data)
+
+
+def untaped(value: Any, of: Function) -> Any:
     if isinstance(value, Tensor):
-        return value.numpy()
+        return of(value)
     if isinstance(value, (list, tuple)) and holds_tensor(value):
-        return type(value)([as_values(part) for part in value])
+        return type(value)([untaped(part, of) for part in value])
     return value
+
+
+def plain(result: Any) -> Any:
+    """A result; while a user's code is studied, integers and truth values as NumPy's: what is made of them is, too."""
+    return result.data[()] if rule.widens and isinstance(result, Tensor) and result.dtype.kind in "biu" else result
+
+
+def is_discrete(values: Any) -> bool:
+    """Whether the Tensors and arrays among some values, at any depth, hold integers and truth values alone."""
+    if isinstance(values, (list, tuple)):
+        return all(map(is_discrete, values))
+    return not (isinstance(values, Tensor) or is_array(values)) or values.dtype.kind in "biu"
 
 
 def as_array(value: Any) -> Any:

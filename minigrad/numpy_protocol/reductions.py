@@ -10,7 +10,7 @@ from typing import Any
 
 from minigrad import ops
 from minigrad.backend import xp
-from minigrad.numpy_protocol.promotion import Function, as_array, widened
+from minigrad.numpy_protocol.promotion import Function, arrays, as_array, widened
 from minigrad.ops import Axis
 from minigrad.tensor import Tensor
 
@@ -91,6 +91,11 @@ def average(a: Any, axis: Axis = None, weights: Any = None, *, keepdims: bool = 
     return ops.sum(a * w, axis, bool(keepdims)) / ops.sum(w, axis, bool(keepdims))
 
 
+def choice(op: Function) -> Function:
+    """An op along an axis whose result is a place or a truth value."""
+    return lambda a, axis=None, *, keepdims=False: op(a, axis, bool(keepdims))
+
+
 def ptp(a: Any, axis: Axis = None, *, keepdims: bool = False) -> Any:
     return ops.max(a, axis, bool(keepdims)) - ops.min(a, axis, bool(keepdims))
 
@@ -140,18 +145,25 @@ def median(a: Any, axis: int | None = None, *, keepdims: bool = False) -> Any:
 
 
 def percentile(a: Any, q: Any, axis: int | None = None, *, keepdims: bool = False) -> Any:
-    return quantile(a, xp.asarray(q) / 100 if getattr(q, "ndim", 0) else q / 100, axis, keepdims=keepdims)
+    return quantile(a, xp.asarray(q) / 100, axis, keepdims=keepdims)
 
 
-def cov(m: Any, rowvar: bool = True, bias: bool = False, ddof: int | None = None) -> Any:
-    """Of variables that are rows (columns, where rowvar is false)."""
-    x = ops.reshape(m, (1, -1)) if m.ndim == 1 else m if rowvar else ops.transpose(m)
+def variables(m: Any, rowvar: bool) -> Any:
+    """A row for each variable."""
+    return ops.reshape(m, (1, -1)) if m.ndim == 1 else m if rowvar else ops.transpose(m)
+
+
+def cov(m: Any, y: Any = None, rowvar: bool = True, bias: bool = False, ddof: int | None = None) -> Any:
+    """Of variables that are rows (columns, where rowvar is false); those of y come after those of m."""
+    x = variables(m, rowvar)
+    if y is not None:
+        x = ops.concatenate(arrays([x, variables(as_array(y), rowvar)]))
     x = x - ops.mean(x, 1, True)
     return ops.squeeze(ops.matmul(x, ops.transpose(x)) / (x.shape[1] - (int(not bias) if ddof is None else ddof)))
 
 
-def corrcoef(x: Any, rowvar: bool = True) -> Any:
-    c = cov(x, rowvar)
+def corrcoef(x: Any, y: Any = None, rowvar: bool = True) -> Any:
+    c = cov(x, y, rowvar)
     if not c.ndim:
         return c / c
     d = ops.sqrt(ops.diagonal(c))
@@ -166,9 +178,16 @@ def diff(a: Any, n: int = 1, axis: int = -1) -> Any:
     return a
 
 
-def trapezoid(y: Any, dx: float = 1.0, axis: int = -1) -> Any:
+def trapezoid(y: Any, x: Any = None, dx: Any = 1.0, axis: int = -1) -> Any:
+    """The area under straight lines from value to value; x: where they stand, else dx apart."""
+    y = as_array(y)
+    if x is not None:
+        x = as_array(x)
+        dx = diff(x, axis=axis if x.ndim > 1 else -1)
+        dx = ops.reshape(dx, tuple(-1 if i == axis % y.ndim else 1 for i in range(y.ndim))) if x.ndim == 1 else dx
     head = (slice(None),) * (axis % y.ndim)
-    return ops.sum(ops.getitem(y, (*head, slice(1, None))) + ops.getitem(y, (*head, slice(None, -1))), axis) * (dx / 2)
+    pairs = ops.getitem(y, (*head, slice(1, None))) + ops.getitem(y, (*head, slice(None, -1)))
+    return ops.sum(pairs * (dx / 2), axis)
 
 
 extreme = {"max": reduction(ops.max, ops.maximum, None), "min": reduction(ops.min, ops.minimum, None)}

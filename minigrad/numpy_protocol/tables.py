@@ -82,9 +82,11 @@ MOST = float(host.finfo(host.float64).max)
 FUNCTIONS: dict[str, Any] = {
     name: getattr(ops, name)
     for name in [
-        "all", "any", "argmax", "argmin", "broadcast_to", "flip", "logsumexp", "outer", "roll",
-        "round", "squeeze", "swapaxes", "take_along_axis", "tensordot", "tile", "tril", "triu",
+        "broadcast_to", "flip", "logsumexp", "outer", "roll", "round", "squeeze", "tensordot", "tile", "tril", "triu",
     ]
+} | {
+    name: reductions.choice(getattr(ops, name))
+    for name in ["all", "any", "argmax", "argmin"]
 } | {
     name: getattr(reductions, name)
     for name in [
@@ -100,8 +102,8 @@ FUNCTIONS: dict[str, Any] = {
     name: getattr(arranged, name)
     for name in [
         "array_split", "bincount", "clip", "column_stack", "concatenate", "copyto", "diag", "diagonal", "expand_dims",
-        "fill_diagonal", "hstack", "moveaxis", "pad", "putmask", "ravel", "repeat", "reshape", "select", "split",
-        "stack", "take", "trace", "transpose", "vstack", "where",
+        "fill_diagonal", "full_like", "hstack", "moveaxis", "pad", "putmask", "ravel", "repeat", "reshape", "select",
+        "split", "stack", "swapaxes", "take", "take_along_axis", "trace", "transpose", "vstack", "where",
     ]
 } | reductions.extreme | reductions.nan_extreme | {
     "amax": reductions.extreme["max"],
@@ -127,15 +129,17 @@ FUNCTIONS: dict[str, Any] = {
     "extract": arranged.moves("extract", 1),
     "fliplr": lambda m: ops.flip(m, 1),
     "flipud": lambda m: ops.flip(m, 0),
-    "full_like": arranged.like(0),
-    "hsplit": lambda a, sections: arranged.split(a, sections, 1 if a.ndim > 1 else 0),
+    "hsplit": arranged.cut_along(1),
     "imag": lambda a: a * 0,
     "insert": arranged.moves("insert", 0, 2),
     "lib.stride_tricks.sliding_window_view": arranged.moves("lib.stride_tricks.sliding_window_view", 0),
     "linalg.diagonal": ops.diagonal,
     "linalg.matmul": ops.matmul,
+    "linalg.matrix_transpose": ops.mT,
     "linalg.outer": ops.outer,
+    "linalg.tensordot": ops.tensordot,
     "linalg.trace": ops.trace,
+    "linalg.vecdot": UFUNCS["vecdot"],
     "matrix_transpose": ops.mT,
     "mean": reductions.mean_over,
     "meshgrid": arranged.moves("meshgrid"),
@@ -156,7 +160,7 @@ FUNCTIONS: dict[str, Any] = {
     "sort": reductions.flat(ops.sort),
     "sum": reductions.total,
     "unstack": arranged.moves("unstack", 0),
-    "vsplit": lambda a, sections: arranged.split(a, sections, 0),
+    "vsplit": arranged.cut_along(0),
     "zeros_like": arranged.like(0),
 }  # fmt: skip
 """NumPy's other functions by name, `linalg.` before those of numpy.linalg."""
@@ -164,7 +168,6 @@ FUNCTIONS: dict[str, Any] = {
 CONSTANT = {
     "allclose", "argwhere", "array_equal", "array_repr", "array_str", "can_cast", "count_nonzero", "digitize",
     "flatnonzero", "isclose", "iscomplexobj", "isrealobj", "min_scalar_type", "nonzero", "result_type", "searchsorted",
-    "unique",
 }  # fmt: skip
 """NumPy functions whose result is no part of any gradient: they run on the values."""
 
@@ -181,6 +184,7 @@ INSTEAD = {
     "partition": "use np.sort",
     "piecewise": "use np.where or np.select",
     "sinc": "write np.sin(np.pi * x) / (np.pi * x)",
+    "unique": "use np.sort",
     "vectorize": "write the function for whole arrays",
 } | dict.fromkeys(
     ["linalg.eig", "linalg.eigh", "linalg.eigvals", "linalg.eigvalsh", "linalg.qr", "linalg.svd", "linalg.svdvals"],

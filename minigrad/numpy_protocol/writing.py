@@ -18,7 +18,7 @@ from minigrad import ops
 from minigrad.backend import xp
 from minigrad.numpy_protocol.methods import of_arrays
 from minigrad.numpy_protocol.namespace import shown
-from minigrad.numpy_protocol.promotion import Function, as_array, holds_tensor, operands, rule
+from minigrad.numpy_protocol.promotion import Function, as_array, holds_tensor, operands, plain, rule
 from minigrad.tensor import Tensor, Versioned, raw_index
 
 
@@ -134,8 +134,8 @@ def _assigning(before: Function) -> Function:
 
 
 def _promoting(operator: Function) -> Function:
-    """An operator of Tensors that widens floating dtypes as NumPy's does."""
-    return lambda a, b: operator(*operands((a, b)))
+    """An operator of Tensors that widens floating dtypes as NumPy's does, and compares to arrays."""
+    return lambda a, b: plain(operator(*operands((a, b))))
 
 
 def _in_place(name: str, operator: Function) -> Function:
