@@ -5,7 +5,8 @@ what a function should do with it. `tables` answers: the name of a NumPy functio
 here (an op, or a composition of ops in `reductions`, `products`, `arrangements`). So a forward function full
 of `np.mean` and `np.sqrt` runs on Tensors unchanged, also where an array stands on the left of an operator.
 What the tape could not see (a function that is not in the tables, `np.asarray`) raises in `dispatch` and
-names the call: nothing is silently left out of a gradient.
+names the call: nothing is silently left out of a gradient. What NumPy does not ask about is one number, which
+it reads as `float(t)` does: `a[i] = t`, for one element of an array, and `a.fill(t)`.
 
 `writable` goes further, for code that is to be studied rather than written: inside it the code sees a copy of
 NumPy in which the arrays that it makes are Tensors (`namespace`), and they have the methods of arrays

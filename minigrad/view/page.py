@@ -104,11 +104,10 @@ def contents(tape: Tape, leaves: Sequence[Line] | None) -> dict[str, Any]:
 
 
 def _line(tape: Tape, line: Line, reverse: bool, pictures: Pictures) -> dict[str, Any]:
-    keeps = ", ".join(f"{name} {words.size_text(n)}" for name, n in line.keeps)
     return {
         "n": line.number, "name": line.name, "op": line.op, "symbol": drawing.SYMBOLS.get(line.op, line.op),
         "expression": line.expression, "named": line.node in tape.given, "layer": line.layer,
-        "shape": list(line.node.shape), "dtype": str(line.node.dtype), "keeps": keeps or "nothing",
+        "shape": list(line.node.shape), "dtype": str(line.node.dtype), "keeps": line.kept or "nothing",
         "leaf": line.node.primitive is None,
         "value": pictures.number(tape.values.get(line.node)),
         "cotangent": pictures.number(tape.cotangents.get(line.node)) if reverse else None,

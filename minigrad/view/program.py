@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import math
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,10 +20,10 @@ from minigrad import ops
 from minigrad import paths as split
 from minigrad.autodiff import _seed
 from minigrad.backend import Array, is_array, xp
-from minigrad.tape import FREED, Node, detached, history
+from minigrad.tape import FREED, Node, detached, history, owner
 from minigrad.tensor import Tensor, as_array, on_tape
 from minigrad.view import drawing, page, table, words
-from minigrad.view.values import UNKNOWN, Kept, arrays_in, constants, program, recover, run, slots
+from minigrad.view.values import UNKNOWN, Kept, arrays_in, constants, program, recover, run_again, slots
 
 MOVES = {"alias", "astype", "broadcast_to", "concatenate", "reshape", "sum", "sum_to", "take", "transpose"}
 """Linear rows whose matrix holds nothing but ones and zeros."""
@@ -97,6 +98,13 @@ class Line:
                 shown = self.operands[place] if place is not None and place >= 0 else name
                 seen.setdefault(id(array), (self.name if name == "y" else shown, array.nbytes))
         return list(seen.values())
+
+    @property
+    def kept(self) -> str:
+        """What the line keeps in words, or "freed"."""
+        if self.node.residuals is FREED:
+            return "freed"
+        return ", ".join(f"{name} {words.size_text(n)}" for name, n in self.keeps)
 
     @property
     def value(self) -> Tensor:
@@ -255,8 +263,8 @@ class Tape:
             )
         g = _seed(self.y, self.seed, "Tape")
         held: dict[Node, Array] = {self.y.node: g.data if isinstance(g, Tensor) else g}  # type: ignore[dict-item]
-        uses = self._uses()
-        arrived: dict[Node, int] = {}
+        uses = Counter(source for node in self.nodes for source in node.inputs)
+        arrived = Counter[Node]()
         steps = []
         for node in reversed(self.nodes):
             g = held.get(node)
@@ -264,7 +272,7 @@ class Tape:
                 continue
             for argument, source, part in split.pull(node, g):
                 held[source] = part if source not in held else held[source] + part
-                arrived[source] = arrived.get(source, 0) + 1
+                arrived[source] += 1
                 steps.append(self._step(node, argument, source, g, part, held[source], uses[source], arrived[source]))
         self._cotangents = held
         return steps
@@ -274,14 +282,6 @@ class Tape:
         """The complete cotangent of every node that the result depends on, as raw arrays."""
         assert self.steps is not None
         return self._cotangents
-
-    def _uses(self) -> dict[Node, int]:
-        uses: dict[Node, int] = {}
-        for node in self.nodes:
-            for source in node.inputs:
-                if source is not None:
-                    uses[source] = uses.get(source, 0) + 1
-        return uses
 
     def _step(
         self, node: Node, argument: int, source: Node, g: Array, part: Array, running: Array, uses: int, arrived: int
@@ -439,13 +439,10 @@ class Tape:
         """A line's value computed again from its operands' values, to compare with what was kept."""
         if line.node.primitive is None:
             return line.value.data
-        operands = [
-            constant if source is None else self.values.get(source, UNKNOWN)
-            for source, constant in zip(line.node.inputs, constants(line.node), strict=True)
-        ]
-        if any(operand is UNKNOWN for operand in operands):
+        found = run_again(line.node, self.values)
+        if found is None:
             raise RuntimeError(f"Tape: an operand of {line.name!r} (line {line.number}) was not kept")
-        return run(line.node.primitive, operands, line.node.params)
+        return found
 
     def table(self, elements: int = 6) -> table.StepTable:
         """The step table: forward lines with values, backward steps with cotangents. print() it, or take
@@ -479,12 +476,12 @@ class Tape:
 
     def keeps(self) -> tuple[int, int]:
         """Bytes kept by all lines, each array once: (in all, of which leaves' own arrays)."""
-        own = {id(_base(a)) for n in self.nodes if n.primitive is None and (a := getattr(n, "aside", None)) is not None}
+        own = {id(owner(a)) for n in self.nodes if n.primitive is None and (a := getattr(n, "aside", None)) is not None}
         seen: dict[int, int] = {}
         for node in self.nodes:
             for _, _, value in slots(node):
                 for array in arrays_in(value):
-                    base = _base(array)
+                    base = owner(array)
                     seen[id(base)] = max(seen.get(id(base), 0), array.nbytes)
         return sum(seen.values()), sum(n for key, n in seen.items() if key in own)
 
@@ -497,13 +494,6 @@ class Tape:
 
     def __repr__(self) -> str:
         return f"<tape of {self.names[self.y.node]}: {len(self.lines)} lines>"  # type: ignore[index]
-
-
-def _base(array: Any) -> Any:
-    """The array that owns the memory."""
-    while is_array(getattr(array, "base", None)):
-        array = array.base
-    return array
 
 
 def unknown(name: str, known: Iterable[str], where: str) -> str:

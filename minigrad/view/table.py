@@ -30,7 +30,7 @@ def program(tape: Tape) -> str:
         static = [] if node.primitive is None else words.static_text(node.primitive, node.params)
         inputs = ", ".join([*line.operands, *static])
         kind = [str(list(node.shape)), str(node.dtype), words.printable(node.label or "")]
-        rows.append([str(line.number), line.name, line.op, inputs, *kind, _keeps(line)])
+        rows.append([str(line.number), line.name, line.op, inputs, *kind, line.kept])
     total, own = tape.keeps()
     freed = sum(line.node.residuals is FREED for line in tape.lines)
     tail = f"keeps {words.size_text(total)}"
@@ -39,12 +39,6 @@ def program(tape: Tape) -> str:
     leaves = sum(line.node.primitive is None for line in tape.lines)
     head = f"tape of {tape.lines[-1].name}: {len(rows)} lines, {leaves} of them leaves; {tail}"
     return head + "\n" + aligned(PROGRAM, rows, right={0})
-
-
-def _keeps(line: object) -> str:
-    if line.node.residuals is FREED:  # type: ignore[attr-defined]
-        return "freed"
-    return ", ".join(f"{name} {words.size_text(n)}" for name, n in line.keeps)  # type: ignore[attr-defined]
 
 
 def aligned(head: Row, rows: list[Row], right: set[int] | None = None) -> str:
@@ -74,7 +68,7 @@ class StepTable:
             value = values.get(line.node)
             text = words.short(value, elements) if value is not None else "not kept (use mg.trace)"
             shape = str(list(line.node.shape))
-            self.forward.append([str(line.number), line.name, line.expression, shape, text, _keeps(line)])
+            self.forward.append([str(line.number), line.name, line.expression, shape, text, line.kept])
         self.backward: list[Row] = []
         self.note = ""
         if tape.seed is None and tape.y.size != 1:

@@ -9,7 +9,7 @@ says so, and `with mg.trace():` around the computation keeps it. Nothing here is
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,6 +104,15 @@ def run(row: Primitive, arguments: Sequence[Any], params: Sequence[Any]) -> Any:
     return xp.asarray(row.forward(**dict(zip(row.arguments, arguments, strict=True)), **statics))
 
 
+def run_again(node: Node, known: Mapping[Node, Any]) -> Any:
+    """A line's value computed again on known values of its operands; None where one is not known."""
+    pairs = zip(node.inputs, constants(node), strict=True)
+    operands = [constant if source is None else known.get(source, UNKNOWN) for source, constant in pairs]
+    if node.primitive is None or any(operand is UNKNOWN for operand in operands):
+        return None
+    return run(node.primitive, operands, node.params)
+
+
 def recover(nodes: Sequence[Node]) -> tuple[dict[Node, Any], Node | None]:
     """Every value that can be known, for nodes in the order of recording.
 
@@ -128,15 +137,12 @@ def recover(nodes: Sequence[Node]) -> tuple[dict[Node, Any], Node | None]:
             known.setdefault(node, node.aside)
     changed: Node | None = None
     for node in nodes:
-        if node.primitive is None:
-            continue
-        pairs = zip(node.inputs, constants(node), strict=True)
-        operands = [constant if source is None else known.get(source, UNKNOWN) for source, constant in pairs]
-        if any(operand is UNKNOWN for operand in operands):
+        found = run_again(node, known)
+        if found is None:
             continue
         if node not in known:
-            known[node] = run(node.primitive, operands, node.params)
-        elif changed is None and not agree(known[node], run(node.primitive, operands, node.params)):
+            known[node] = found
+        elif changed is None and not agree(known[node], found):
             changed = node
     return known, changed
 
