@@ -48,6 +48,8 @@ def write_atomically(path: Path, content: bytes) -> None:
     """
     if not path.parent.is_dir():
         raise FileNotFoundError(f"save: there is no folder {path.parent} to write {path.name} into")
+    if path.is_dir():
+        raise IsADirectoryError(f"save: {path} is a folder; give the name of a file in it")
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         with open(temporary, "xb") as file:

@@ -16,6 +16,7 @@ from typing import Any
 
 from minigrad.autodiff import _joint, _leading_to, _lift, _seed
 from minigrad.backend import Array
+from minigrad.given import whole
 from minigrad.ops import astype, norm, sum_to
 from minigrad.tape import FREED, Node, enable_grad, history, writes
 from minigrad.tensor import Tensor
@@ -81,7 +82,7 @@ def paths(
     chosen = None if through is None else [n for item in through for n in _asked_for(item, between, given)]
     marks = waypoints(between, given, chosen, lambda node: given.get(node) or name_of(node))
     ends = (given.get(x.node, "x"), given.get(y.node, "y"))
-    return split(y.node, x.node, g, marks, ends, create_graph, limit)
+    return split(y.node, x.node, g, marks, ends, create_graph, whole("paths: limit", limit))
 
 
 def _asked_for(item: str | Tensor, between: Sequence[Node], given: dict[Node, str]) -> list[Any]:

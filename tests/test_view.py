@@ -629,6 +629,21 @@ def test_nothing_is_half_written(tmp_path, monkeypatch, save):
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("there", "before")]
 
 
+@pytest.mark.parametrize(
+    ("ask", "error", "words"),
+    [
+        (lambda tape: tape.save_html("nowhere/tape.html"), FileNotFoundError, "there is no folder nowhere"),
+        (lambda tape: tape.svg("."), IsADirectoryError, "is a folder; give the name of a file"),
+        (lambda tape: tape.table(-1), ValueError, "table: elements must be at least 0, not -1"),
+        (lambda tape: tape.table("all"), TypeError, "table: elements must be a whole number, not 'all'"),
+        (lambda tape: tape.paths("x", limit=0), ValueError, "paths: limit must be at least 1, not 0"),
+    ],
+)
+def test_bad_arguments_are_refused_by_name(ask, error, words):
+    with pytest.raises(error, match=words):
+        ask(batch_norm_tape()[-1])
+
+
 def test_page_of_a_freed_or_unreduced_tape_says_so():
     loss, *_ = batch_norm_tape()
     loss.backward()

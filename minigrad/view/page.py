@@ -11,11 +11,9 @@ from __future__ import annotations
 import html
 import json
 import math
-import os
 import re
 from collections.abc import Sequence
 from importlib import resources
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minigrad import paths as split
@@ -36,16 +34,6 @@ OPENABLE = 200
 
 MOST_PATHS = 16
 """Paths shown for one leaf; beyond it those that are alike near the result are merged."""
-
-
-def write(text: str, file: Path) -> None:
-    """Writes a file, all of it or nothing."""
-    partial = file.with_name(file.name + ".partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, file)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def page(tape: Tape, title: str, leaves: Sequence[Line] | None) -> str:

@@ -20,6 +20,8 @@ from minigrad import ops
 from minigrad import paths as split
 from minigrad.autodiff import _seed
 from minigrad.backend import Array, is_array, xp
+from minigrad.files import write_atomically
+from minigrad.given import whole
 from minigrad.tape import FREED, Node, detached, history, owner
 from minigrad.tensor import Tensor, as_array, on_tape
 from minigrad.view import drawing, page, table, words
@@ -182,8 +184,8 @@ class Tape:
         )
 
     def _some_names(self) -> str:
-        labels = [node.label for node in self.nodes if node.label]
-        named = labels or [f"line {number}" for node, number in self.numbers.items() if node.primitive is None]
+        labels = dict.fromkeys(node.label for node in self.nodes if node.label)
+        named = list(labels) or [f"line {number}" for node, number in self.numbers.items() if node.primitive is None]
         return ", ".join(named[:12]) + (", ..." if len(named) > 12 else "")
 
     def __len__(self) -> int:
@@ -348,7 +350,8 @@ class Tape:
         self._alive("a split into paths")
         g = _seed(self.y, self.seed if cotangent is None else cotangent, "paths")
         marks = self.waypoints(line.node, None if through is None else [self[item].node for item in through])
-        return split.split(y, line.node, g, marks, (line.name, self.names[y]), create_graph, limit)
+        ends = (line.name, self.names[y])
+        return split.split(y, line.node, g, marks, ends, create_graph, whole("paths: limit", limit))
 
     def waypoints(self, x: Node, chosen: Iterable[Node] | None = None) -> dict[Node, str]:
         """The nodes by which ways from the result back to x are told apart, with their names."""
@@ -450,7 +453,7 @@ class Tape:
 
         elements: arrays of at most so many are shown in full, larger ones by their statistics.
         """
-        return table.StepTable(self, elements)
+        return table.StepTable(self, whole("table: elements", elements, least=0))
 
     def dot(self) -> str:
         """The graph in Graphviz's language."""
@@ -463,7 +466,7 @@ class Tape:
         """
         text = drawing.by_graphviz(self) if graphviz else drawing.svg(self)
         if file is not None:
-            page.write(text, File(file))
+            write_atomically(File(file), text.encode())
         return text
 
     def save_html(self, file: str | File, title: str = "A tape", paths: Iterable[str | Tensor] | None = None) -> None:
@@ -472,7 +475,8 @@ class Tape:
         paths: the leaves (names or Tensors) whose gradients are split; by default up to four.
         """
         paths = [paths] if isinstance(paths, str) else paths
-        page.write(page.page(self, title, None if paths is None else [self[p] for p in paths]), File(file))
+        text = page.page(self, title, None if paths is None else [self[p] for p in paths])
+        write_atomically(File(file), text.encode())
 
     def keeps(self) -> tuple[int, int]:
         """Bytes kept by all lines, each array once: (in all, of which leaves' own arrays)."""
