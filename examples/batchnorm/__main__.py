@@ -86,16 +86,15 @@ def page(rows: Sequence[tuple[int, Finding, float]], figures: dict[int, bytes]) 
     """One self-contained page: the tape of BatchNorm, then every claim with its number and figure."""
     tape = small_tape()
     split = tape.paths("x")
-    ways = "".join(f"<li>{study.PATHS[p.labels]}: norm {p.norm:.3g}, share {p.share:+.1%}</li>" for p in split)
+    ways = "".join(f"<li>{study.PATHS[p.labels]}: norm {p.norm:.3g}, share {p.share:.1%}</li>" for p in split)
     parts = [
-        f"<!doctype html><html lang='en'><meta charset='utf-8'><title>BatchNorm and "
-        f"autodiff</title><style>{STYLE}</style>",
+        "<!doctype html><html lang='en'><meta charset='utf-8'>"
+        "<meta name='viewport' content='width=device-width, initial-scale=1'>"
+        f"<title>BatchNorm and autodiff</title><style>{STYLE}</style>",
         "<h1>How autodiff handles BatchNorm</h1>",
-        "<p>There is no rule for BatchNorm's derivative in minigrad: a mean, a difference, a square, a "
-        "mean, a root and a "
-        "quotient are recorded, and the gradient follows from their rules. This is the tape of one small "
-        "batch, with the "
-        "values above the arrows and the cotangents below them.</p>",
+        "<p>There is no rule for BatchNorm's derivative in minigrad: a mean, a difference, a square, a mean, a root "
+        "and a quotient are recorded, and the gradient follows from their rules. This is the tape of one small batch, "
+        "with the values above the arrows and the cotangents below them.</p>",
         f"<div class='wide'>{tape.svg()}</div><p><a href='tape.html'>The same tape to play with</a>: its reverse pass "
         "step by step, its values and its paths.</p><p>The gradient of x is the sum over its "
         f"ways:</p><ul>{ways}</ul>",
@@ -112,7 +111,8 @@ def page(rows: Sequence[tuple[int, Finding, float]], figures: dict[int, bytes]) 
         for head, body in finding.tables:
             heads = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
             cells = ["".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in body]
-            parts.append(f"<table><tr>{heads}</tr>{''.join(f'<tr>{row}</tr>' for row in cells)}</table>")
+            body_rows = "".join(f"<tr>{row}</tr>" for row in cells)
+            parts.append(f"<div class='wide'><table><tr>{heads}</tr>{body_rows}</table></div>")
         if number in figures:
             data = b64encode(figures[number]).decode()
             parts.append(f"<p><img alt='{html.escape(module.TITLE)}' src='data:image/png;base64,{data}'></p>")
