@@ -89,25 +89,21 @@ class Session(Reviewer):
     """A watch over this thread, from now until `off()` or the end of the `with` block."""
 
     def __init__(self, lock: bool) -> None:
-        super().__init__()
         self.written: list[Written] = []
         self._lock = lock
         self._layers: list[str] = []
         self._records: WeakSet[Record] = WeakSet()
-        self._before = (recording.observer, recording.watch)
-        recording.observer, recording.watch, recording.reviewer = self._observe, self._watch, self
-        self._on = True
+        self.begin()
 
     def off(self) -> None:
-        """Ends the watch and its locks; sessions that were made inside this one end with it."""
-        if self._on:
-            while isinstance(inner := recording.reviewer, Session) and inner is not self:
-                inner.off()
-            recording.observer, recording.watch = self._before
-            recording.reviewer = self.outer
-            self._on = False
-            for record in self._records:
-                record.release()
+        """Ends the watch and its locks; sessions and traces that began inside it end with it."""
+        self.end()
+
+    def end(self) -> bool:
+        """As `off`."""
+        for record in self._records:
+            record.release()
+        return super().end()
 
     def __enter__(self) -> Self:
         return self
@@ -121,17 +117,17 @@ class Session(Reviewer):
         self.off()
 
     # ---- forward -----------------------------------------------------------------------------------
-    def _watch(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def called(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Notes which layer runs."""
         self._layers.append(f"{type(module).__name__} {module._place!r}" if module._place else type(module).__name__)
-        outer = self._before[1]
         try:
-            return module.forward(*args, **kwargs) if outer is None else outer(module, args, kwargs)
+            return super().called(module, args, kwargs)
         finally:
             self._layers.pop()
 
-    def _observe(self, node: Node, arguments: tuple[Any, ...], y: Any) -> None:
-        if self._before[0] is not None:
-            self._before[0](node, arguments, y)
+    def recorded(self, node: Node, arguments: tuple[Any, ...], y: Any) -> None:
+        """Looks at the result of an op, and locks what the tape keeps of it."""
+        super().recorded(node, arguments, y)
         assert node.primitive is not None
         record = node.record = Record(node.primitive.name, place(), self._layer)
         fault = _fault(y, arguments)

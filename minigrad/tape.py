@@ -291,13 +291,39 @@ def place() -> str:
 
 
 class Reviewer:
-    """Who looks on at reverse passes and at writes in this thread: what debugging is built on.
+    """Who looks on at what this thread does, from `begin` to `end`: what tracing and debugging are built on.
 
-    outer: who looked on before, and is told all the same.
+    A subclass says what it looks at; the rest goes on to `outer`, who looked on before. Who began inside ends with it.
     """
 
-    def __init__(self) -> None:
-        self.outer = recording.reviewer
+    outer: Reviewer | None = None
+    _before: tuple[Any, Any] = (None, None)
+
+    def begin(self) -> None:
+        """Looks on from here."""
+        self.outer, self._before = recording.reviewer, (recording.observer, recording.watch)
+        recording.observer, recording.watch, recording.reviewer = self.recorded, self.called, self
+
+    def end(self) -> bool:
+        """Looks on no more, nor does anybody who began since. Returns False where that was so already."""
+        found = recording.reviewer
+        while found is not self:
+            if found is None:
+                return False
+            found = found.outer
+        while (inner := recording.reviewer) is not self and inner is not None:
+            inner.end()
+        (recording.observer, recording.watch), recording.reviewer = self._before, self.outer
+        return True
+
+    def recorded(self, node: Node, arguments: tuple[Any, ...], y: Any) -> None:
+        """An op was recorded: its node, its raw operands and its result."""
+        if self._before[0] is not None:
+            self._before[0](node, arguments, y)
+
+    def called(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A layer is called: what its `forward` gives."""
+        return module.forward(*args, **kwargs) if self._before[1] is None else self._before[1](module, args, kwargs)
 
     def computed(self, row: Primitive, arguments: tuple[Any, ...], y: Any) -> None:
         """An op on Tensors ran without being recorded: of constants, or under `no_grad`."""

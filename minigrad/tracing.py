@@ -94,20 +94,24 @@ class Trace(Reviewer):
             raise RuntimeError("trace: a trace is open already in this thread; leave it before the next begins")
         if self.model is not None:
             list(self.model.named_modules())  # which gives them their paths
-        super().__init__()
-        self._before = (recording.observer, recording.watch)
-        recording.observer, recording.watch, recording.reviewer = self._observe, self._watch, self
+        self.begin()
         recording.scope = []
         return self
+
+    def end(self) -> bool:
+        """Ends the trace, which holds from then on what it held."""
+        if not super().end():
+            return False
+        recording.scope = None
+        for node, (_, grad) in list(self._open.items()):
+            if node.grad is not grad:  # a pass inside reached it, and what comes later is another step's
+                self._part(node)
+        return True
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
-        recording.observer, recording.watch = self._before
-        recording.reviewer, recording.scope = self.outer, None
-        for node, (_, grad) in list(self._open.items()):
-            if node.grad is not grad:  # a pass inside reached it, and what comes later is another step's
-                self._part(node)
+        self.end()
         if self._called and not self._nodes and kind is None:
             warnings.warn(
                 "trace: layers were called and nothing was recorded: under no_grad(), or nothing there has "
@@ -115,10 +119,9 @@ class Trace(Reviewer):
                 stacklevel=2,
             )
 
-    def _observe(self, node: Node, arguments: tuple[Any, ...], y: Any) -> None:
-        outer = self._before[0]
-        if outer is not None:
-            outer(node, arguments, y)
+    def recorded(self, node: Node, arguments: tuple[Any, ...], y: Any) -> None:
+        """Keeps what a line of the tape computed, and from what."""
+        super().recorded(node, arguments, y)
         if recording.replaying:  # of what was checkpointed before the trace began
             return
         arguments = tuple(self._as_it_is(argument) for argument in arguments)
@@ -154,22 +157,19 @@ class Trace(Reviewer):
             self._copies[id(value)] = (value, write.serial, copy)  # holding the value keeps its id its own
         return copy
 
-    def _watch(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        scope, outer = recording.scope, self._before[1]
-
-        def run() -> Any:
-            return module.forward(*args, **kwargs) if outer is None else outer(module, args, kwargs)
-
+    def called(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Names what a layer gives after its path."""
+        scope = recording.scope
         if scope is None or recording.replaying:
-            return run()
+            return super().called(module, args, kwargs)
         self._called = True
         if not scope and not module._place:
             list(module.named_modules())  # a walk from further down may have been the last to give paths
         if not module._place:
-            return run()
+            return super().called(module, args, kwargs)
         scope.append(module._place)
         try:
-            y = run()
+            y = super().called(module, args, kwargs)
         finally:
             scope.pop()
         node = y.node if isinstance(y, Tensor) else None
@@ -247,4 +247,6 @@ def trace(subject: Any = None, offset: int = 0) -> Any:
     """
     if isinstance(subject, Tensor) or is_array(subject):
         return ops.trace(subject, offset)
+    if subject is not None and not hasattr(subject, "named_modules"):
+        raise TypeError(f"trace: needs a Module, a Tensor or nothing, not a {type(subject).__name__}")
     return Trace(subject)

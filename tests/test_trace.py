@@ -234,3 +234,23 @@ def test_a_layer_that_hands_on_what_it_is_given_names_nothing():
     with mg.trace(model) as t:
         model(x).sum().backward()
     assert t.names == ["1", "1.weight", "1.bias"] and x.label is None
+
+
+def test_who_began_inside_ends_with_it(step):
+    model, x, labels = step
+    session = mg.debug()
+    with mg.trace(model) as t:
+        F.cross_entropy(model(x), labels).backward()
+        session.off()
+        assert recording.reviewer is recording.observer is recording.watch is recording.scope is None
+    with mg.trace(model):
+        inner = mg.debug()
+    inner.off()
+    assert recording.reviewer is recording.observer is recording.watch is recording.scope is None
+    assert t["bn1/var"].grad is not None and model(x).node.residuals is not None
+
+
+@pytest.mark.parametrize("subject", [3, "model", [nn.Linear(2, 2)]])
+def test_a_trace_of_what_is_no_model_is_refused(subject):
+    with pytest.raises(TypeError, match="trace: needs a Module, a Tensor or nothing, not a"):
+        mg.trace(subject)

@@ -298,31 +298,31 @@ def _line_of(depth: int) -> tuple[int, str] | None:
 @contextlib.contextmanager
 def _watched(run: Forward) -> Iterator[None]:
     """Notes each node's values and source line as it is recorded."""
-    before = recording.observer, recording.reviewer
     inside_ours = not is_theirs(getattr(getattr(run.f, "__code__", None), "co_filename", ""))
 
     on_tape = {id(leaf.data) for leaf in run.leaves}
 
-    def observe(node: Node, arguments: tuple[Any, ...], y: Any) -> None:
-        run.values[node] = y
-        on_tape.add(id(y))
-        run.arguments[node] = arguments
-        line = None if inside_ours else _line_of(2)
-        if line is not None and line[1]:
-            run.lines[node] = line
+    class Watch(Reviewer):
+        def recorded(self, node: Node, arguments: tuple[Any, ...], y: Any) -> None:
+            super().recorded(node, arguments, y)
+            run.values[node] = y
+            on_tape.add(id(y))
+            run.arguments[node] = arguments
+            line = None if inside_ours else _line_of(2)
+            if line is not None and line[1]:
+                run.lines[node] = line
 
-    class Steps(Reviewer):
         def computed(self, row: Primitive, arguments: tuple[Any, ...], y: Any) -> None:
             super().computed(row, arguments, y)
             if row.kind == "discrete" and any(id(a) in on_tape for a in arguments) and (line := _line_of(2)):
                 run.steps.append(f"{row.name} on line {line[0]}, `{line[1]}`,")
 
-    recording.observer = observe
-    recording.reviewer = Steps()
+    watch = Watch()
+    watch.begin()
     try:
         yield
     finally:
-        recording.observer, recording.reviewer = before
+        watch.end()
 
 
 @contextlib.contextmanager
