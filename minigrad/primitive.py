@@ -319,10 +319,10 @@ def _source(row: Primitive, statics: dict[str, Any]) -> str:
             align = ALIGN_TWO.format(a=aligned[0], b=aligned[1])
         elif row.kind in ("elementwise", "bilinear") and len(aligned) > 1:
             align = f"        {', '.join(aligned)} = _align(_primitive, ({', '.join(aligned)}))\n"
-    # A constant that no pullback asks for (the eps of var + eps) lets a view run the line again; full-size ones
-    # would cost memory and are let go.
-    unasked = [name for name in learnt if name not in row.kept] if row.kind == "elementwise" else []
-    if len(names) > 1 and unasked:
+    # A constant that the others' pullbacks do not ask for (the eps of var + eps) lets a view run the line again;
+    # full-size ones would cost memory and are let go.
+    unasked = [name for name in learnt if {*learnt} - {name, *_users(row, name)}] if row.kind == "elementwise" else []
+    if unasked:
         small = "{0} if {0}.__class__ in _WEAK or {0}.size < _y.size else None"
         aside = ASIDE.format(
             constant=" or ".join(f"_{name}_node is None" for name in unasked),
@@ -360,10 +360,15 @@ def _source(row: Primitive, statics: dict[str, Any]) -> str:
     )
 
 
+def _users(row: Primitive, name: str) -> list[str]:
+    """The arguments whose pullbacks ask for what is called so."""
+    place = row.kept.index(name) if name in row.kept else None
+    return [a for a, plan in zip(row.arguments, row.pullbacks, strict=True) if plan is not None and place in plan[1]]
+
+
 def _residual(row: Primitive, name: str, learnt: Sequence[str]) -> str:
     """How a node gets one residual: kept only where an argument whose pullback asks for it is on the tape."""
-    place = row.kept.index(name)
-    users = [a for a, plan in zip(row.arguments, row.pullbacks, strict=True) if plan is not None and place in plan[1]]
+    users = _users(row, name)
     if name in row.statics:
         return name
     if name.endswith("_shape") and name not in row.arguments:

@@ -360,13 +360,13 @@ class Tape:
     def replay(self, new: Mapping[Any, Any]) -> Tensor:
         """Runs the same program on new leaf values and returns the new result.
 
-        new: from leaves (Tensors, names or numbers of lines) to new values: Tensors (those on the tape
-        can be differentiated), arrays or numbers, of the leaf's shape. All other leaves stay, on the
-        tape. What was computed from values on the tape and is a constant (a mask, the index of a maximum, a
-        detached value) stays what it was, with a warning; what came from elsewhere (labels, random draws, results
-        of NumPy) stays without one. Raises ValueError for something that is no leaf, of another shape or given twice,
-        TypeError for what is no mapping or holds no real numbers, RuntimeError for a line that needs a
-        constant that was not kept.
+        new: from leaves (Tensors, names or numbers of lines) to new values: Tensors (those on the tape can be
+        differentiated), arrays or numbers, of the leaf's shape. All other leaves stay, on the tape. What was
+        computed from values on the tape and is a constant (a mask, the index of a maximum, a detached value)
+        stays what it was, with a warning; what came from elsewhere (labels, random draws, results of NumPy, of
+        `item()` or under `no_grad`) stays without one. Raises ValueError for something that is no leaf, of
+        another shape or given twice, TypeError for what is no mapping or holds no real numbers, RuntimeError
+        for a line that needs a constant that was not kept.
         """
         if not isinstance(new, Mapping):
             raise TypeError(f"replay: needs a mapping from leaves to values, {{x: array}}, not {type(new).__name__}")
