@@ -104,8 +104,8 @@ def run(full: bool = False, steps: int | None = None, dataset: data.Dataset | No
         a1, a2, a3 = figure.subplots(1, 3)
         for name, seen in runs.items():
             a1.plot(seen["step"], seen["accuracy"], label=name, lw=1.2)
-        a1.set(xlabel="step", title="test accuracy", ylim=(0.7, 1.0))
-        a1.legend(fontsize=8, loc="lower right")
+        a1.set(xlabel="step", title="test accuracy", ylim=(0.7 if min(end.values()) > 0.75 else 0.0, 1.0))
+        a1.legend(fontsize=8)
         for axis, (name, seen) in zip((a3, a2), runs.items(), strict=True):
             for k, share in enumerate((15, 50, 85)):
                 axis.plot(seen["step"], [p[k] for p in seen["percentiles"]], lw=1, label=f"{share}th percentile")
