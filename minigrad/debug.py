@@ -187,10 +187,11 @@ class Session(Reviewer):
                     part.flags.writeable = True
 
     def wrote(self, write: Write) -> None:
-        """Logs a change."""
+        """Logs a change, and none of what a replay writes to copies."""
         super().wrote(write)
         write.seen = place()
-        self.written.append(Written(write.serial, write.what, write.seen, self._layer))
+        if recording.replaying is None:
+            self.written.append(Written(write.serial, write.what, write.seen, self._layer))
 
 
 def _arrays(values: Any) -> Iterator[Any]:

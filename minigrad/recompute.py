@@ -2,9 +2,9 @@
 
 Time for memory (Griewank and Walther 2000; Chen et al. 2016). The function runs forward once; what it
 recorded is dropped, and one line of the tape stands for all of it. The reverse pass *replays* it, on
-the same values and with the same random numbers, and pulls the cotangent back through the new recording,
-provided that the result is the same again. A replay leaves Buffers as they were, so BatchNorm counts each
-batch once.
+the same values, with the same random numbers and with Buffers as the forward pass found them, and pulls the
+cotangent back through the new recording, provided that the result is the same again. What a replay writes to Buffers
+it writes to copies, so BatchNorm counts each batch once.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from minigrad import ops
 from minigrad.autodiff import reverse
 from minigrad.backend import Draws, Redraws, drawing_from, on_host, require, xp
 from minigrad.primitive import Primitive
-from minigrad.tape import Node, enable_grad, history, leaf, next_serial, no_grad, recording
+from minigrad.tape import Node, enable_grad, history, leaf, next_serial, no_grad, recording, writes
 from minigrad.tensor import Buffer, Tensor, set_attribute
 
 
@@ -27,32 +27,38 @@ class Run:
 
     lifted: which arguments are Tensors.  draws: the generator's state before each draw.  modes, buffers: of
     the modules that ran whether they were training, and their Buffers with names and versions, when `f` was done.
+    before: the values of those Buffers that `f` wrote to, as it found them.
     """
 
-    def __init__(self, f: Callable[..., Tensor], lifted: Sequence[bool], draws: list[Any], modules: list[Any]) -> None:
+    def __init__(self, f: Callable[..., Tensor], lifted: Sequence[bool], draws: list[Any], met: Met) -> None:
         self.f, self.lifted, self.draws = f, lifted, draws
-        self.modes = [(m, m.training) for m in modules]
-        members = [(f"{m._place}.{name}".lstrip("."), value) for m in modules for name, value in m.members()]
-        self.buffers = [(name, b, b.version) for name, b in members if isinstance(b, Buffer)]
+        self.modes = [(m, m.training) for m in met.modules]
+        self.buffers = [(name, b, b.version) for m in met.modules for name, b in _buffers(m)]
+        self.before = {
+            b: values
+            for b, (values, version) in met.buffers.items()
+            if b.version != version or not on_host() or (b.data != values).any()
+        }
 
     def __str__(self) -> str:
         return getattr(self.f, "__name__", type(self.f).__name__)
 
     @contextlib.contextmanager
     def repeated(self) -> Iterator[None]:
-        """Inside, the same random numbers are drawn as then; Buffers are afterwards what they were before."""
-        kept = [(b, b.data, b.data.copy(), b.version) for _, b, _ in self.buffers]
-        before, recording.replaying = recording.replaying, True
+        """Inside, the same random numbers are drawn as then, and Buffers hold copies of what they held then."""
+        own = {b: (b.data, b.version) for _, b, _ in self.buffers}
+        outer, recording.replaying = recording.replaying, own.keys()
+        for buffer, (array, _) in own.items():
+            set_attribute(buffer, "data", self.before.get(buffer, array).copy())
+            writes.expect(buffer.data)
         try:
             with drawing_from(Redraws(self.draws)):
                 yield
         finally:
-            recording.replaying = before
-            for buffer, array, values, version in kept:
-                if buffer.version != version or not on_host() or (array != values).any():
-                    array[...] = values
-                    set_attribute(buffer, "data", array)
-                    set_attribute(buffer, "version", version)
+            recording.replaying = outer
+            for buffer, (array, version) in own.items():
+                set_attribute(buffer, "data", array)
+                set_attribute(buffer, "version", version)
 
     def changed(self) -> str:
         """What has changed since then, as far as it is known, in words."""
@@ -83,7 +89,7 @@ def checkpoint(f: Callable[..., Tensor], *xs: Any) -> Tensor:
     values = tuple(x.data if isinstance(x, Tensor) else x for x in xs)
     sources = tuple(x.node if isinstance(x, Tensor) else None for x in xs)
     lifted = tuple(isinstance(x, Tensor) for x in xs)
-    with _noting_modules() as modules, drawing_from(draws):
+    with _noting() as met, drawing_from(draws):
         y = f(*_cut(values, lifted, sources))
     if not isinstance(y, Tensor):
         raise TypeError(f"checkpoint: the function returns one Tensor, not {type(y).__name__}")
@@ -94,7 +100,7 @@ def checkpoint(f: Callable[..., Tensor], *xs: Any) -> Tensor:
         raise ValueError(
             f"checkpoint: the function uses {strangers[0]!r}, which is on the tape and no argument; pass it as one"
         )
-    run, node = Run(f, lifted, draws.states, modules), Node()
+    run, node = Run(f, lifted, draws.states, met), Node()
     node.primitive, node.inputs, node.params = _row(len(xs), len(used)), (*sources, *used), (run,)
     kept = (*values, *(parameter.aside for parameter in used))
     node.residuals = (y.data, None, kept)
@@ -105,21 +111,40 @@ def checkpoint(f: Callable[..., Tensor], *xs: Any) -> Tensor:
     return Tensor(y.data, node)
 
 
+class Met:
+    """The Modules that a function calls and those below them, and their Buffers' values and versions before."""
+
+    def __init__(self) -> None:
+        self.modules: dict[Any, None] = {}
+        self.buffers: dict[Buffer, tuple[Any, int]] = {}
+
+    def note(self, module: Any) -> None:
+        """Adds a module that is about to run."""
+        if module not in self.modules:
+            for below in module.modules():
+                self.modules.setdefault(below)
+                for _, b in _buffers(below):
+                    if b not in self.buffers:
+                        self.buffers[b] = b.data.copy(), b.version
+
+
+def _buffers(module: Any) -> list[tuple[str, Buffer]]:
+    """A module's own Buffers with their paths."""
+    return [(f"{module._place}.{n}".lstrip("."), b) for n, b in module.members() if isinstance(b, Buffer)]
+
+
 @contextlib.contextmanager
-def _noting_modules() -> Iterator[list[Any]]:
-    """Yields a list to which every Module that is called in this thread is added, once, with those below it."""
-    outer, noted, seen = recording.watch, [], set()
+def _noting() -> Iterator[Met]:
+    """Yields where every Module is noted that is called in this thread."""
+    outer, met = recording.watch, Met()
 
     def watch(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if module not in seen:
-            new = [m for m in module.modules() if m not in seen]
-            seen.update(new)
-            noted.extend(new)
+        met.note(module)
         return module.forward(*args, **kwargs) if outer is None else outer(module, args, kwargs)
 
     recording.watch = watch
     try:
-        yield noted
+        yield met
     finally:
         recording.watch = outer
 

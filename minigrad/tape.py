@@ -16,7 +16,7 @@ import os
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from types import CodeType
 from typing import TYPE_CHECKING, Any
 
@@ -357,7 +357,8 @@ class Recording(threading.local):
     observer: None, or a function `(node, arguments, y)` called with the raw arrays of every op as it
     is recorded: what tracing and debugging are built on.
     reviewer: None, or who looks on at reverse passes and at writes.
-    replaying: whether a forward is only run again for its gradient; then Buffers remember nothing.
+    replaying: None, or while a function is only run again, for its gradient or to be compared, the Buffers that
+    hold copies meanwhile: all others remember nothing.
     uses: None, or while a step is captured or rehearsed what it does to gradients and optimizers.
     scope: None, or while tracing the full paths of the layers that run, the innermost last; a layer
     appends its own when it is called and pops it when it returns.
@@ -367,7 +368,7 @@ class Recording(threading.local):
     observer: Callable[[Node, tuple[Any, ...], Any], None] | None = None
     watch: Callable[..., Any] | None = None
     reviewer: Reviewer | None = None
-    replaying: bool = False
+    replaying: Container[Any] | None = None
     uses: Uses | None = None
     scope: list[str] | None = None
 

@@ -342,7 +342,7 @@ class Versioned(Tensor):
             value = as_array(value, None, "update")
         if value.shape != self.data.shape or value.dtype != self.data.dtype:
             self._require(value)
-        if recording.replaying and isinstance(self, Buffer):
+        if isinstance(self, Buffer) and not self.remembers:
             return
         self.unlock()[...] = value
         self.bump()
@@ -393,6 +393,11 @@ class Buffer(Versioned):
         writes.expect(self.data)
         self.version = 0
         self.name = None
+
+    @property
+    def remembers(self) -> bool:
+        """Whether an update counts: not where a function is only run again that did so before."""
+        return recording.replaying is None or self in recording.replaying
 
     def __setattr__(self, name: str, value: object) -> None:
         if name == "node" and value is not None:

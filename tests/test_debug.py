@@ -591,6 +591,53 @@ def test_a_replay_leaves_buffers_as_they_were_however_they_are_written(count, wr
     assert layer.number.item() == 1.0 and layer.number.data is array and layer.number.version == version
 
 
+class Following(nn.Module):
+    """Takes a running mean off its input, as it is before or after this batch has moved it."""
+
+    def __init__(self, move, reads_first):
+        self.mean, self.count = nn.Buffer(mg.zeros(3)), nn.Buffer(mg.zeros(1))
+        self.move, self.reads_first = move, reads_first
+
+    def forward(self, x):
+        mean = self.mean * 1.0
+        self.move(self.mean, 0.5 * (self.mean + x.detach().mean(0)))
+        self.count.update(self.count + 1.0)
+        return mg.tanh(x - (mean if self.reads_first else self.mean) + self.count)
+
+
+def add_the_difference(buffer, value):
+    buffer.data += (value - buffer).data
+
+
+@pytest.mark.parametrize(
+    "move",
+    [
+        lambda b, v: b.update(v), lambda b, v: b.__setitem__(..., v), add_the_difference,
+        lambda b, v: setattr(b, "data", v.data), lambda b, v: b.data.__setitem__(..., v.data),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("reads_first", [True, False])
+def test_a_replay_reads_buffers_as_the_forward_pass_found_them(move, reads_first):
+    """Also where later batches have moved them since, and where it is one part of a larger replay."""
+    x = mg.random.normal(4, 3, requires_grad=True)
+    found = []
+    for call in (lambda f, x: f(x), mg.checkpoint, lambda f, x: mg.checkpoint(lambda x: mg.checkpoint(f, x) * 1.0, x)):
+        layer = Following(move, reads_first)
+        ys = [call(layer, x), call(layer, x * 3.0)]
+        gradients = mg.grad((ys[0] * ys[1]).sum(), x, create_graph=True)
+        found.append([*ys, gradients, mg.grad(gradients.sum(), x), layer.mean, layer.count])
+    for plain, *others in zip(*found, strict=True):
+        for other in others:
+            np.testing.assert_allclose(other.numpy(), plain.numpy(), rtol=1e-5, atol=1e-5)
+
+
+def test_the_log_of_writes_has_each_batch_once_where_a_forward_is_run_again():
+    layer, x = nn.BatchNorm1d(3), mg.random.normal(4, 3, requires_grad=True)
+    with mg.debug() as session:
+        mg.checkpoint(layer, x).sum().backward()
+    assert [w.name for w in session.written] == ["'num_batches_tracked'", "'running_mean'", "'running_var'"]
+
+
 def normalised(x):
     layer = nn.BatchNorm1d(3)
     layer(x.detach() + 2.0)

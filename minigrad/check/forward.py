@@ -213,7 +213,7 @@ def _on_arrays(f: Callable[..., Any], inputs: Sequence[Any], drawn: tuple[Any, A
     """
     afterwards, replaying = _random_states(), recording.replaying
     _draw_from(drawn)
-    recording.replaying = True
+    recording.replaying = ()
     try:
         with no_grad(), host.errstate(all="ignore"), warnings.catch_warnings():
             warnings.simplefilter("ignore")

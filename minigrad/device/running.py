@@ -5,7 +5,6 @@ from __future__ import annotations
 from minigrad.backend import Array
 from minigrad.device.launch import dense, launch, module, offer, usable
 from minigrad.nn.normalisation import BatchNorm
-from minigrad.tape import recording
 
 Buffers = tuple[Array | None, Array | None, Array | None]
 
@@ -13,7 +12,7 @@ Buffers = tuple[Array | None, Array | None, Array | None]
 def written(norm: BatchNorm) -> Buffers:
     """Running mean and variance and the count of batches, which a kernel is to write; None where nothing is kept."""
     count, mean, var = norm.num_batches_tracked, norm.running_mean, norm.running_var
-    if recording.replaying or not norm.training or count is None or mean is None or var is None:
+    if not norm.training or count is None or mean is None or var is None or not count.remembers:
         return None, None, None
     for buffer in (count, mean, var):
         buffer.unlock()
