@@ -356,6 +356,7 @@ class Recording(threading.local):
 
     observer: None, or a function `(node, arguments, y)` called with the raw arrays of every op as it
     is recorded: what tracing and debugging are built on.
+    outermost: None, or the Module whose call all others that run now are part of.
     reviewer: None, or who looks on at reverse passes and at writes.
     replaying: None, or while a function is only run again, for its gradient or to be compared, the Buffers that
     hold copies meanwhile: all others remember nothing.
@@ -367,6 +368,7 @@ class Recording(threading.local):
     on: bool = True
     observer: Callable[[Node, tuple[Any, ...], Any], None] | None = None
     watch: Callable[..., Any] | None = None
+    outermost: Any = None
     reviewer: Reviewer | None = None
     replaying: Container[Any] | None = None
     uses: Uses | None = None

@@ -225,6 +225,86 @@ def test_the_first_call_of_a_model_gives_its_layers_their_names():
     assert "1.0.weight" in str(mg.Tape(y))
 
 
+def a_new_head(model, stranger):
+    model.head = nn.Linear(2, 2)
+    return {"head": model.head}
+
+
+def a_head_that_ran_before(model, stranger):
+    model.head = nn.Linear(2, 2)
+    model.head(mg.ones(3, 2))
+    return {"head": model.head}
+
+
+def another_model_s_layer(model, stranger):
+    model.blocks.append(stranger[1])
+    model(mg.ones(3, 2))
+    stranger(mg.ones(3, 2))
+    return {"blocks.1": stranger[1], "blocks.0": model.blocks[0]}
+
+
+def a_copy_of_its_own(model, stranger):
+    model.blocks.append(copy.deepcopy(model.blocks[0]))
+    return {"blocks.1": model.blocks[1], "blocks.0": model.blocks[0]}
+
+
+def a_layer_at_the_front(model, stranger):
+    model.blocks.insert(0, nn.Linear(2, 2))
+    return {"blocks.0": model.blocks[0], "blocks.1": model.blocks[1]}
+
+
+def walked_from_further_down(model, stranger):
+    list(model.blocks[0].named_parameters())
+    return {"blocks.0": model.blocks[0]}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        a_new_head, a_head_that_ran_before, another_model_s_layer, a_copy_of_its_own, a_layer_at_the_front,
+        walked_from_further_down,
+    ],
+)  # fmt: skip
+def test_names_are_right_in_the_first_call_after_a_change(change):
+    class Growing(nn.Module):
+        def __init__(self):
+            self.blocks, self.head = [nn.Linear(2, 2)], nn.Identity()
+
+        def forward(self, x):
+            for block in self.blocks:
+                x = block(x)
+            return self.head(x)
+
+    model, stranger = Growing(), nn.Sequential(nn.Identity(), nn.Linear(2, 2))
+    for m in (model, stranger):
+        m(mg.ones(3, 2))
+    expected = change(model, stranger)
+    y = model(mg.ones(3, 2))
+    for path, layer in expected.items():
+        assert layer.path == path and layer.weight.label == f"{path}.weight" and f"{path}.weight" in str(mg.Tape(y))
+    assert [name for name, _ in model.named_parameters()] == [p.label for p in model.parameters()]
+    next(iter(expected.values())).weight = mg.Parameter(mg.ones(2, 5))
+    with pytest.raises(ValueError) as caught:
+        model(mg.ones(3, 2))
+    assert caught.value.__notes__ == [f"in the layer {next(iter(expected))!r}: Linear(2, 2, bias=True)"]
+
+
+def test_a_part_that_is_called_by_itself_keeps_the_names_of_its_model():
+    model = nn.Sequential(nn.Identity(), nn.Sequential(nn.Linear(2, 2)))
+    model(mg.ones(3, 2))
+    model[1].layers.append(nn.Linear(2, 2))
+    model[1](mg.ones(3, 2))
+    assert [layer.weight.label for layer in model[1]] == ["1.0.weight", "1.1.weight"]
+
+
+def test_a_layer_that_no_attribute_leads_to_is_named_from_itself():
+    hidden = nn.Sequential(nn.Linear(2, 2))
+    model = nn.Sequential(nn.Linear(2, 2), nn.Lambda(lambda x: hidden(x)))
+    for _ in range(2):
+        model(mg.ones(3, 2))
+        assert hidden[0].weight.label == model[0].weight.label == "0.weight" and hidden[0].path == "0"
+
+
 def test_a_layer_that_stands_alone_is_named_by_its_class():
     with pytest.raises(ValueError, match=r"^BatchNorm1d: an input of shape \[1, 2\].*") as caught:
         nn.BatchNorm1d(2)(mg.ones(1, 2))

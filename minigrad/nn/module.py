@@ -8,6 +8,7 @@ state dicts, optimizers, errors and on the tape.
 from __future__ import annotations
 
 import importlib
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
@@ -18,6 +19,8 @@ from minigrad.tensor import Buffer, Parameter, Tensor, Versioned, as_array
 from minigrad.uses import arrangement
 
 State = dict[str, Tensor]
+walks = itertools.count(1)
+"""The numbers of the walks that give names."""
 
 
 class _Path:
@@ -35,7 +38,7 @@ class Module:
     _asked: bool = True  # the mode that train() or eval() asked for last: what a frozen module goes back to
     path = _Path()
     _place: str = ""  # its path within the model that was walked last
-    _walked: bool = False  # whether there was a walk
+    _walked: int = 0  # the number of that walk; 0 where there was none
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the module computes."""
@@ -43,8 +46,13 @@ class Module:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """`forward`. Arrays that are given by position come in as Tensors."""
-        if not self._walked:
-            name_from(self)
+        outermost = recording.outermost
+        if outermost is None:
+            recording.outermost = self
+            if not self._walked:
+                name_from(self)
+        elif self._walked != outermost._walked:  # it came into the model, or was named from elsewhere, after the walk
+            name_within(outermost, self)
         for given in args:
             if not isinstance(given, Tensor):
                 args = tuple(Tensor(a) if is_array(a) else a for a in args)
@@ -58,6 +66,12 @@ class Module:
                 where = f"in the layer {self._place!r}: " if self._place else "in "
                 error.add_note(f"{where}{type(self).__name__}({self.settings()})")
             raise
+        finally:
+            recording.outermost = outermost
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What copies take over: all but the path and the walk, which did not find them."""
+        return {name: value for name, value in vars(self).items() if name not in ("_place", "_walked")}
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Refuses other values in the place of a Parameter or Buffer: they would be neither learnt nor saved."""
@@ -254,13 +268,20 @@ def title(module: Module) -> str:
     return f"{type(module).__name__} {module._place}" if module._place else type(module).__name__
 
 
-def name_from(root: Module) -> None:
-    """Gives all modules, Parameters and Buffers their paths from here, as every named walk does.
+def name_from(root: Module, number: int | None = None) -> None:
+    """Gives all modules, Parameters and Buffers their paths, as every named walk does, from the root's own on.
 
     A model's first call does so, that errors and the tape may know them.
     """
-    for _ in _named(root, Module):
+    for _ in _named(root, Module, root._place, number):
         pass
+
+
+def name_within(outermost: Module, module: Module) -> None:
+    """Gives paths once more, since a module runs within another whose walk did not find it."""
+    name_from(outermost)
+    if module._walked != outermost._walked:  # no attribute leads there, as from a function that calls it
+        name_from(module, outermost._walked)
 
 
 def _walk(root: Module, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -279,11 +300,12 @@ def _walk(root: Module, path: str = "") -> Iterator[tuple[str, Any]]:
             stack.extend(reversed(below))
 
 
-def _named(root: Module, kind: type[Any], path: str = "") -> Iterator[tuple[str, Any]]:
+def _named(root: Module, kind: type[Any], path: str = "", number: int | None = None) -> Iterator[tuple[str, Any]]:
     """What a walk finds of a kind. What it finds it gives its path: the last walk's are the names."""
+    number = number or next(walks)
     for place, found in _walk(root, path):
         if isinstance(found, Module):
-            found._place, found._walked = place, True
+            vars(found).update(_place=place, _walked=number)
         elif found.name != place:
             found.rename(place)
         if isinstance(found, kind):
