@@ -272,7 +272,10 @@ class Versioned(Tensor):
             self.node.label = name
 
     def __setattr__(self, name: str, value: object) -> None:
-        """Counts a new `data`: another array, or the same after an operator such as `p.data -= step` wrote into it."""
+        """Counts a new `data`: another array, or the same after an operator such as `p.data -= step` wrote into it.
+
+        An array of another shape or dtype has a leaf of its own, and no gradient yet.
+        """
         if name != "data" or not hasattr(self, "data"):
             if name == "node" and hasattr(self, "node") and (value is None) is not (self.node is None):
                 arrangement.replaced(f"requires_grad of {self._called()} was switched")  # its node is another
@@ -285,12 +288,16 @@ class Versioned(Tensor):
                 "p.update(value) overwrites the values, p.data = array takes another raw array, and neither a history"
             )
         else:
+            node = self.node
+            if node is not None and (node.shape != value.shape or node.dtype != value.dtype):
+                node = differentiable(value, self.name)
             if recording.uses is not None:
                 recording.uses.arrays.append((self, self.data))
             set_attribute(self, name, value)
+            set_attribute(self, "node", node)
             writes.expect(value)
-            if self.node is not None:
-                self.node.aside = value
+            if node is not None:
+                node.aside = value
             self.version += 1
             arrangement.replaced(f"{self._called()} was given another array")
             writes.replaced(type(self).__name__, self.name)

@@ -160,6 +160,26 @@ def test_another_array_leaves_the_gradient_of_the_old_values_as_it_was(kind):
     assert (x * p).tolist() == [3.0, 3.0]
 
 
+@pytest.mark.parametrize("array", [np.full((2, 2), 3.0, "float32"), np.full(3, 3.0)], ids=["shape", "dtype"])
+def test_an_array_of_another_shape_or_dtype_has_a_leaf_of_its_own(array):
+    p = mg.Parameter(mg.ones(3))
+    p.rename("p")
+    y = p.sum()
+    y.backward(retain_graph=True)
+    p.data = array
+    assert p.grad is None and p.requires_grad and p.label == p.node.label == "p"
+    (p * p).sum().backward()
+    assert p.grad.dtype == array.dtype and p.grad.tolist() == np.full(array.shape, 6.0).tolist()
+    y.backward()  # of the old array: it has another leaf
+    assert p.grad.tolist() == np.full(array.shape, 6.0).tolist()
+    with pytest.raises(TypeError, match="only floating dtypes have gradients, not int64"):
+        p.data = np.ones(3, "int64")
+    assert p.data is array
+    p.requires_grad = False
+    p.data = np.ones((1, 3), "float32")
+    assert not p.requires_grad
+
+
 @pytest.mark.parametrize("kind", [mg.Parameter, nn.Buffer])
 @pytest.mark.parametrize("history", [False, True])
 def test_a_tensor_is_no_array_to_hold(kind, history):

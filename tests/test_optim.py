@@ -343,14 +343,18 @@ def test_a_gradient_that_does_not_fit_is_refused_before_any_change():
         assert (p.data == before).all() and p.version == 0 and optimizer.state["p"].step == 0
 
 
-def test_a_dtype_changed_after_the_first_step_is_refused():
+@pytest.mark.parametrize(
+    "array, now", [(np.ones(2), r"float64 \[2\]"), (np.ones((3, 2), "float32"), r"float32 \[3, 2\]")]
+)
+def test_a_dtype_or_shape_changed_after_the_first_step_is_refused(array, now):
     (p,) = parameters((2,))
     optimizer = optim.Adam([("p", p)])
     optimizer.step()
-    p.data = p.data.astype("float64")
-    p.node.grad = p.node.grad.astype("float64")
-    with pytest.raises(TypeError, match="'p' is now float64, but its exp_avg was made as float32"):
+    p.data = array
+    (p * p).sum().backward()
+    with pytest.raises(TypeError, match=rf"'p' is now {now}, but its exp_avg was made as float32 \[2\]"):
         optimizer.step()
+    assert (p.data == 1).all() and optimizer.state["p"].step == 1
 
 
 @pytest.mark.parametrize("name", ["Adagrad", "RMSprop", "Adam", "AdamW"])

@@ -175,10 +175,8 @@ class Module:
                 f"to_dtype: Parameters are floating, so the dtype is float16, float32 or float64, not {dtype}"
             )
         for parameter in _every(self, Parameter):
-            learns = parameter.requires_grad
-            parameter.requires_grad = False
+            parameter.grad = None
             parameter.data = parameter.data.astype(dtype)
-            parameter.requires_grad = learns
         for buffer in _every(self, Buffer):
             if buffer.dtype.kind == "f":
                 buffer.data = buffer.data.astype(creation.float32 if dtype == creation.float16 else dtype)

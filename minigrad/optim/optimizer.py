@@ -179,7 +179,7 @@ class Optimizer:
         """Sees to it that a Parameter, its gradient, memory and scratch arrays can be computed with."""
         p, scratch = memory.parameter.data, memory.scratch
         fits = g.shape == p.shape and g.dtype == p.dtype
-        if fits and scratch and scratch[0].dtype == p.dtype and type(scratch[0]) is type(p):
+        if fits and scratch and _alike(scratch[0], p):
             return
         where = f"{type(self).__name__}.step"
         if not fits:
@@ -193,10 +193,11 @@ class Optimizer:
                 f"{current()!r}; make and train a model under one mg.use(...)"
             )
         for key, array in memory.items():
-            if array.dtype != p.dtype or type(array) is not type(p):
+            if not _alike(array, p):
                 raise TypeError(
-                    f"{where}: {memory.name!r} is now {p.dtype}, but its {key} was made as {array.dtype}; "
-                    "make the optimizer after changing a model's dtype or backend"
+                    f"{where}: {memory.name!r} is now {p.dtype} {list(p.shape)}, but its {key} was made as "
+                    f"{array.dtype} {list(array.shape)}; make the optimizer after changing a model's shapes, dtype or "
+                    "backend"
                 )
         if hyper.get("eps") and not p.dtype.type(hyper["eps"]):
             raise ValueError(
@@ -291,6 +292,11 @@ class Optimizer:
             for group in self.param_groups
         ]
         return "\n".join([f"{type(self).__name__}(", *lines, ")"])
+
+
+def _alike(a: Array, b: Array) -> bool:
+    """Whether two arrays have one shape, dtype and library."""
+    return a.shape == b.shape and a.dtype == b.dtype and type(a) is type(b)
 
 
 def decay_groups(model: Any, weight_decay: float) -> list[dict[str, Any]]:
