@@ -8,8 +8,8 @@ from __future__ import annotations
 from operator import index
 from typing import Any
 
-from minigrad.backend import is_array, is_scalar, naming_memory, xp
-from minigrad.tensor import Tensor, differentiable, fitting
+from minigrad.backend import is_array, naming_memory, xp
+from minigrad.tensor import Tensor, differentiable, fitting, plain
 
 Shape = int | tuple[int, ...] | list[int]
 
@@ -40,8 +40,8 @@ def shape_of(op: str, shape: tuple[Any, ...]) -> tuple[int, ...]:
 
 
 def _number(op: str, value: Any) -> Any:
-    """A number of Python's, also where the library's scalar was given: what dtype it has does not count."""
-    value = value.item() if is_scalar(value) else value
+    """A number of Python's, also where a scalar or a 0-d array was given: what dtype it has does not count."""
+    value = plain(value, op)
     if not isinstance(value, (int, float)):
         raise TypeError(f"{op}: needs a real number, not {type(value).__name__} {value!r:.60}")
     return value
@@ -95,8 +95,8 @@ def arange(start: float, stop: float | None = None, step: float = 1, dtype: Any 
     """start, start + step, ... before stop; `arange(n)` starts at 0. Integers stay integers."""
     start, stop = (0, start) if stop is None else (start, stop)
     numbers = [_number("arange", n) for n in (start, stop, step)]
-    if not step:
-        raise ValueError(f"arange: with a step of 0 there is no way from {start} to {stop}")
+    if not numbers[2]:
+        raise ValueError(f"arange: with a step of 0 there is no way from {numbers[0]} to {numbers[1]}")
     return Tensor(xp.arange(*numbers).astype(dtype or _natural(*numbers)))
 
 

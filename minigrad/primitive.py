@@ -27,7 +27,7 @@ from typing import Any, NoReturn
 from minigrad import parallel
 from minigrad.backend import Array, current, host_array, is_array, is_scalar, out_of_memory, xp
 from minigrad.tape import Node, detached, next_serial, recording
-from minigrad.tensor import Tensor
+from minigrad.tensor import Tensor, plain
 
 Function = Callable[..., Any]
 
@@ -522,7 +522,8 @@ def narrow(row: Primitive, y: Array, arguments: Sequence[Any], params: Sequence[
 
 def as_float(row: Primitive, name: str, value: Any) -> float:
     """A static parameter that is a number, as a Python float: NumPy's scalars would widen float32."""
-    if isinstance(value, (int, float)) or is_scalar(value):
+    value = plain(value, row.name)
+    if isinstance(value, (int, float)):
         return float(value)
     raise TypeError(f"{row.name}: {name} is a number, not {type(value).__name__} {value!r:.60}")
 

@@ -235,7 +235,7 @@ class Tensor:
             if value.node is not None:
                 raise RuntimeError("setitem: the value is on the tape, and its history would be lost; detach it")
             value = value.data
-        value = fitting(value, self.dtype, "setitem")
+        value = fitting(value, self.dtype, "setitem", type(self).__name__)
         try:
             self.data[raw_index(index)] = value
         except (IndexError, ValueError) as error:
@@ -324,19 +324,11 @@ class Versioned(Tensor):
         own = int(self.node is not None and getattr(self.node, "aside", None) is self.data)
         writes.note(self.data, type(self).__name__, self.name, own)
 
-    def _require(self, value: Array) -> None:
-        """Refuses values that do not fit."""
-        own = f"{type(self).__name__} {self.label or ''}".rstrip()
-        if value.shape != self.shape:
-            raise ValueError(f"update: {own} of shape {list(self.shape)} was given shape {list(value.shape)}")
-        if not xp.can_cast(value.dtype, self.dtype, "same_kind"):
-            raise TypeError(f"update: {value.dtype} values do not fit into the {self.dtype} {own}; use .astype first")
-
     def update(self, value: Tensor | Array) -> None:
         """Overwrites the values; shape and dtype stay.
 
-        Raises ValueError where the shape differs, TypeError where the dtype is of another kind (such as floating
-        values for a count), RuntimeError where the value has a history.
+        Raises ValueError where the shape differs, TypeError where the values do not fit into the dtype (such as
+        floating ones for a count), RuntimeError where the value has a history.
         """
         if isinstance(value, Tensor):
             if value.node is not None:
@@ -345,10 +337,12 @@ class Versioned(Tensor):
                     "compute it under mg.no_grad()"
                 )
             value = value.data
-        else:
-            value = as_array(value, None, "update")
-        if value.shape != self.data.shape or value.dtype != self.data.dtype:
-            self._require(value)
+        if value.__class__ is not xp.ndarray or value.dtype != self.data.dtype:
+            value = fitting(value, self.data.dtype, "update", f"{type(self).__name__} {self.label or ''}".rstrip())
+        if value.shape != self.data.shape:
+            raise ValueError(
+                f"update: {self._called()} of shape {list(self.shape)} was given shape {list(value.shape)}"
+            )
         if isinstance(self, Buffer) and not self.remembers:
             return
         self.unlock()[...] = value
@@ -467,13 +461,13 @@ def as_array(data: Any, dtype: Any, op: str) -> Array:
     return array.astype(dtype, copy=False)
 
 
-def fitting(value: Any, dtype: Any, op: str) -> Array:
-    """`value` as an array that one of `dtype` takes in without loss.
+def fitting(value: Any, dtype: Any, op: str, where: str = "Tensor") -> Array:
+    """`value` as an array that one of `dtype`, that of `where`, takes in.
 
-    Numbers and lists of them take the dtype themselves, as 0-d arrays do; arrays keep theirs, any floats take
-    integers, and integers take those of another width whose values fit (which is looked at on the host alone).
-    Raises TypeError, naming the op, where another kind of number would be cut off or a dtype narrowed, and
-    OverflowError for an integer out of range.
+    Numbers and lists of them take the dtype themselves, as 0-d arrays do; arrays keep theirs. Floats take integers,
+    and both take their own kind in another width whose values fit: floats are rounded, as NumPy and PyTorch do.
+    (Values are looked at on the host alone; on a device integers are not narrowed.) Raises TypeError, naming the op,
+    where numbers of another kind would be cut off or do not fit, and OverflowError for an integer out of range.
     """
     dtype = xp.dtype(dtype)
     if is_scalar(value):
@@ -487,13 +481,28 @@ def fitting(value: Any, dtype: Any, op: str) -> Array:
     weak = not is_array(value) or (not value.ndim and kind == "f")
     if weak:
         fits = KINDS[kind] <= KINDS[dtype.kind]
-    elif kind in "iu" and dtype.kind in "iu" and on_host() and array.size:
-        fits = xp.iinfo(dtype).min <= int(array.min()) and int(array.max()) <= xp.iinfo(dtype).max
     else:
-        fits = xp.can_cast(array.dtype, dtype) or (kind in "biu" and dtype.kind in "fc")
+        fits = xp.can_cast(array.dtype, dtype) or (kind in "biu" and dtype.kind in "fc") or narrows(array, dtype)
     if not fits:
-        raise TypeError(f"{op}: {array.dtype} values do not fit into a {dtype} Tensor; use .astype first")
+        raise TypeError(f"{op}: {array.dtype} values do not fit into a {dtype} {where}; use .astype first")
     return as_array(value, dtype, op) if weak else array
+
+
+def narrows(array: Array, dtype: Any) -> bool:
+    """Whether values fit into a narrower dtype of their kind: integers exactly, floats without becoming infinite."""
+    if array.dtype.kind == dtype.kind == "f":
+        return not on_host() or not bool(((xp.abs(array) > xp.finfo(dtype).max) & xp.isfinite(array)).any())
+    if array.dtype.kind in "iu" and dtype.kind in "iu" and on_host():
+        ends = xp.iinfo(dtype)
+        return not array.size or (ends.min <= int(array.min()) and int(array.max()) <= ends.max)
+    return False
+
+
+def plain(value: Any, op: str) -> Any:
+    """Python's number for a library's scalar, a 0-d array or a 0-d Tensor that is a constant; others as they are."""
+    if isinstance(value, Tensor) and value.node is not None:
+        raise TypeError(f"{op}: a parameter of the op is on the tape, and would get no gradient; detach it")
+    return value.item() if getattr(value, "ndim", None) == 0 else value
 
 
 KINDS = {"b": 0, "i": 1, "u": 1, "f": 2, "c": 3}

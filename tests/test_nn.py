@@ -391,7 +391,7 @@ def test_a_step_written_by_hand_moves_the_model():
     counter.seen = held = nn.Buffer(mg.zeros(2, dtype=int))
     counter.seen += mg.tensor([3, 4])
     assert counter.seen is held and held.tolist() == [3, 4]
-    with pytest.raises(TypeError, match="float32 values do not fit into the int64 Buffer"):
+    with pytest.raises(TypeError, match="float32 values do not fit into a int64 Buffer"):
         counter.seen /= 2
 
 
@@ -678,8 +678,8 @@ def test_numpys_integers_are_sizes():
 @pytest.mark.parametrize(
     "update, says",
     [
-        (lambda layer: layer.num_batches_tracked.update(mg.tensor(1.7)), "float32 values do not fit into the int64"),
-        (lambda layer: layer.num_batches_tracked.update(mg.tensor(NAN)), "float32 values do not fit into the int64"),
+        (lambda layer: layer.num_batches_tracked.update(mg.tensor(1.7)), "float32 values do not fit into a int64"),
+        (lambda layer: layer.num_batches_tracked.update(mg.tensor(NAN)), "float32 values do not fit into a int64"),
         (lambda layer: layer.load_state_dict(None), "load_state_dict: needs a dict of arrays, not a NoneType; mg.load"),
         (lambda layer: layer.load_state_dict("weights.safetensors"), "load_state_dict: needs a dict of arrays, .* str"),
         (lambda layer: layer.to_dtype("foo"), "to_dtype: Parameters are floating.*not foo"),

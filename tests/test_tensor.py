@@ -235,7 +235,8 @@ def test_the_dtype_of_a_scalar_does_not_count(kind: Any) -> None:
         (lambda: mg.eye(-1), ValueError, "eye: a shape"),
         (lambda: mg.full((2,), [1.0, 2.0]), TypeError, r"full: needs a real number, not list \[1.0, 2.0\]"),
         (lambda: mg.full((2,), "a"), TypeError, "full: needs a real number, not str 'a'"),
-        (lambda: mg.full((2,), mg.ones(())), TypeError, "full: needs a real number, not Tensor"),
+        (lambda: mg.full((2,), mg.ones(1)), TypeError, "full: needs a real number, not Tensor"),
+        (lambda: mg.full((2,), mg.ones((), requires_grad=True)), TypeError, "full: .* on the tape, .*; detach it"),
         (lambda: mg.full_like(mg.tensor([1]), 2.5), TypeError, "full_like: float32 values do not fit into a int64"),
         (lambda: mg.full_like(mg.tensor([1], dtype=mg.uint8), 300), OverflowError, "full_like: .* 300 out of bounds"),
         (lambda: mg.zeros_like([1.0]), TypeError, r"zeros_like: needs a Tensor, not list \[1.0\]; make it one"),
@@ -332,6 +333,37 @@ def test_an_augmented_assignment_makes_a_new_tensor() -> None:
 def test_transposes() -> None:
     x = mg.zeros(2, 3, 4)
     assert x.T.shape == (4, 3, 2) and x.mT.shape == (2, 4, 3) and x.transpose().shape == (4, 3, 2)
+
+
+def test_floats_of_another_width_are_rounded_where_they_are_assigned() -> None:
+    for t, write in (
+        (mg.zeros(3), lambda t, v: t.__setitem__(..., v)),
+        (mg.Parameter(mg.zeros(3)), lambda t, v: t.update(v)),
+        (mg.Buffer(mg.zeros(3)), lambda t, v: t.update(mg.tensor(v))),
+        (mg.Buffer(mg.zeros(3, dtype=mg.float16)), lambda t, v: t.__setitem__(slice(None), mg.tensor(v))),
+    ):  # fmt: skip
+        values = np.array([0.1, np.inf, -np.inf])
+        write(t, values)
+        np.testing.assert_array_equal(t.numpy(), values.astype(t.dtype))
+        if mg.current() == "numpy":  # values are looked at on the host alone
+            with pytest.raises(TypeError, match=f"float64 values do not fit into a {t.dtype} {type(t).__name__}; use"):
+                write(t, np.array([0.0, -1e39, 0.0]))
+            assert np.isinf(t.numpy()[1])
+        with pytest.raises(ValueError):
+            write(t, np.zeros(2))
+
+
+@pytest.mark.parametrize("three", [np.array(3.0), np.float64(3.0), mg.tensor(3.0)], ids=["0-d", "scalar", "Tensor"])
+def test_an_array_of_one_number_is_a_number(three) -> None:
+    for make, like in (
+        (lambda n: mg.full((2,), n), np.full(2, 3.0)), (lambda n: mg.arange(n), np.arange(3.0)),
+        (lambda n: mg.arange(1, 9, n), np.arange(1, 9, 3.0)), (lambda n: mg.linspace(0, n, 4), np.linspace(0, 3, 4)),
+        (lambda n: mg.full_like(mg.zeros(1, dtype=mg.int32), n), np.full(1, 3)),
+        (lambda n: mg.leaky_relu(mg.tensor([-1.0]), n), np.array([-3.0])),
+    ):  # fmt: skip
+        made = make(three)
+        np.testing.assert_array_equal(made.numpy(), like)
+        assert made.dtype in (mg.float32, mg.int32)
 
 
 def test_integers_whose_values_fit_may_be_assigned_across_widths() -> None:
