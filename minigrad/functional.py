@@ -251,10 +251,14 @@ def avg_pool2d(
     What ceil_mode lets a window see beyond the padding never counts.
     """
     x = _need(x, 4, "avg_pool2d", "n, channels, height, width")
-    if x.dtype == creation.float16:  # the sum of a large window would overflow
-        wide = x.astype(creation.float32)
-        return avg_pool2d(wide, kernel_size, stride, padding, ceil_mode, count_include_pad).astype(creation.float16)
     k, s, p, _, out = _pooling("avg_pool2d", x, kernel_size, stride, padding, 1, ceil_mode)
+    return ops.in_single(lambda x: _averages(x, k, s, p, out, count_include_pad), x)
+
+
+def _averages(
+    x: Tensor, k: tuple[int, int], s: tuple[int, int], p: tuple[int, int], out: tuple[int, int], count_include_pad: bool
+) -> Tensor:
+    """`avg_pool2d` with what `_pooling` made of its settings."""
     size = x.shape[2:]
     reach = [(out[i] - 1) * s[i] + k[i] for i in range(2)]
     frame = [(0, 0), (0, 0), *[(p[i], max(reach[i] - size[i] - p[i], 0)) for i in range(2)]]
@@ -344,10 +348,8 @@ def group_norm(
 
 
 def _normalised(x: Tensor, axis: Axis, eps: float) -> Tensor:
-    """`batch_norm` without gamma and beta; squares of half precision would overflow, so they are taken in single."""
-    if x.dtype == creation.float16:
-        return batch_norm(x.astype(creation.float32), axis=axis, eps=eps)[0].astype(creation.float16)
-    return batch_norm(x, axis=axis, eps=eps)[0]
+    """`batch_norm` without gamma and beta."""
+    return ops.in_single(lambda x: batch_norm(x, axis=axis, eps=eps)[0], x)
 
 
 def dropout(x: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
@@ -506,17 +508,15 @@ def bce_with_logits(
     pos_weight: Tensor | None = None,
     reduction: str = "mean",
 ) -> Tensor:
-    """Binary cross entropy of scores: softplus(x) - x t, in a form that does not overflow.
+    """Binary cross entropy of scores: t softplus(-x) + (1 - t) softplus(x), which neither overflows nor cancels.
 
     weight multiplies each loss, pos_weight the term of the positive targets; both may broadcast.
     """
     x, target = _alike("bce_with_logits", x, target)
     weight = _broadcasts(weight, x, "bce_with_logits", "weight")
     pos_weight = _broadcasts(pos_weight, x, "bce_with_logits", "pos_weight")
-    if pos_weight is None:
-        losses = ops.softplus(x) - x * target
-    else:
-        losses = (1 - target) * x + (1 + (pos_weight - 1) * target) * ops.softplus(-x)
+    positives = target if pos_weight is None else pos_weight * target
+    losses = positives * ops.softplus(-x) + (1 - target) * ops.softplus(x)
     losses = losses if weight is None else losses * weight
     return _reduced(losses, reduction, "bce_with_logits")
 
@@ -538,8 +538,8 @@ def huber_loss(x: Tensor, target: Tensor, delta: float = 1.0, reduction: str = "
     delta = positive("huber_loss: delta", delta)
     x, target = _alike("huber_loss", x, target)
     d = x - target
-    size = ops.abs(d)
-    return _reduced(ops.where(size <= delta, 0.5 * d * d, delta * (size - 0.5 * delta)), reduction, "huber_loss")
+    slope = ops.clip(d, -delta, delta)
+    return _reduced(slope * (d - 0.5 * slope), reduction, "huber_loss")
 
 
 relu, leaky_relu, elu, silu, gelu = ops.relu, ops.leaky_relu, ops.elu, ops.silu, ops.gelu

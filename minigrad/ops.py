@@ -352,30 +352,36 @@ def float_of(value: Any, op: str) -> Any:
     return value.item() if hasattr(value, "item") else value
 
 
+def in_single(f: Callable[[Any], Any], x: Any) -> Any:
+    """f(x), in single precision on the way where x is of half: its sums, squares and cotangents soon overflow."""
+    half = getattr(x, "dtype", None) == xp.float16
+    return astype(f(astype(x, xp.float32)), xp.float16) if half else f(x)
+
+
 def silu(x: Any) -> Any:
     """x sigmoid(x)."""
-    return x * sigmoid(x)
+    return in_single(lambda x: x * sigmoid(x), x)
 
 
 def gelu(x: Any, approximate: str = "none") -> Any:
     """x Phi(x) with the normal distribution's Phi, or its tanh approximation (Hendrycks and Gimpel 2016)."""
     if approximate == "tanh":
-        return 0.5 * x * (1 + tanh(math.sqrt(2 / math.pi) * (x * (1 + 0.044715 * square(x)))))
+        return in_single(lambda x: 0.5 * x * (1 + tanh(math.sqrt(2 / math.pi) * (x * (1 + 0.044715 * square(x))))), x)
     if approximate != "none":
         raise ValueError(f"gelu: approximate is 'none' or 'tanh', not {approximate!r}")
-    return x * (0.5 * erfc(x * -math.sqrt(0.5)))  # 1 + erf would cancel for negative x
+    return in_single(lambda x: x * (0.5 * erfc(x * -math.sqrt(0.5))), x)  # 1 + erf would cancel for negative x
 
 
 def var(x: Any, axis: Axis = None, ddof: int = 0, keepdims: bool = False) -> Any:
     """The mean squared distance from the mean (two passes); divided by the count less `ddof`."""
     axis, freedom = _axis(axis), degrees_of_freedom("var", x, axis, ddof)
-    return sum(square(centred(x, axis)), axis, keepdims) / freedom
+    return in_single(lambda x: sum(square(centred(x, axis)), axis, keepdims) / freedom, x)
 
 
 def std(x: Any, axis: Axis = None, ddof: int = 0, keepdims: bool = False) -> Any:
     """The square root of `var`. Its derivative is taken as 0 where all values are equal, as PyTorch does."""
     axis, freedom = _axis(axis), degrees_of_freedom("std", x, axis, ddof)
-    return norm_(centred(x, axis), axis, keepdims) / math.sqrt(freedom)
+    return in_single(lambda x: norm_(centred(x, axis), axis, keepdims) / math.sqrt(freedom), x)
 
 
 def centred(x: Any, axis: Axis) -> Any:
@@ -716,12 +722,15 @@ def trace(x: Any, offset: int = 0) -> Any:
     return sum(diagonal(x, offset), -1)
 
 
-def einsum(equation: str, *operands: Any) -> Any:
+def einsum(equation: Any, *operands: Any) -> Any:
     """Einstein's summation, for any equation that NumPy takes and any number of operands.
 
+    In the place of letters numbers may stand: `einsum(a, [0, 1], b, [1, 2], [0, 2])` is `einsum("ab,bc->ac", a, b)`.
     Ellipses are written out, repeated letters in one term become diagonals, letters that stand in one
     term alone are summed first. What is left is a row whose pullbacks are einsums of the same form.
     """
+    if operands and isinstance(operands[0], (list, tuple)) and not isinstance(equation, str):
+        equation, operands = lettered(equation, *operands)
     if not isinstance(equation, str):
         raise TypeError(f"einsum: the equation comes first and is a string such as 'ij,jk->ik', not {equation!r:.60}")
     operands = tuple(x if hasattr(x, "ndim") and not is_scalar(x) else as_array(x, None, "einsum") for x in operands)
@@ -751,6 +760,21 @@ def einsum(equation: str, *operands: Any) -> Any:
         plain_terms.append("".join(c for c in term if c in elsewhere))
         plain.append(x)
     return einsum_(*plain, equation=",".join(plain_terms) + "->" + output)
+
+
+LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+def lettered(*given: Any) -> tuple[str, tuple[Any, ...]]:
+    """The equation in letters, and the operands, of operands that lists of numbers follow; a last list is the output's."""
+    pairs = len(given) // 2
+    lists = [*given[1::2], *given[2 * pairs :]]
+    letters: dict[Any, str] = dict(enumerate(LETTERS)) | {...: "..."}
+    try:
+        terms = ["".join(letters[i] for i in numbers) for numbers in lists]
+    except (TypeError, KeyError):
+        raise TypeError(f"einsum: after operands stand lists of numbers in 0..51 or `...`, not {lists!r:.60}") from None
+    return "->".join([",".join(terms[:pairs]), *terms[pairs:]]), given[: 2 * pairs : 2]
 
 
 def moved_diagonal(x: Any, i: int, j: int) -> Any:

@@ -224,7 +224,7 @@ class Tensor:
         label = f", label={self.label!r}" if self.label else ""
         return f"{kind}({values}, dtype={self.dtype}, shape={list(self.shape)}{on_tape}{label})"
 
-    def __setitem__(self, index: object, value: object) -> None:
+    def __setitem__(self, index: object, value: Any) -> None:
         """Writes values into a constant Tensor in place; refused on the tape, where it would falsify gradients."""
         if self.node is not None:
             raise RuntimeError(
@@ -236,6 +236,8 @@ class Tensor:
                 raise RuntimeError("setitem: the value is on the tape, and its history would be lost; detach it")
             value = value.data
         value = fitting(value, self.dtype, "setitem", type(self).__name__)
+        while value.ndim and value.shape[0] == 1:  # nothing to broadcasting, but NumPy wants none for one element
+            value = value[0]
         try:
             self.data[raw_index(index)] = value
         except (IndexError, ValueError) as error:

@@ -40,6 +40,8 @@ SHAPES: dict[str, tuple[Callable[[], Any], str]] = {
     "einsum dots": (lambda: mg.einsum("...i->i", X), r"einsum: .*the axes under '\.\.\.'"),
     "einsum diagonal": (lambda: mg.einsum("ii->i", X), r"einsum: 'ii->i': 'i' has different lengths"),
     "einsum equation": (lambda: mg.einsum(X, "ij"), "einsum: the equation comes first"),
+    "einsum numbers": (lambda: mg.einsum(X, [0, 1], V), "einsum: after operands stand lists of numbers"),
+    "einsum negative": (lambda: mg.einsum(X, [0, -1]), r"einsum: .* 0\.\.51 or `\.\.\.`, not \[\[0, -1\]\]"),
     "reshape": (lambda: X.reshape(4, 2), r"reshape: .*float32 \[2, 3\].*shape=\(4, 2\)"),
     "reshape by floats": (lambda: X.reshape(2.0, 3.0), "float.* integer"),
     "broadcast_to": (lambda: X.broadcast_to((2, 4)), r"broadcast_to: .*\[2, 3\].*shape=\(2, 4\)"),
@@ -267,6 +269,18 @@ def test_assigning_what_does_not_fit_raises() -> None:
         n[:] = [1, 2, 3]
     with pytest.raises(IndexError, match=r"setitem: [iI]ndex 5"):
         n[5] = 1
+
+
+def test_leading_axes_of_length_one_do_not_hinder_an_assignment() -> None:
+    for value in (np.array([1.5]), mg.tensor([[1.5]]), [1.5]):
+        t = mg.zeros(3)
+        t[1] = value
+        assert t.tolist() == [0, 1.5, 0]
+    t = mg.zeros(2, 2)
+    t[:, 1] = mg.ones(1, 1, 2)
+    assert t.tolist() == [[0, 1], [0, 1]]
+    with pytest.raises(ValueError, match=r"setitem: .*\(a float32 \[2, 2\] Tensor\)"):
+        t[0] = mg.ones(2, 1)
 
 
 def test_assigned_numbers_take_the_dtype_of_the_tensor() -> None:

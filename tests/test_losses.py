@@ -166,6 +166,30 @@ def test_extreme_scores_neither_overflow_nor_vanish(scale):
     assert F.bce_with_logits(x, t).item() == scale / 2
 
 
+INF = float("inf")
+
+
+@pytest.mark.parametrize(
+    "loss, x, t, value, slope",
+    [
+        (F.huber_loss, INF, 0.0, INF, 2.0), (F.huber_loss, -INF, 1.0, INF, -2.0), (F.huber_loss, 1.0, INF, INF, -2.0),
+        (F.huber_loss, 1e30, 0.0, 2e30, 2.0), (F.huber_loss, 2.0, 0.0, 2.0, 2.0), (F.huber_loss, 0.0, 0.0, 0.0, 0.0),
+        (F.bce_with_logits, INF, 0.0, INF, 1.0), (F.bce_with_logits, -INF, 1.0, INF, -1.0),
+        (F.bce_with_logits, INF, 0.25, INF, 0.75), (F.bce_with_logits, -INF, 0.25, INF, -0.25),
+        (F.bce_with_logits, 1e30, 0.0, 1e30, 1.0), (F.bce_with_logits, 30.0, 1.0, np.exp(-30.0), -np.exp(-30.0)),
+        (F.bce_with_logits, -30.0, 0.0, np.exp(-30.0), np.exp(-30.0)),
+        (F.mse_loss, INF, 0.0, INF, INF), (F.l1_loss, -INF, 0.0, INF, -1.0), (F.l1_loss, 3.0, 3.0, 0.0, 0.0),
+    ],
+)  # fmt: skip
+def test_a_loss_and_its_slope_where_numbers_end(loss, x, t, value, slope):
+    """Outliers pull with a finite force, and what is nearly certain is not yet rounded to nothing."""
+    options = {"delta": 2.0} if loss is F.huber_loss else {}
+    x = mg.tensor([x], requires_grad=True)
+    y = loss(x, mg.tensor([t]), **options)
+    y.backward()
+    np.testing.assert_allclose([y.item(), x.grad.item()], [value, slope], rtol=1e-6)
+
+
 def test_losses_have_exact_second_derivatives():
     x = mg.tensor(floats((3, 4))[0], requires_grad=True)
     target = mg.tensor([1, 0, 3])

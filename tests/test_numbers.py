@@ -199,6 +199,22 @@ def test_moments_of_a_large_mean_with_a_small_spread() -> None:
     np.testing.assert_allclose(t.std(0).numpy(), wide.std(0), rtol=1e-6)
 
 
+def test_statistics_of_halves_do_not_overflow_on_the_way() -> None:
+    x = mg.tensor(np.array([300.0] + [0.0] * 99, np.float16).repeat(20), requires_grad=True)
+    for f, exact in ((mg.var, 891.0), (mg.std, 891.0**0.5)):
+        y = f(x)
+        y.backward()
+        np.testing.assert_allclose(y.item(), exact, rtol=1e-3)
+        assert y.dtype == x.grad.dtype == mg.float16 and np.isfinite(x.grad.numpy()).all()
+
+
+@pytest.mark.parametrize("f", [mg.silu, mg.gelu, lambda x: mg.gelu(x, "tanh")])
+def test_slopes_of_activations_of_halves_take_any_cotangent(f: Callable[[mg.Tensor], mg.Tensor]) -> None:
+    x = mg.tensor([-300.0, -100.0, 0.0, 100.0, 300.0], dtype=mg.float16, requires_grad=True)
+    assert mg.grad(f(x), x, mg.full_like(x, 1000.0)).tolist() == [0, 0, 500, 1000, 1000]
+
+
+
 def test_halves_are_added_up_in_single_precision() -> None:
     """4096 halves of one: in half precision the sum would stop at 2048."""
     x = mg.ones(4096, 2, dtype=mg.float16, requires_grad=True)

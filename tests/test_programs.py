@@ -5,6 +5,7 @@ Each is drawn from a seed, so a failure names the program that shows it.
 
 from __future__ import annotations
 
+import itertools
 import string
 from collections.abc import Callable
 from typing import Any
@@ -135,6 +136,12 @@ def test_four_hundred_random_einsum_equations() -> None:
         ours = mg.einsum(text, *[mg.tensor(x) for x in operands])
         assert ours.shape == expected.shape, text
         np.testing.assert_allclose(ours.numpy(), expected, rtol=1e-10, atol=1e-10, err_msg=f"{seed}: {text}")
+        inputs, *output = [
+            [[... if c == "." else string.ascii_letters.index(c) for c in term.replace("...", ".")] for term in terms]
+            for terms in (part.split(",") for part in text.split("->"))
+        ]
+        pairs = [part for x, numbers in zip(operands, inputs, strict=True) for part in (mg.tensor(x), numbers)]
+        assert mg.einsum(*pairs, *itertools.chain(*output)).tolist() == ours.tolist(), text
 
 
 @pytest.mark.parametrize("seed", range(0, 400, 10))

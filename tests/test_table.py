@@ -326,6 +326,7 @@ def test_a_layout_in_memory_changes_nothing(sample: Sample) -> None:
 
 # ---- dtypes ----------------------------------------------------------------------------------------
 DTYPES = ["float16", "float32", "float64"]
+IN_SINGLE = {"silu", "gelu", "var", "std"}  # computed in single precision on the way, where the input is of half
 TOLERANCE = {"float16": 2e-2, "float32": 2e-5, "float64": 1e-12}
 
 
@@ -338,7 +339,9 @@ def test_the_dtype_is_kept_by_every_value_and_gradient(
     xs = tensors(arrays)
     leaves = [x for x in xs if x.requires_grad]
     y = sample.call(*xs)
-    assert {str(node.dtype) for node in history(y.node)} == {dtype}
+    in_single = dtype == "float16" and sample.name in IN_SINGLE
+    dtypes = {dtype, "float32"} if in_single else {dtype}
+    assert {str(node.dtype) for node in history(y.node)} == dtypes
     expected = np.asarray(sample.reference(*[a.astype(float) if is_float(a) else a for a in arrays]))
     close(y.numpy().astype(float), expected, TOLERANCE[dtype])
     g = np.asarray(np.random.default_rng(1).normal(size=y.shape), dtype)
@@ -346,11 +349,12 @@ def test_the_dtype_is_kept_by_every_value_and_gradient(
     def refuse(*_: Any) -> Any:
         raise AssertionError("a pullback changed the dtype, and the reverse pass had to change it back")
 
-    monkeypatch.setattr(autodiff.ops, "astype", refuse if sample.name != "astype" else ops.astype)
+    changes = in_single or sample.name == "astype"
+    monkeypatch.setattr(autodiff.ops, "astype", ops.astype if changes else refuse)
     assert {a.dtype for a in mg.grad(y, leaves, g, retain_graph=True)} == {np.dtype(dtype)}
     gradients = mg.grad(y, leaves, g, create_graph=True)
     nodes = [a.node for a in gradients if a.node is not None]
-    assert {str(node.dtype) for node in history(*nodes)} <= {dtype}
+    assert {str(node.dtype) for node in history(*nodes)} <= dtypes
     assert {a.dtype for a in gradients} == {np.dtype(dtype)}
 
 

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import string
 from collections import namedtuple
 from typing import Any
 
@@ -118,14 +117,7 @@ def correlate(a: Any, v: Any, mode: str = "valid") -> Any:
 
 
 def einsum(*operands: Any) -> Any:
-    """Also with a list of numbers after each operand, and one for the output, in the place of letters."""
-    if isinstance(operands[0], str):
-        return ops.einsum(*operands)
-    terms = ["".join("..." if i is ... else string.ascii_letters[i] for i in term) for term in operands[1::2]]
-    given = operands[: len(operands) // 2 * 2 : 2]
-    if len(operands) % 2:
-        terms.append("->" + "".join("..." if i is ... else string.ascii_letters[i] for i in operands[-1]))
-    return ops.einsum(",".join(terms).replace(",->", "->"), *given)
+    return ops.einsum(*operands)
 
 
 def polyval(p: Any, x: Any) -> Any:
