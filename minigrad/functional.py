@@ -14,11 +14,11 @@ from typing import Any, NoReturn
 
 from minigrad import creation, ops, random
 from minigrad.autodiff import label
-from minigrad.backend import is_array, kernel, on_host, require
+from minigrad.backend import kernel, on_host, require
 from minigrad.given import fraction, non_negative, positive, whole
 from minigrad.ops import Axis
 from minigrad.pooling import Windows
-from minigrad.tensor import Tensor, as_array
+from minigrad.tensor import Tensor, as_tensor
 
 Pair = int | tuple[int, int]
 Single = int | tuple[int]
@@ -44,13 +44,6 @@ def single(value: Any, what: str, least: int = 1) -> int:
     return pair(alone, what, least)[0]
 
 
-def as_tensor(value: Any, op: str) -> Tensor:
-    """What a layer or loss was given, as a Tensor: arrays, lists and numbers become one; TypeError for others."""
-    if isinstance(value, Tensor):
-        return value
-    return Tensor(value if is_array(value) else as_array(value, None, op))
-
-
 def _need(x: Any, ndim: int, op: str, axes: str) -> Tensor:
     x = as_tensor(x, op)
     if x.ndim != ndim:
@@ -73,6 +66,7 @@ def _broadcasts(value: Any, x: Tensor, op: str, name: str) -> Any:
     if value is None or isinstance(value, (int, float)):
         return value
     value = as_tensor(value, f"{op} {name}")
+    _one_float(op, x, name, value)
     given = (1,) * (x.ndim - value.ndim) + value.shape
     if value.ndim > x.ndim or any(a not in (1, b) for a, b in zip(given, x.shape, strict=True)):
         raise ValueError(f"{op}: the {name} {list(value.shape)} does not broadcast to the input {list(x.shape)}")
@@ -387,6 +381,7 @@ def _floating(op: str, x: Any) -> Tensor:
 def _alike(op: str, x: Any, target: Any) -> tuple[Tensor, Tensor]:
     """Input and target as Tensors; broadcasting (n,) against (n, 1) would train happily towards the wrong answer."""
     x, target = _floating(op, x), as_tensor(target, op)
+    _one_float(op, x, "target", target)
     if x.shape != target.shape:
         raise ValueError(
             f"{op}: the input has shape {list(x.shape)} and the target {list(target.shape)}; they must be equal "
@@ -395,12 +390,27 @@ def _alike(op: str, x: Any, target: Any) -> tuple[Tensor, Tensor]:
     return x, target
 
 
+def _one_float(op: str, x: Tensor, name: str, value: Tensor | None) -> None:
+    """Refuses a floating target or weight of another dtype than the input's: one of the two would be cast."""
+    if value is not None and value.dtype != x.dtype and value.dtype.kind == "f" and value.ndim:
+        raise TypeError(
+            f"{op}: the input is {x.dtype} and the {name} {value.dtype}; convert the {name} with .astype(mg.{x.dtype})"
+        )
+
+
 def _scores(op: str, x: Any) -> Tensor:
     """The input of a loss of classes as a Tensor."""
     x = _floating(op, x)
     if x.ndim < 2:
         raise ValueError(f"{op}: needs an input (n, classes, ...), not {list(x.shape)}; x[None] is a batch of one")
     return x
+
+
+def _class_weights(op: str, x: Tensor, weight: Any) -> Tensor | None:
+    """A weight for each class as a Tensor, or None."""
+    weight = _fits(weight, (x.shape[1],), op, "weight")
+    _one_float(op, x, "weight", weight)
+    return weight
 
 
 def _class_index(op: str, x: Tensor, target: Tensor, ignore_index: int) -> bool:
@@ -459,7 +469,7 @@ def cross_entropy(
     if label_smoothing:
         target = target * (1 - label_smoothing) + label_smoothing / classes
     terms = -(target * logp)
-    weight = _fits(weight, (classes,), "cross_entropy", "weight")
+    weight = _class_weights("cross_entropy", x, weight)
     if weight is not None:
         terms = terms * per_channel(weight, x)
     losses = terms.sum(1)
@@ -480,7 +490,7 @@ def _nll(
     kept = None if all_kept else target != ignore_index
     safe = target if all_kept else ops.where(kept, target, 0)
     picked = -ops.take_one(logp, safe, 1)
-    weight = _fits(weight, (classes,), op, "weight")
+    weight = _class_weights(op, logp, weight)
     if weight is not None:
         weights = ops.getitem(weight, safe)
         losses = picked * weights

@@ -463,6 +463,13 @@ def as_array(data: Any, dtype: Any, op: str) -> Array:
     return array.astype(dtype, copy=False)
 
 
+def as_tensor(value: Any, op: str) -> Tensor:
+    """What a layer or loss was given, as a Tensor: arrays, lists and numbers become one; TypeError for others."""
+    if isinstance(value, Tensor):
+        return value
+    return Tensor(value if is_array(value) else as_array(value, None, op))
+
+
 def fitting(value: Any, dtype: Any, op: str, where: str = "Tensor") -> Array:
     """`value` as an array that one of `dtype`, that of `where`, takes in.
 

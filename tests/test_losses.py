@@ -271,6 +271,25 @@ def test_bad_input_is_refused_at_once(call, says):
         result.numpy()  # a device is asked about labels when values next cross to the host
 
 
+@pytest.mark.parametrize(
+    "name, call",
+    [
+        *((f.__name__, lambda f=f: f(scores(), np.zeros((2, 3)))) for f in (F.mse_loss, F.l1_loss, F.huber_loss)),
+        ("bce_with_logits", lambda: F.bce_with_logits(scores(), np.zeros((2, 3)))),
+        ("bce_with_logits", lambda: F.bce_with_logits(scores(), scores(), np.ones(3))),
+        ("bce_with_logits", lambda: F.bce_with_logits(scores(), scores(), None, np.ones(3))),
+        ("cross_entropy with probabilities", lambda: F.cross_entropy(scores(), np.ones((2, 3)) / 3)),
+        ("cross_entropy", lambda: F.cross_entropy(scores(), scores(), np.ones(3))),
+        ("cross_entropy", lambda: F.cross_entropy(scores(), mg.zeros(2, dtype=int), np.ones(3))),
+        ("nll_loss", lambda: F.nll_loss(scores(), mg.zeros(2, dtype=int), np.ones(3))),
+    ],
+)
+def test_a_target_or_weight_of_another_floating_dtype_is_refused_by_the_loss(name, call):
+    says = rf"^{name}: the input is float32 and the (target|weight|pos_weight) float64; convert .*\.astype"
+    with pytest.raises(TypeError, match=says):
+        call()
+
+
 @pytest.mark.parametrize("loss", [F.mse_loss, F.l1_loss, F.huber_loss])
 def test_unsigned_integers_have_no_differences(loss):
     small, large = mg.tensor(np.array([1], np.uint8)), mg.tensor(np.array([3], np.uint8))

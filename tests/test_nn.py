@@ -305,6 +305,41 @@ def test_a_layer_that_no_attribute_leads_to_is_named_from_itself():
         assert hidden[0].weight.label == model[0].weight.label == "0.weight" and hidden[0].path == "0"
 
 
+LAYERS = [
+    (nn.Linear(4, 2), (2, 4)), (nn.Conv1d(2, 1, 2), (1, 2, 4)), (nn.Conv2d(1, 1, 2), (1, 1, 4, 4)),
+    (nn.ConvTranspose2d(1, 1, 2), (1, 1, 4, 4)), (nn.MaxPool2d(2), (1, 1, 4, 4)), (nn.AvgPool2d(2), (1, 1, 4, 4)),
+    (nn.AdaptiveAvgPool2d(1), (1, 1, 4, 4)), (nn.BatchNorm1d(4), (3, 4)), (nn.BatchNorm1d(4).eval(), (3, 4)),
+    (nn.BatchNorm2d(1), (1, 1, 4, 4)), (nn.LayerNorm(4), (2, 4)), (nn.GroupNorm(2, 4), (2, 4)),
+    (nn.Dropout(1.0), (2, 4)), (nn.Dropout().eval(), (2, 4)), (nn.Flatten(), (2, 2, 2)),
+    (nn.Sequential(nn.Flatten(), nn.Tanh()), (2, 2, 2)),
+    *((layer(), (2, 4)) for layer in (
+        nn.ReLU, nn.LeakyReLU, nn.ELU, nn.SiLU, nn.GELU, nn.Sigmoid, nn.Tanh, nn.Softplus, nn.Softmax, nn.LogSoftmax
+    )),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("layer, shape", LAYERS, ids=lambda value: repr(value)[:24])
+def test_a_layer_takes_lists_and_arrays_for_tensors(layer, shape):
+    x = mg.random.normal(*shape)
+    expected = layer(x)
+    for given in (x.data, x.tolist()):
+        for y in (layer(given), layer(x=given)) if not isinstance(layer, nn.Sequential) else (layer(given),):
+            assert isinstance(y, mg.Tensor) and y.dtype == mg.float32 and y.tolist() == expected.tolist()
+    for wrong in (None, "a", [x, x]):
+        with pytest.raises(TypeError, match=r"^(\w+)( 0)?: (cannot make numbers of \w+ data|a list of Tensors)"):
+            layer(wrong)
+
+
+def test_a_layer_of_ones_own_may_take_more_than_a_layer():
+    class Scaled(nn.Linear):
+        def forward(self, x, factor, shift=0.0):
+            return super().forward(x) * factor + shift
+
+    layer = Scaled(2, 2)
+    x = mg.ones(1, 2)
+    assert layer([[1.0, 1.0]], 2.0, shift=1.0).tolist() == (nn.Linear.forward(layer, x) * 2.0 + 1.0).tolist()
+
+
 def test_a_layer_that_stands_alone_is_named_by_its_class():
     with pytest.raises(ValueError, match=r"^BatchNorm1d: an input of shape \[1, 2\].*") as caught:
         nn.BatchNorm1d(2)(mg.ones(1, 2))

@@ -12,11 +12,11 @@ from minigrad import functional as F
 from minigrad import init, ops, random
 from minigrad.functional import Padding, Pair, Single, pair, single
 from minigrad.given import finite, fraction, whole
-from minigrad.nn.module import Module, unusual
+from minigrad.nn.module import Layer, Module, unusual
 from minigrad.tensor import Parameter, Tensor
 
 
-class Linear(Module):
+class Linear(Layer):
     """x Wᵀ + b: (..., in_features) to (..., out_features)."""
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
@@ -32,7 +32,7 @@ class Linear(Module):
         return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}"
 
 
-class Conv(Module):
+class Conv(Layer):
     """What the convolution layers share: sizes, weight and bias. Settings are checked here and kept as tuples."""
 
     axes = 2
@@ -125,7 +125,7 @@ class ConvTranspose2d(Conv):
         )
 
 
-class Pool(Module):
+class Pool(Layer):
     """What the pooling layers share: a window and its steps, checked here and kept as pairs."""
 
     def __init__(self, kernel_size: Pair, stride: Pair | None, padding: Pair, ceil_mode: bool) -> None:
@@ -170,7 +170,7 @@ class AvgPool2d(Pool):
         return F.avg_pool2d(x, self.kernel_size, self.stride, self.padding, self.ceil_mode, self.count_include_pad)
 
 
-class AdaptiveAvgPool2d(Module):
+class AdaptiveAvgPool2d(Layer):
     """Means over as many windows as the output is to have cells."""
 
     def __init__(self, output_size: Pair) -> None:
@@ -183,7 +183,7 @@ class AdaptiveAvgPool2d(Module):
         return f"{self.output_size}"
 
 
-class Dropout(Module):
+class Dropout(Layer):
     """Zeros elements with probability p in training, and scales the others by 1 / (1 - p)."""
 
     def __init__(self, p: float = 0.5) -> None:
@@ -196,7 +196,7 @@ class Dropout(Module):
         return f"p={self.p}"
 
 
-class Embedding(Module):
+class Embedding(Layer):
     """A learnt vector for each of `num_embeddings` integers: shape to shape + (embedding_dim,)."""
 
     def __init__(self, num_embeddings: int, embedding_dim: int) -> None:
@@ -211,7 +211,7 @@ class Embedding(Module):
         return f"{self.num_embeddings}, {self.embedding_dim}"
 
 
-class Flatten(Module):
+class Flatten(Layer):
     """All axes from `start_axis` on as one: images to features."""
 
     def __init__(self, start_axis: int = 1) -> None:
@@ -232,14 +232,14 @@ class Identity(Module):
 
 
 # ---- activations -------------------------------------------------------------------------------------
-class ReLU(Module):
+class ReLU(Layer):
     """max(x, 0)."""
 
     def forward(self, x: Tensor) -> Tensor:
         return ops.relu(x)
 
 
-class LeakyReLU(Module):
+class LeakyReLU(Layer):
     """x where x > 0, else negative_slope x."""
 
     def __init__(self, negative_slope: float = 0.01) -> None:
@@ -252,7 +252,7 @@ class LeakyReLU(Module):
         return f"{self.negative_slope}"
 
 
-class ELU(Module):
+class ELU(Layer):
     """x where x > 0, else alpha (exp(x) - 1)."""
 
     def __init__(self, alpha: float = 1.0) -> None:
@@ -265,14 +265,14 @@ class ELU(Module):
         return f"{self.alpha}"
 
 
-class SiLU(Module):
+class SiLU(Layer):
     """x sigmoid(x)."""
 
     def forward(self, x: Tensor) -> Tensor:
         return ops.silu(x)
 
 
-class GELU(Module):
+class GELU(Layer):
     """x Phi(x)."""
 
     def __init__(self, approximate: str = "none") -> None:
@@ -287,28 +287,28 @@ class GELU(Module):
         return unusual(self, {"approximate": "none"})[2:]
 
 
-class Sigmoid(Module):
+class Sigmoid(Layer):
     """1 / (1 + exp(-x))."""
 
     def forward(self, x: Tensor) -> Tensor:
         return ops.sigmoid(x)
 
 
-class Tanh(Module):
+class Tanh(Layer):
     """tanh(x)."""
 
     def forward(self, x: Tensor) -> Tensor:
         return ops.tanh(x)
 
 
-class Softplus(Module):
+class Softplus(Layer):
     """log(1 + exp(x))."""
 
     def forward(self, x: Tensor) -> Tensor:
         return ops.softplus(x)
 
 
-class Softmax(Module):
+class Softmax(Layer):
     """exp(x) / sum(exp(x)) along an axis."""
 
     def __init__(self, axis: int = -1) -> None:
@@ -321,7 +321,7 @@ class Softmax(Module):
         return f"axis={self.axis}"
 
 
-class LogSoftmax(Module):
+class LogSoftmax(Layer):
     """The logarithm of softmax along an axis."""
 
     def __init__(self, axis: int = -1) -> None:

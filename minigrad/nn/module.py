@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 from minigrad import creation, ops
 from minigrad.backend import is_array
 from minigrad.tape import recording
-from minigrad.tensor import Buffer, Parameter, Tensor, Versioned, as_array
+from minigrad.tensor import Buffer, Parameter, Tensor, Versioned, as_array, as_tensor
 from minigrad.uses import arrangement
 
 State = dict[str, Tensor]
@@ -259,6 +259,13 @@ class Module:
             return head + ")"
         lines = [f"  ({name}): " + repr(m).replace("\n", "\n  ") for name, m in children]
         return head + "\n" + "\n".join(lines) + "\n)"
+
+
+class Layer(Module):
+    """A module of one Tensor: an array, a list or a number that it is given comes in as one."""
+
+    def __call__(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+        return super().__call__(x if isinstance(x, Tensor) else as_tensor(x, title(self)), *args, **kwargs)
 
 
 def title(module: Module) -> str:

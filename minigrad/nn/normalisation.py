@@ -14,7 +14,7 @@ from minigrad import creation, ops
 from minigrad import functional as F
 from minigrad.backend import kernel
 from minigrad.given import fraction, non_negative, whole
-from minigrad.nn.module import Module, title, unusual
+from minigrad.nn.module import Layer, title, unusual
 from minigrad.tensor import Buffer, Parameter, Tensor
 
 
@@ -23,7 +23,7 @@ def _affine(x: Tensor, scale: Tensor | None, shift: Tensor | None) -> Tensor:
     return y if shift is None else y + F.per_channel(shift, x)
 
 
-class BatchNorm(Module):
+class BatchNorm(Layer):
     """Normalises each channel (axis 1) over all other axes.
 
     Training uses the batch's statistics and moves the running ones towards them,
@@ -113,7 +113,7 @@ class BatchNorm2d(BatchNorm):
     input_axes = (4,)
 
 
-class LayerNorm(Module):
+class LayerNorm(Layer):
     """Normalises each sample over its last axes, of shape `normalized_shape`."""
 
     def __init__(
@@ -141,7 +141,7 @@ class LayerNorm(Module):
         return text if self.bias is not None else text + ", bias=False"
 
 
-class GroupNorm(Module):
+class GroupNorm(Layer):
     """Normalises each sample over groups of its channels."""
 
     def __init__(self, num_groups: int, num_channels: int, eps: float = 1e-5, affine: bool = True) -> None:
