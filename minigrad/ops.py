@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from operator import index as index_of
 from typing import Any
 
-from minigrad import convolution, kernels, pooling, sums
+from minigrad import convolution, kernels, meanings, pooling, sums
 from minigrad.backend import is_scalar, or_kernel, xp
 from minigrad.primitive import bilinear, describe, discrete, elementwise, linear, name_rows, primitive
 from minigrad.tensor import Tensor, Versioned, as_array, fitting, overwriting, raw_index
@@ -784,6 +784,7 @@ def moved_diagonal(x: Any, i: int, j: int) -> Any:
 
 
 name_rows(globals())
+meanings.describe(globals())
 
 # ---- operators and methods -------------------------------------------------------------------------
 _OPERATORS = {

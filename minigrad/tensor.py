@@ -38,18 +38,22 @@ class Tensor:
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """The lengths of the axes."""
         return self.data.shape
 
     @property
     def dtype(self) -> Any:
+        """The kind of its numbers, such as `mg.float32`."""
         return self.data.dtype
 
     @property
     def ndim(self) -> int:
+        """How many axes it has."""
         return self.data.ndim
 
     @property
     def size(self) -> int:
+        """How many numbers it holds."""
         return self.data.size
 
     if TYPE_CHECKING:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+import minigrad as mg
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "minigrad"
@@ -205,3 +209,21 @@ def test_every_public_name_exists_once_and_is_documented() -> None:
         "        and not getattr(mg, n).__doc__ and not hasattr(getattr(mg, n), 'primitive')]\n"
         "assert not bare, bare\n"
     )
+
+
+def undocumented(name: str, thing: Any) -> Iterator[str]:
+    """The names of a thing and, of a class of ours, of its public members, as far as they say nothing."""
+    if not inspect.getdoc(thing):
+        yield name
+    if isinstance(thing, type) and thing.__module__.startswith("minigrad"):
+        for member, value in vars(thing).items():
+            shown = not member.startswith("_") and (callable(value) or isinstance(value, property))
+            if shown and not inspect.getdoc(getattr(thing, member)):
+                yield f"{name}.{member}"
+
+
+@pytest.mark.parametrize("module", [mg, mg.nn, mg.functional, mg.optim, mg.init, mg.random, mg.data])
+def test_every_public_name_says_what_it_is(module: Any) -> None:
+    names = getattr(module, "__all__", None) or [name for name in dir(module) if not name.startswith("_")]
+    things = {name: getattr(module, name) for name in names}
+    assert not [told for name, thing in things.items() if callable(thing) for told in undocumented(name, thing)]

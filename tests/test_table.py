@@ -7,6 +7,7 @@ arrays, as training computes it) for the second, of the second for the third.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 
 import minigrad as mg
-from minigrad import autodiff, ops
+from minigrad import autodiff, meanings, ops
 from minigrad.backend import xp
 from minigrad.primitive import Primitive, discrete, elementwise, linear, primitive
 from minigrad.tape import history
@@ -325,6 +326,31 @@ def test_a_layout_in_memory_changes_nothing(sample: Sample) -> None:
 
 
 # ---- dtypes ----------------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", meanings.DERIVATIVES)
+def test_a_docstring_s_derivatives_are_those_that_are_computed(name: str) -> None:
+    row, call, slopes = ROWS[name], getattr(mg, name), meanings.DERIVATIVES[name][1:]
+    for values in ((0.3, 0.7), (-0.6, 0.2), (2.5, -1.5), (1.5, 1.5)):
+        xs = [mg.tensor(v, dtype=mg.float64, requires_grad=True) for v in values[: len(row.arguments)]]
+        with np.errstate(all="ignore"):
+            y = call(*xs)
+            if not np.isfinite(y.numpy()):
+                continue  # outside of its domain
+            scope = dict(zip(row.arguments, [x.numpy() for x in xs], strict=True))
+            scope |= {"y": y.numpy(), "slope": 0.01, "alpha": 1.0, "sigmoid": lambda x: 1 / (1 + np.exp(-x))}
+            expected = [eval(slope, vars(np) | scope) for slope in slopes]
+        np.testing.assert_allclose([g.item() for g in mg.grad(y, xs)], expected, rtol=1e-12)
+        assert all(f"dy/d{x} = {slope}" in call.__doc__ for x, slope in zip(row.arguments, slopes, strict=True))
+
+
+def test_a_row_s_signature_is_that_of_its_function_before_and_after_its_first_call() -> None:
+    fresh = primitive(lambda x, axis, slope: x * slope, lambda g, slope: g * slope, axis=..., slope=0.5)
+    for _ in range(2):
+        assert str(inspect.signature(fresh)) == "(x, axis, slope=0.5)"
+        fresh(1.0, None)
+    assert str(inspect.signature(mg.sum)) == "(x, axis=None, keepdims=False)"
+    assert str(inspect.signature(mg.divide)) == "(a, b)"
+
+
 DTYPES = ["float16", "float32", "float64"]
 IN_SINGLE = {"silu", "gelu", "var", "std"}  # computed in single precision on the way, where the input is of half
 TOLERANCE = {"float16": 2e-2, "float32": 2e-5, "float64": 1e-12}
