@@ -191,9 +191,10 @@ def _summed_to(source: Node, c: Any, g: Any, row: Primitive, i: int) -> Any:
             raise ValueError
         return ops.sum_to(c, source.shape)
     except ValueError:
+        leaf = "; was the data of this leaf replaced by an array of that shape?" if source.primitive is None else ""
         raise ValueError(
             f"{_pullback(row, i)} returned shape {list(c.shape)}; the cotangent of an argument of shape "
-            f"{list(source.shape)} has that shape"
+            f"{list(source.shape)} has that shape{leaf}"
         ) from None
 
 
@@ -341,7 +342,7 @@ def _seed(y: Tensor, cotangent: Any, op: str) -> Any:
 def _like(value: Any, x: Tensor, what: str, whose: str) -> Any:
     """A cotangent or tangent (a Tensor, an array or numbers) in the dtype of x, whose shape it must have."""
     if not hasattr(value, "shape"):
-        value = xp.asarray(value, x.dtype)
+        value = as_array(value, x.dtype, what)
     elif is_array(value) and not isinstance(value, xp.ndarray):
         value = from_numpy(value)
     if value.shape != x.shape:
@@ -416,17 +417,24 @@ def _pull(
 
 
 def value_and_grad(f: Function) -> Function:
-    """A function (*xs) -> (f(*xs), gradient): one Tensor for one x, a tuple for several. f returns one number."""
+    """A function (*xs) -> (f(*xs), gradient): one Tensor for one x, a tuple for several. f returns one number.
+
+    Keyword arguments are handed on to f.
+    """
 
     @functools.wraps(f)
-    def both(*xs: Tensor) -> tuple[Tensor, Tensors]:
-        leaves = _leaves(xs, "value_and_grad")
-        y = _evaluate(f, leaves, "value_and_grad")
-        followed = _followed(xs, y, leaves)
-        gradients = _gradients(y, leaves, None, followed, False, "value_and_grad")
-        return _settle(y, followed), gradients[0] if len(xs) == 1 else gradients
+    def both(*xs: Tensor, **given: Any) -> tuple[Tensor, Tensors]:
+        y, gradients = _value_and_gradients(functools.partial(f, **given), xs, "value_and_grad")
+        return y, gradients[0] if len(xs) == 1 else gradients
 
     return both
+
+
+def _value_and_gradients(f: Function, xs: Sequence[Any], op: str) -> tuple[Tensor, tuple[Tensor, ...]]:
+    leaves = _leaves(xs, op)
+    y = _evaluate(f, leaves, op)
+    followed = _followed(xs, y, leaves)
+    return _settle(y, followed), _gradients(y, leaves, None, followed, False, op)
 
 
 def vjp(f: Function, *xs: Tensor) -> tuple[Tensor, Callable[[Tensor], Any]]:
@@ -514,9 +522,15 @@ def jacobian(f: Function, xs: Tensors | Sequence[Tensor]) -> Any:
     return tuple(blocks) if _several(xs) else blocks[0]
 
 
-def hessian(f: Function, x: Tensor) -> Tensor:
-    """The second derivatives of a scalar function of one Tensor, of shape x.shape + x.shape."""
-    return jacobian(lambda z: value_and_grad(f)(z)[1], x)
+def hessian(f: Function, xs: Tensors | Sequence[Tensor]) -> Any:
+    """The second derivatives of a scalar function: of shape x.shape + x.shape for one x.
+
+    For several a tuple of tuples: at [i][j] stand those with respect to the i-th and the j-th.
+    """
+    rows = [
+        jacobian(lambda *zs, i=i: _value_and_gradients(f, zs, "hessian")[1][i], xs) for i in range(len(_tuple(xs)))
+    ]
+    return tuple(rows) if _several(xs) else rows[0]
 
 
 def _tuple(xs: Any) -> tuple[Any, ...]:

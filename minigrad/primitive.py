@@ -537,6 +537,11 @@ def settle(row: Primitive, y: Any, arguments: Sequence[Any]) -> Array:
             f"{row.name}: operands of another array library: {describe(arguments)}; the backend in use is {current()!r}"
         )
     if not isinstance(y, NUMBERS):
+        if any(isinstance(a, Tensor) for a in arguments):
+            raise TypeError(
+                f"{row.name}: an operand's `data` is a Tensor: where it was assigned, a raw array was due (t.data = "
+                "other.data)"
+            )
         raise TypeError(f"{row.name}: the forward function returned {type(y).__name__} {y!r:.60}, not one array")
     return xp.asarray(y)
 

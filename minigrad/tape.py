@@ -359,7 +359,7 @@ class Recording(threading.local):
     outermost: None, or the Module whose call all others that run now are part of.
     reviewer: None, or who looks on at reverse passes and at writes.
     replaying: None, or while a function is only run again, for its gradient or to be compared, the Buffers that
-    hold copies meanwhile: all others remember nothing.
+    hold copies meanwhile: all others, and Parameters, stay as they are.
     uses: None, or while a step is captured or rehearsed what it does to gradients and optimizers.
     scope: None, or while tracing the full paths of the layers that run, the innermost last; a layer
     appends its own when it is called and pops it when it returns.

@@ -308,6 +308,11 @@ class Versioned(Tensor):
             arrangement.replaced(f"{self._called()} was given another array")
             writes.replaced(type(self).__name__, self.name)
 
+    @property
+    def remembers(self) -> bool:
+        """Whether an update counts: not where a function is only run again that did so before."""
+        return recording.replaying is None or self in recording.replaying
+
     def _called(self) -> str:
         """The name, or where there is none, what this is."""
         name = getattr(self, "name", None)
@@ -349,7 +354,7 @@ class Versioned(Tensor):
             raise ValueError(
                 f"update: {self._called()} of shape {list(self.shape)} was given shape {list(value.shape)}"
             )
-        if isinstance(self, Buffer) and not self.remembers:
+        if not self.remembers:
             return
         self.unlock()[...] = value
         self.bump()
@@ -400,11 +405,6 @@ class Buffer(Versioned):
         writes.expect(self.data)
         self.version = 0
         self.name = None
-
-    @property
-    def remembers(self) -> bool:
-        """Whether an update counts: not where a function is only run again that did so before."""
-        return recording.replaying is None or self in recording.replaying
 
     def __setattr__(self, name: str, value: object) -> None:
         if name == "node" and value is not None:

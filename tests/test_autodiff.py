@@ -173,6 +173,23 @@ def test_jacobian_shapes_and_values() -> None:
     assert mg.jacobian(lambda x: mg.ones(2, dtype=mg.float64), w).numpy().tolist() == [[0, 0, 0]] * 2
 
 
+def test_the_hessian_of_several_inputs_has_a_block_for_each_pair() -> None:
+    x, w = f64([0.5, -1.0]), f64([[1.0, 2.0], [3.0, 4.0], [-1.0, 0.5]])
+    f = lambda x, w: mg.tanh(w @ x).sum()
+    blocks = mg.hessian(f, (x, w))
+    assert [[b.shape for b in row] for row in blocks] == [[(2, 2), (2, 3, 2)], [(3, 2, 2), (3, 2, 3, 2)]]
+    whole = mg.hessian(lambda z: f(z[:2], z[2:].reshape(3, 2)), mg.concatenate([x, w.flatten()])).numpy()
+    joined = np.block([[b.numpy().reshape(m, n) for b, n in zip(row, (2, 6))] for row, m in zip(blocks, (2, 6))])
+    np.testing.assert_allclose(joined, whole, rtol=1e-12)
+    assert mg.hessian(lambda x: (x * x).sum(), [x])[0][0].tolist() == [[2, 0], [0, 2]]
+
+
+def test_keyword_arguments_are_handed_on() -> None:
+    value, slope = mg.value_and_grad(lambda x, power: (x**power).sum())(f64([2.0]), power=3)
+    assert value.item() == 8 and slope.tolist() == [12]
+
+
+
 def test_functions_that_depend_on_nothing_have_zero_derivatives() -> None:
     x, one = f64([1.0, 2.0]), f64(1.0)
     constant = lambda x: one * 3
@@ -291,12 +308,26 @@ def test_a_result_that_is_not_on_the_tape_raises(make: Any) -> None:
         mg.grad(3.0, x)
 
 
+def test_data_that_was_replaced_behind_a_leaf_s_back_is_named_as_the_cause() -> None:
+    x = mg.ones(2, requires_grad=True)
+    x.data = np.ones(3, "float32")
+    with pytest.raises(ValueError, match=r"of shape \[2\] has that shape; was the data of this leaf replaced"):
+        (x * x).sum().backward()
+    x.data = mg.ones(2)
+    with pytest.raises(TypeError, match=r"exp: an operand's `data` is a Tensor: where it was assigned, a raw array"):
+        mg.exp(x)
+
+
 def test_a_function_must_return_a_tensor_and_tangents_must_fit() -> None:
     x = f64([1.0, 2.0])
     with pytest.raises(TypeError, match=r"vjp: the function must return one Tensor, not tuple"):
         mg.vjp(lambda x: (x, x), x)
     with pytest.raises(ValueError, match=r"value_and_grad: the result has shape"):
         mg.value_and_grad(lambda x: x)(x)
+    with pytest.raises(ValueError, match=r"hessian: the result has shape"):
+        mg.hessian(lambda x: x, x)
+    with pytest.raises(TypeError, match=r"jvp: tangent 0: cannot make numbers of str data"):
+        mg.jvp(lambda x: x, x, "a")
     with pytest.raises(ValueError, match=r"jvp: 1 inputs and 2 tangents"):
         mg.jvp(lambda x: x, x, (x, x))
     with pytest.raises(ValueError, match=r"jvp: tangent 0 has shape \[3\], its input \[2\]"):

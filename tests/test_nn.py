@@ -323,11 +323,12 @@ def test_a_layer_takes_lists_and_arrays_for_tensors(layer, shape):
     x = mg.random.normal(*shape)
     expected = layer(x)
     for given in (x.data, x.tolist()):
-        for y in (layer(given), layer(x=given)) if not isinstance(layer, nn.Sequential) else (layer(given),):
-            assert isinstance(y, mg.Tensor) and y.dtype == mg.float32 and y.tolist() == expected.tolist()
+        y = layer(given)
+        assert isinstance(y, mg.Tensor) and y.dtype == mg.float32 and y.tolist() == expected.tolist()
     for wrong in (None, "a", [x, x]):
-        with pytest.raises(TypeError, match=r"^(\w+)( 0)?: (cannot make numbers of \w+ data|a list of Tensors)"):
+        with pytest.raises(TypeError, match=r"^\w+: (cannot make numbers of \w+ data|a list of Tensors)") as caught:
             layer(wrong)
+        assert caught.value.__notes__
 
 
 def test_a_layer_of_ones_own_may_take_more_than_a_layer():

@@ -215,7 +215,7 @@ class Flatten(Layer):
     """All axes from `start_axis` on as one: images to features."""
 
     def __init__(self, start_axis: int = 1) -> None:
-        self.start_axis = start_axis
+        self.start_axis = whole("Flatten: start_axis", start_axis, least=None)
 
     def forward(self, x: Tensor) -> Tensor:
         return ops.flatten(x, self.start_axis)
@@ -312,7 +312,7 @@ class Softmax(Layer):
     """exp(x) / sum(exp(x)) along an axis."""
 
     def __init__(self, axis: int = -1) -> None:
-        self.axis = axis
+        self.axis = whole("Softmax: axis", axis, least=None)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.softmax(x, self.axis)
@@ -325,7 +325,7 @@ class LogSoftmax(Layer):
     """The logarithm of softmax along an axis."""
 
     def __init__(self, axis: int = -1) -> None:
-        self.axis = axis
+        self.axis = whole("LogSoftmax: axis", axis, least=None)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.log_softmax(x, self.axis)

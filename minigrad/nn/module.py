@@ -53,11 +53,11 @@ class Module:
                 name_from(self)
         elif self._walked != outermost._walked:  # it came into the model, or was named from elsewhere, after the walk
             name_within(outermost, self)
-        for given in args:
-            if not isinstance(given, Tensor):
-                args = tuple(Tensor(a) if is_array(a) else a for a in args)
-                break
         try:
+            for given in args:
+                if not isinstance(given, Tensor):
+                    args = self._received(args)
+                    break
             if recording.watch is None:
                 return self.forward(*args, **kwargs)
             return recording.watch(self, args, kwargs)
@@ -68,6 +68,10 @@ class Module:
             raise
         finally:
             recording.outermost = outermost
+
+    def _received(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """What `forward` gets where not all that is given by position are Tensors."""
+        return tuple(Tensor(a) if is_array(a) else a for a in args)
 
     def __getstate__(self) -> dict[str, Any]:
         """What copies take over: all but the path and the walk, which did not find them."""
@@ -262,10 +266,10 @@ class Module:
 
 
 class Layer(Module):
-    """A module of one Tensor: an array, a list or a number that it is given comes in as one."""
+    """A module of one Tensor, the first argument: an array, a list or a number there comes in as one, too."""
 
-    def __call__(self, x: Any, *args: Any, **kwargs: Any) -> Any:
-        return super().__call__(x if isinstance(x, Tensor) else as_tensor(x, title(self)), *args, **kwargs)
+    def _received(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return as_tensor(args[0], type(self).__name__), *super()._received(args[1:])
 
 
 def title(module: Module) -> str:
