@@ -191,7 +191,8 @@ def _summed_to(source: Node, c: Any, g: Any, row: Primitive, i: int) -> Any:
             raise ValueError
         return ops.sum_to(c, source.shape)
     except ValueError:
-        leaf = "; was the data of this leaf replaced by an array of that shape?" if source.primitive is None else ""
+        replaced = source.primitive is None and row.kind != "primitive"  # the table's own rules have the right shape
+        leaf = "; was the data of this leaf replaced by an array of that shape?" if replaced else ""
         raise ValueError(
             f"{_pullback(row, i)} returned shape {list(c.shape)}; the cotangent of an argument of shape "
             f"{list(source.shape)} has that shape{leaf}"
@@ -586,8 +587,11 @@ def label(t: Tensor, name: str) -> Tensor:
     """Names an intermediate and returns it: its cotangent is kept by `backward`.
 
     Read it as `t.grad`, or later and without the Tensor as `mg.cotangent(loss, name)`. Constants are
-    returned as they are. Inside `mg.trace()` the path of the layer that runs goes before: "bn1/var".
+    returned as they are. Inside `mg.trace()` the path of the layer that runs goes before: "bn1/var". TypeError for a
+    name that is no string.
     """
+    if not isinstance(name, str):
+        raise TypeError(f"label: the name is a string, not {type(name).__name__} {name!r:.60}")
     if isinstance(t, Tensor) and t.node is not None:
         t.node.label = f"{recording.scope[-1]}/{name}" if recording.scope else name
     return t

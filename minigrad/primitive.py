@@ -251,6 +251,13 @@ def _read_signature(row: Primitive, statics: dict[str, Any]) -> None:
         raise TypeError(f"{row.name}: static parameters {sorted(hidden)} stand behind a *; declare them without it")
     if unknown := set(statics) - set(row.statics):
         raise TypeError(f"{row.name}: static parameters {sorted(unknown)} are not arguments of the forward function")
+    needed = [name for name in row.statics if statics[name] is ...]
+    order = (*row.arguments, *needed, *(name for name in row.statics if name not in needed))
+    if not row.variadic and names != order:
+        raise TypeError(
+            f"{row.name}: arrays come first, then static parameters, those with a default last: {', '.join(order)}, "
+            f"not {', '.join(names)}"
+        )
 
 
 def _read_pullbacks(row: Primitive, pullbacks: Sequence[Function | None]) -> None:

@@ -789,6 +789,12 @@ def test_a_wrong_declaration_raises_at_once(arguments: Any, message: str) -> Non
         mg.primitive(*arguments)
     with pytest.raises(TypeError, match=r"not arguments of the forward"):
         mg.primitive(lambda x: x, lambda g: g, axis=0)
+    with pytest.raises(TypeError, match=r"arrays come first, then static .* default last: x, w, k, not x, k, w"):
+        mg.primitive(lambda x, k, w: x * k + w, lambda g, k: g * k, lambda g: g, k=2)
+    with pytest.raises(TypeError, match=r"arrays come first, then static .* default last: x, n, k, not x, k, n"):
+        mg.primitive(lambda x, k, n: x * k**n, lambda g, k, n: g * k**n, k=2, n=...)
+    with pytest.raises(TypeError, match=r"label: the name is a string, not Tensor"):
+        mg.label("h", mg.ones(2))
     with pytest.raises(TypeError, match=r"static parameters \['k'\] stand behind a \*; declare them without it"):
         mg.primitive(lambda x, *, k: x * k, lambda g: g, k=2.0)
     for forward, rule in ((np.tanh, lambda g, y: g * (1 - y * y)), (lambda x: x, functools.partial(np.multiply, 2))):
