@@ -440,6 +440,7 @@ def test_unfreeze_gives_learning_and_names_back():
 
 
 def test_to_dtype_returns_the_module_and_keeps_buffers_of_half_precision_in_single():
+    assert all(b.dtype != mg.float16 for b in Net().to_dtype("float16").buffers())
     net = Net().to_dtype(mg.float16)
     assert {p.dtype for p in net.parameters()} == {np.dtype("float16")}
     assert net.blocks[0].bn.running_var.dtype == np.float32 and net.blocks[0].bn.num_batches_tracked.dtype == np.int64
@@ -719,6 +720,7 @@ def test_numpys_integers_are_sizes():
         (lambda layer: layer.load_state_dict(None), "load_state_dict: needs a dict of arrays, not a NoneType; mg.load"),
         (lambda layer: layer.load_state_dict("weights.safetensors"), "load_state_dict: needs a dict of arrays, .* str"),
         (lambda layer: layer.to_dtype("foo"), "to_dtype: Parameters are floating.*not foo"),
+        (lambda layer: layer.to_dtype(None), "to_dtype: Parameters are floating.*not None"),
         (lambda layer: mg.fused.fuse(3), "fuse: needs a Module, not a int"),
         (lambda layer: mg.capture(3), "capture: needs a function of Tensors, not a int"),
     ],

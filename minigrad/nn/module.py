@@ -171,19 +171,19 @@ class Module:
         Buffers stay at float32 where half precision is asked for: averages over many batches need the digits.
         """
         try:
-            kind = creation.zeros(0, dtype=dtype).dtype.kind
+            wanted = creation.zeros(0, dtype=dtype).dtype
         except TypeError:
-            kind = "?"
-        if kind != "f":
+            wanted = None
+        if dtype is None or wanted is None or wanted.kind != "f":
             raise TypeError(
                 f"to_dtype: Parameters are floating, so the dtype is float16, float32 or float64, not {dtype}"
             )
         for parameter in _every(self, Parameter):
             parameter.grad = None
-            parameter.data = parameter.data.astype(dtype)
+            parameter.data = parameter.data.astype(wanted)
         for buffer in _every(self, Buffer):
             if buffer.dtype.kind == "f":
-                buffer.data = buffer.data.astype(creation.float32 if dtype == creation.float16 else dtype)
+                buffer.data = buffer.data.astype(creation.float32 if wanted == creation.float16 else wanted)
         return self
 
     # ---- state -------------------------------------------------------------------------------------
