@@ -21,7 +21,7 @@ from typing import Any
 from minigrad import convolution, kernels, meanings, pooling, sums
 from minigrad.backend import is_scalar, or_kernel, xp
 from minigrad.primitive import bilinear, describe, discrete, elementwise, linear, name_rows, primitive
-from minigrad.tensor import Tensor, Versioned, as_array, fitting, overwriting, raw_index
+from minigrad.tensor import Tensor, Versioned, as_array, fitting, overwriting, plain, raw_index
 
 Axis = int | tuple[int, ...] | None
 any_, all_, sum_, abs_, max_, min_, slice_ = (
@@ -320,8 +320,7 @@ def power(a: Any, b: Any) -> Any:
     """a ** b, elementwise. A number as exponent is a constant of the op, and exact at a = 0."""
     if isinstance(b, Tensor):
         return power_(a, b)
-    if is_scalar(b) or (isinstance(b, xp.ndarray) and not b.ndim):
-        b = b.item()
+    b = plain(b, "power")
     if not isinstance(b, (int, float)) or isinstance(a, (int, float)):
         return power_(a, b)
     if b < 0 and a.dtype.kind in "iub":  # CuPy would answer 0
@@ -349,7 +348,7 @@ def float_of(value: Any, op: str) -> Any:
         raise TypeError(f"{op}: bounds are numbers, not arrays of shape {list(value.shape)}; use mg.maximum and mg.minimum")
     if isinstance(value, Tensor) and value.node is not None:
         raise TypeError(f"{op}: a bound is on the tape, and would get no gradient; use mg.maximum and mg.minimum, or detach it")
-    return value.item() if hasattr(value, "item") else value
+    return plain(value, op)
 
 
 def in_single(f: Callable[[Any], Any], x: Any) -> Any:

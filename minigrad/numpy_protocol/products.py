@@ -116,10 +116,6 @@ def correlate(a: Any, v: Any, mode: str = "valid") -> Any:
     return convolve(a, ops.flip(v, 0), mode)
 
 
-def einsum(*operands: Any) -> Any:
-    return ops.einsum(*operands)
-
-
 def polyval(p: Any, x: Any) -> Any:
     y = ops.multiply(x, 0)
     for coefficient in p:

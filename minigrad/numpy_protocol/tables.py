@@ -82,7 +82,8 @@ MOST = float(host.finfo(host.float64).max)
 FUNCTIONS: dict[str, Any] = {
     name: getattr(ops, name)
     for name in [
-        "broadcast_to", "flip", "logsumexp", "outer", "roll", "round", "squeeze", "tensordot", "tile", "tril", "triu",
+        "broadcast_to", "einsum", "flip", "logsumexp", "outer", "roll", "round", "squeeze", "tensordot", "tile", "tril",
+        "triu",
     ]
 } | {
     name: reductions.choice(getattr(ops, name))
@@ -94,7 +95,7 @@ FUNCTIONS: dict[str, Any] = {
     ]
 } | {
     name: getattr(products, name)
-    for name in ["convolve", "correlate", "cross", "dot", "einsum", "inner", "kron", "polyval", "vdot"]
+    for name in ["convolve", "correlate", "cross", "dot", "inner", "kron", "polyval", "vdot"]
 } | {
     f"linalg.{name}": getattr(products, name)
     for name in ["cross", "det", "inv", "matrix_power", "multi_dot", "norm", "slogdet", "solve", "vector_norm"]
