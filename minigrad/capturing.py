@@ -10,8 +10,9 @@ state of dropout's masks, from the device's memory. Products go through those ke
 while a stream is captured.
 
 What Python does around the kernels is noted while the step is captured (`uses`), and each replay does it again (counts
-of steps, gradients) or is no replay: where the step began with a gradient that was there, and where since then a
-Parameter was given another array, an optimizer's state was loaded, or a layer is in another mode.
+of steps, gradients, which values were overwritten) or is no replay: where the step began with a gradient that was
+there, where it sets a learning rate, and where since then a Parameter was given another array, an optimizer's state
+was loaded, or an attribute of a layer was set.
 
 Whatever cannot be captured runs as it would without `capture`, and `reason` says why.
 """
@@ -25,10 +26,12 @@ from typing import Any
 
 from minigrad import backend
 from minigrad.backend import Array, current, kernel, xp
+from minigrad.given import whole
+from minigrad.optim.given import of_kind
 from minigrad.optim.optimizer import Memory, Optimizer
 from minigrad.optim.rules import SGD
 from minigrad.tape import Node, recording
-from minigrad.tensor import Tensor
+from minigrad.tensor import Tensor, Versioned
 from minigrad.uses import Uses, arrangement
 
 __all__ = ["capture"]
@@ -45,7 +48,7 @@ class Recorded:
 
     inputs, result: where it reads and writes.  of: what it was captured for.  conditions: what must hold in every
     launch.  gradients: of the leaves whose gradients the step leaves or drops, what each then has.  stepped: whose
-    steps are counted.
+    steps are counted, and how many at each launch.  written: the Parameters and Buffers that it overwrites.
     """
 
     graph: Any
@@ -54,7 +57,8 @@ class Recorded:
     of: tuple[Any, ...]
     conditions: list[Condition]
     gradients: list[tuple[Node, Any]]
-    stepped: list[Memory]
+    stepped: list[tuple[Memory, int]]
+    written: list[Versioned]
 
 
 class Captured:
@@ -127,11 +131,12 @@ class Captured:
         recorded.graph.launch(self._stream)
         for node, gradient in recorded.gradients:
             node.grad = gradient
-        for memory in recorded.stepped:
-            memory.step += 1
-            memory.parameter.bump()
+        for memory, steps in recorded.stepped:
+            memory.step += steps
+        for thing in recorded.written:
+            thing.bump()
         if numbers is not None:
-            numbers.counted(recorded.stepped)
+            numbers.counted([memory for memory, _ in recorded.stepped])
         self.reason = None
         self.replays += 1
         return recorded.result
@@ -147,7 +152,7 @@ class Captured:
                     lasting(*condition)
         finally:
             backend.rehearsing = False
-        self._never = self._stranger(uses)
+        self._never = self._unrepeated(uses)
         self._ruled = self.optimizer in uses.ruled
         return result
 
@@ -173,18 +178,8 @@ class Captured:
                 except Exception as error:
                     trouble = trouble or error
         gradients = [(node, node.grad) for node in uses.gradients]
-        stepped = [memory for memory, step, _ in uses.memories() if memory.step != step]
-        refused: str | None = None
-        if (stranger := self._stranger(uses)) is not None:
-            refused = stranger
-        elif trouble is not None:
-            refused = f"capturing failed: {type(trouble).__name__}: {trouble}"
-        elif crossed.to_host or crossed.to_device:
-            refused = "the step moves arrays between host and device, which a replay would not repeat"
-        elif backend.generator().bit_generator.state != drawn:
-            refused = "the step draws random numbers on the host (dropout, augmentation), and a replay would not"
-        elif self._mark != arrangement.mark:
-            refused = f"a replay would not repeat what the step does: {arrangement.last}"
+        stepped = [(memory, memory.step - step) for memory, step, _ in uses.memories() if memory.step != step]
+        refused = self._refused(uses, trouble, crossed, drawn)
         uses.undo()
         del backend._pending[asked:]
         if trouble is None or isinstance(trouble, Exception):  # not Ctrl-C, which says nothing of the step
@@ -195,7 +190,8 @@ class Captured:
             refused = "the optimizer's kernel does not take its step (other dtypes or layouts)"
         refused = refused or self._found()
         if refused is None:
-            self._recorded = Recorded(graph, held, result, of, conditions, gradients, stepped)
+            written = list(uses.written.values())
+            self._recorded = Recorded(graph, held, result, of, conditions, gradients, stepped, written)
             for start in begin:
                 start()
             return
@@ -205,6 +201,20 @@ class Captured:
         backend.generator().bit_generator.state = drawn
         if trouble is not None and not isinstance(trouble, Exception):
             raise trouble
+
+    def _refused(self, uses: Uses, trouble: BaseException | None, crossed: Any, drawn: Any) -> str | None:
+        """Why what was just captured is no graph that could be replayed."""
+        if (unrepeated := self._unrepeated(uses)) is not None:
+            return unrepeated
+        if trouble is not None:
+            return f"capturing failed: {type(trouble).__name__}: {trouble}"
+        if crossed.to_host or crossed.to_device:
+            return "the step moves arrays between host and device, which a replay would not repeat"
+        if backend.generator().bit_generator.state != drawn:
+            return "the step draws random numbers on the host (dropout, augmentation), and a replay would not"
+        if self._mark != arrangement.mark:
+            return f"a replay would not repeat what the step does: {arrangement.last}"
+        return None
 
     def _found(self) -> str | None:
         """Why this call is neither captured nor replayed: a gradient that the step takes as it finds it."""
@@ -217,12 +227,14 @@ class Captured:
                 )
         return None
 
-    def _stranger(self, uses: Uses) -> str | None:
-        """Why a step is never captured that uses an optimizer of which `capture` was not told."""
+    def _unrepeated(self, uses: Uses) -> str | None:
+        """What a step does to optimizers that a replay would not, for which it is never captured."""
         for optimizer in uses.optimizers:
             if optimizer is not self.optimizer:
                 kind = type(optimizer).__name__
                 return f"{kind}.step runs in the step, and a replay would not see it; mg.capture(step, optimizer) would"
+        if uses.hyper:
+            return "the step sets hyper-parameters, and a replay would not; step a schedule outside of it, after it"
         return None
 
     def _obstacle(self, inputs: tuple[Any, ...], numbers: Any) -> str | None:
@@ -231,8 +243,8 @@ class Captured:
             return "it runs within a step that is captured itself"
         if not hasattr(getattr(xp, "cuda", None), "Stream"):
             return f"the backend is {current()!r}, which has no CUDA graphs"
-        if not all(isinstance(x, Tensor) and x.node is None for x in inputs):
-            return "inputs must be Tensors without a history"
+        if not all(isinstance(x, Tensor) and x.node is None and isinstance(x.data, xp.ndarray) for x in inputs):
+            return "inputs must be Tensors without a history, of the backend in use"
         if self.optimizer is not None and type(self.optimizer) is not SGD and numbers is None:
             kind = type(self.optimizer).__name__
             return f"{kind} counts its steps on the host, and a replay would repeat one step's numbers; SGD does not"
@@ -298,11 +310,13 @@ def capture(step: Callable[..., Any], optimizer: Optimizer | None = None, warmup
     uses; step its schedule outside of `step`: SGD without dampening, Adagrad, RMSprop, Adam and AdamW see a changed
     learning rate at the next replay. Other optimizers than these run uncaptured, and so do these for other dtypes than
     float32 and float64 or for several at once. zero_grad() in the step, or before each call. Python in the step
-    (printing, counting, a layer's attributes other than its mode) does not run in a replay, and masks of dropout come
-    from a generator on the device. Where a call is not a replay, it runs as `step` does and `fast.reason` says why: no
-    CUDA, other shapes, values read on the host, or a library that refuses to be captured. After `load_state_dict` of
-    the optimizer, `p.data = array`, `eval()` or `freeze()` the step is captured anew.
+    (printing, counting) does not run in a replay, and masks of dropout come from a generator on the device. Where a
+    call is not a replay, it runs as `step` does and `fast.reason` says why: no CUDA, other shapes, values read on the
+    host, or a library that refuses to be captured. After `load_state_dict` of the optimizer, `p.data = array`,
+    `eval()`, `freeze()`, or where an attribute of a layer was set, the step is captured anew.
     """
     if not callable(step):
         raise TypeError(f"capture: needs a function of Tensors, not a {type(step).__name__}")
-    return Captured(step, optimizer, warmup)
+    if optimizer is not None:
+        of_kind(Optimizer, "capture", optimizer)
+    return Captured(step, optimizer, whole("capture: warmup", warmup, least=0))

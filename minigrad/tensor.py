@@ -298,7 +298,7 @@ class Versioned(Tensor):
             if node is not None and (node.shape != value.shape or node.dtype != value.dtype):
                 node = differentiable(value, self.name)
             if recording.uses is not None:
-                recording.uses.arrays.append((self, self.data))
+                recording.uses.attributes.append((self, "data", self.data))
             set_attribute(self, name, value)
             set_attribute(self, "node", node)
             writes.expect(value)
@@ -321,7 +321,12 @@ class Versioned(Tensor):
     def __setitem__(self, index: object, value: object) -> None:
         self.unlock()
         super().__setitem__(index, value)
+        self._count()
+
+    def _count(self) -> None:
         self.version += 1
+        if recording.uses is not None:
+            recording.uses.written[id(self)] = self
 
     def unlock(self) -> Array:
         """The array, to be written to and then reported by `bump`: in debug mode it may have been locked."""
@@ -331,7 +336,7 @@ class Versioned(Tensor):
 
     def bump(self) -> None:
         """Notes that the values were overwritten in place, by whom and where."""
-        self.version += 1
+        self._count()
         own = int(self.node is not None and getattr(self.node, "aside", None) is self.data)
         writes.note(self.data, type(self).__name__, self.name, own)
 

@@ -764,7 +764,12 @@ def test_why_a_step_is_not_captured(monkeypatch: pytest.MonkeyPatch) -> None:
         for given in (mg.ones(4, 3, requires_grad=True), 3):
             fast = mg.capture(lambda x: None, warmup=0)
             fast(given)
-            assert fast.replays == 0 and fast.reason == "inputs must be Tensors without a history"
+            why = "inputs must be Tensors without a history, of the backend in use"
+            assert (fast.replays, fast.reason) == (0, why)
+        with pytest.raises(TypeError, match="capture: needs a Optimizer, not a Linear"):
+            mg.capture(lambda x: None, nn.Linear(2, 1))
+        with pytest.raises(ValueError, match="capture: warmup must be at least 0, not -1"):
+            mg.capture(lambda x: None, warmup=-1)
         assert "Adam counts its steps on the host" in captured(optim.Adam).reason
         assert "draws random numbers" in captured(inside=lambda: backend.generator().random()).reason
         assert "moves arrays between host and device" in captured(inside=lambda: mg.ones(1).item()).reason

@@ -1097,8 +1097,9 @@ CHANGES: dict[str, tuple[Callable[[Twins], Any], str]] = {  # what a graph holds
     "an optimizer without a state": (begin_again, "Adam.load_state_dict gave the optimizer other arrays"),
     "a Parameter's array": (replace, "'0.weight' was given another array"),
     "a Buffer's array": (replace_statistics, "'1.running_mean' was given another array"),
-    "the mode": (lambda twin: twin.net.eval(), "the mode of '3' was switched"),
-    "the mode of a layer": (lambda twin: setattr(twin.net[1], "training", False), "the mode of '1' was switched"),
+    "the mode": (lambda twin: twin.net.eval(), "training of '3' was set to False"),
+    "the mode of a layer": (lambda twin: setattr(twin.net[1], "training", False), "training of '1' was set to False"),
+    "a setting of a layer": (lambda twin: setattr(twin.net[1], "momentum", 0.5), "momentum of '1' was set to 0.5"),
     "what learns": (lambda twin: twin.net[3].freeze(), "requires_grad of '3.bias' was switched"),
     "what learns, and back": (lambda twin: twin.net[3].freeze().unfreeze(), "requires_grad of '3.bias' was switched"),
 }
@@ -1129,6 +1130,95 @@ def test_a_mode_that_was_switched_and_switched_back_leaves_the_graph() -> None:
         twin.net(drawn(i)[0])
         twin.net.train()
     assert (fast.replays, fast.reason) == (3, None)
+
+
+def stepping_a_schedule(twin: Twins) -> Callable[..., mg.Tensor]:
+    schedule = optim.StepLR(twin.optimizer, 3, 0.5)
+
+    def step(*given: mg.Tensor) -> mg.Tensor:
+        loss = twin.step(*given)
+        schedule.step()
+        return loss
+
+    return step
+
+
+def setting_a_rate(twin: Twins) -> Callable[..., mg.Tensor]:
+    def step(*given: mg.Tensor) -> mg.Tensor:
+        twin.optimizer.param_groups[0]["lr"] *= 0.5
+        return twin.step(*given)
+
+    return step
+
+
+def setting_a_layer(twin: Twins) -> Callable[..., mg.Tensor]:
+    def step(*given: mg.Tensor) -> mg.Tensor:
+        twin.net[1].momentum *= 0.5
+        return twin.step(*given)
+
+    return step
+
+
+IN_PYTHON: dict[str, tuple[Callable[[Twins], Callable[..., mg.Tensor]], str]] = {  # what only Python would do again
+    "a schedule": (stepping_a_schedule, "the step sets hyper-parameters, and a replay would not; step a schedule out"),
+    "a rate": (setting_a_rate, "the step sets hyper-parameters, and a replay would not"),
+    "a layer": (setting_a_layer, "a replay would not repeat what the step does: momentum of '1' was set to 0.0"),
+}
+
+
+@pytest.mark.parametrize("rule", ["SGD", "Adam"])
+@pytest.mark.parametrize("what", IN_PYTHON)
+def test_a_step_that_sets_numbers_in_python_is_not_captured(what: str, rule: str) -> None:
+    of, why = IN_PYTHON[what]
+    plain, other = Twins(GRAPHED[rule]), Twins(GRAPHED[rule])
+    step, fast = of(plain), mg.capture(of(other), other.optimizer, warmup=2)
+    for i in range(6):
+        step(*drawn(i)), fast(*drawn(i))
+    assert fast.replays == 0 and fast.reason.startswith(why)
+    assert_twins(plain, other)
+    assert plain.optimizer.param_groups[0]["lr"] == other.optimizer.param_groups[0]["lr"]
+    assert plain.net[1].momentum == other.net[1].momentum
+
+
+@pytest.mark.parametrize("rule", ["SGD", "Adam"])
+def test_several_steps_of_the_optimizer_in_one_graph_are_counted(rule: str) -> None:
+    plain, other = Twins(GRAPHED[rule]), Twins(GRAPHED[rule])
+    several = lambda twin: lambda x, y: [twin.step(x, y) for _ in range(3)][-1]
+    step, fast = several(plain), mg.capture(several(other), other.optimizer, warmup=1)
+    for i in range(4):
+        step(*drawn(i)), fast(*drawn(i))
+    assert (fast.replays, fast.reason) == (3, None)
+    assert {memory.step for memory in other.optimizer.state.values()} == {12}
+    assert_twins(plain, other)
+
+
+WAYS: dict[str, Callable[[mg.Parameter, mg.Tensor], None]] = {  # to overwrite a Parameter without an optimizer
+    "update": lambda p, x: p.update(p.detach() - x),
+    "an operator": lambda p, x: setattr(p, "data", p.data.__isub__(x.data)),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_tape_from_before_a_replay_that_writes_by_hand_is_stale(way: str) -> None:
+    w = mg.Parameter(mg.ones(3))
+    fast = mg.capture(lambda x: WAYS[way](w, x), warmup=1)
+    for _ in range(2):
+        fast(mg.ones(3))
+    kept, version = (w * w).sum(), w.version
+    fast(mg.ones(3))
+    assert fast.replays == 2 and w.version == version + 1
+    with pytest.raises(RuntimeError, match="overwritten"):
+        kept.backward()
+
+
+def test_an_input_of_another_library_is_named_by_the_op_that_it_reaches() -> None:
+    with mg.using("numpy"):
+        given = mg.ones(2, 2)
+    fast = mg.capture(lambda x: x @ mg.ones(2, 2), warmup=1)
+    fast(mg.ones(2, 2)), fast(mg.ones(2, 2))
+    with pytest.raises(TypeError, match=r"matmul: operands of two array libraries meet: numpy\.float32"):
+        fast(given)
+    assert fast.replays == 1 and "of the backend in use" in fast.reason
 
 
 def test_a_step_that_gives_a_parameter_another_array_is_not_captured() -> None:

@@ -93,9 +93,17 @@ class Module:
                 f"{type(self).__name__}: {name} tells whether a module is in that mode; give the "
                 f"{type(value).__name__} another name"
             )
-        if name == "training" and bool(value) is not bool(self.training):
-            arrangement.switched(self, f"the mode of {self._place or type(self).__name__!r} was switched")
+        if not name.startswith("_"):
+            self._note(name, self.training if name == "training" else vars(self).get(name, value), value)
         super().__setattr__(name, value)
+
+    def _note(self, name: str, before: Any, after: Any) -> None:
+        """Tells captured steps of an attribute that is set to another value, where it is a plain one."""
+        if _plain(before) and _plain(after) and before != after:
+            if recording.uses is not None:
+                recording.uses.attributes.append((self, name, before))
+            place = self._place or type(self).__name__
+            arrangement.attribute(self, name, before, after, f"{name} of {place!r} was set to {after!r}")
 
     if not TYPE_CHECKING:
 
@@ -330,6 +338,13 @@ def unusual(module: Module, usual: dict[str, Any]) -> str:
     """The settings that a module has and that are not the usual ones, each as ", name=value"."""
     values = {name: getattr(module, name, value) for name, value in usual.items()}
     return "".join(f", {name}={value!r}" for name, value in values.items() if value != usual[name])
+
+
+def _plain(value: Any) -> bool:
+    """Whether a value is a number, a text, None or a tuple of such: what says how a layer computes."""
+    return isinstance(value, (bool, int, float, str, type(None))) or (
+        type(value) is tuple and all(_plain(part) for part in value)
+    )
 
 
 def _differ(a: Any, b: Any) -> bool:

@@ -59,6 +59,9 @@ class Group(UserDict[str, Any]):
     def __setitem__(self, key: str, value: Any) -> None:
         if key not in self.hyper:
             raise KeyError(f"cannot set {key!r}: a group's hyper-parameters are {', '.join(self.hyper)}")
+        if recording.uses is not None:
+            recording.uses.hyper = True
+            recording.uses.attributes.append((self, "data", dict(self.data)))
         self.data.update(self.check({**self.hyper, key: value}))
 
     def __delitem__(self, key: str) -> None:
