@@ -69,8 +69,10 @@ HOST: dict[str, str] = {
     "test_autodiff.py::test_training_steps_do_not_grow": RAW,
     "test_autodiff.py::test_what_owning_an_array_means": RAW,
     "test_numpy_protocol.py::test_a_course_batchnorm_runs_unchanged": NUMPY,
+    "test_numpy_protocol.py::test_a_copy_has_its_own_memory_and_the_same_gradient": NUMPY,
     "test_numpy_protocol.py::test_mixed_floats_are_promoted_in_numpys_functions": NUMPY,
     "test_numpy_protocol.py::test_the_same_values_as_on_arrays_and_a_gradient": NUMPY,
+    "test_numpy_protocol.py::test_they_do_while_a_users_code_is_studied": NUMPY,
     "test_engine.py::test_indices_out_of_range": INDEX,
     "test_engine.py::test_indices_out_of_range_along_an_axis": INDEX,
 }

@@ -1,6 +1,7 @@
 """CuPy on a real GPU against NumPy: op by op, layer by layer, and after a hundred steps.
 
-Skipped, with the reason, where there is none. Bounds: float64 ops to 1e-10 of the largest value (another
+Skipped, with the reason, where there is none; with `--backend emulated` the emulated device stands for it, so that the
+tests themselves have run before a GPU is there. Bounds: float64 ops to 1e-10 of the largest value (another
 order of addition), float32 layers to 1e-4, a hundred steps of SGD to 1e-2 of the loss.
 """
 
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 import minigrad as mg
-from minigrad import data, nn, optim
+from minigrad import backend, data, nn, optim
 from minigrad import functional as F
 from minigrad.backend import xp
 from models.cnn import CNN
@@ -23,7 +24,13 @@ from tests.test_backends import IMAGES, LABELS, LAYERS, MEETINGS, assert_meeting
 
 
 @pytest.fixture(scope="module", autouse=True)
-def gpu() -> Iterator[None]:
+def gpu(request: pytest.FixtureRequest) -> Iterator[None]:
+    if request.config.getoption("--backend") == "emulated":
+        with pytest.MonkeyPatch.context() as patch:
+            emulated = backend.backends["emulated"]
+            patch.setitem(backend.backends, "cupy", lambda: emulated()._replace(name="cupy"))
+            yield
+        return
     try:
         with mg.using("cupy"):
             pass
@@ -32,6 +39,12 @@ def gpu() -> Iterator[None]:
     yield
     with mg.using("cupy"):  # other processes test on the same card
         xp.get_default_memory_pool().free_all_blocks()
+
+
+@pytest.fixture
+def card(pytestconfig: pytest.Config) -> None:
+    if pytestconfig.getoption("--backend") == "emulated":
+        pytest.skip("it is of CuPy itself, which the emulated device is not")
 
 
 def assert_close(compute: Callable[[], Any], tolerance: float) -> None:
@@ -142,7 +155,7 @@ def losses_of_steps(disturb: Callable[[mg.Tensor], None], count: int = 4) -> lis
 
 
 @pytest.mark.parametrize("op", HUGE)
-def test_out_of_memory_is_explained_and_training_goes_on(op: str) -> None:
+def test_out_of_memory_is_explained_and_training_goes_on(op: str, card: None) -> None:
     def disturb(loss: mg.Tensor) -> None:
         with pytest.raises(mg.OutOfMemory, match=f"^{op}.*{TOO_MUCH}"):
             HUGE[op]()
@@ -176,7 +189,7 @@ def test_a_label_out_of_range_is_named_when_the_loss_is_read(name: str) -> None:
 
 @pytest.mark.parametrize("op", MEETINGS)
 @pytest.mark.parametrize("library", ["numpy", "cupy"])
-def test_arrays_of_two_libraries_that_meet_are_named(op: str, library: str) -> None:
+def test_arrays_of_two_libraries_that_meet_are_named(op: str, library: str, card: None) -> None:
     assert_meeting_is_named(op, library, "cupy")
 
 
@@ -296,9 +309,10 @@ def test_a_step_as_a_cuda_graph(rule: str, fuse: bool) -> None:
         on_device.test_a_replayed_step_trains_as_the_step_itself(rule, fuse)
 
 
-def test_masks_in_a_cuda_graph() -> None:
+@pytest.mark.parametrize("rows", [1, 64])
+def test_masks_in_a_cuda_graph(rows: int) -> None:
     with mg.using("cupy"):
-        on_device.test_every_replay_draws_another_mask_with_its_probability()
+        on_device.test_every_replay_draws_another_mask_with_its_probability(rows)
 
 
 def test_batches_gathered_and_distorted() -> None:

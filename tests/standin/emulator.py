@@ -66,7 +66,7 @@ def shared(library: str) -> dict[str, int]:
 
 
 @functools.cache
-def compiled(code: str) -> ctypes.CDLL:
+def compiled(code: str) -> ctypes.PyDLL:
     """The library made of a source, kept in a folder for the next run."""
     wrappers: dict[str, None] = {}  # each once, in order
     for name, types in parameters_of(code).items():
@@ -94,7 +94,7 @@ def compiled(code: str) -> ctypes.CDLL:
                 if size > SHARED:
                     raise RuntimeError(f"CompileException: {name} uses too much shared data ({size:#x} bytes)")
             Path(folder, "kernel.so").replace(library)
-    return ctypes.CDLL(str(library))
+    return ctypes.PyDLL(str(library))  # holds the interpreter's lock: all launches share one set of fibers
 
 
 @functools.cache
