@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import re
 import sys
 import types
 import weakref
@@ -897,8 +898,8 @@ def test_the_gpu_benchmark_measures_its_contestants_and_writes_a_table(
     class Here(gpu.Rival):
         """Answers in this process."""
 
-        def __init__(self, name: str) -> None:
-            self.name, self.worker, self.note, self.times = name, gpu_worker.Worker(name), "", []
+        def __init__(self, name: str, clock: gpu.Clock) -> None:
+            self.name, self.worker, self.clock, self.late = name, gpu_worker.Worker(name), clock, False
 
         def ask(self, question: Any) -> Any:
             return json.loads(json.dumps(self.worker.answer(question)))
@@ -917,3 +918,80 @@ def test_the_gpu_benchmark_measures_its_contestants_and_writes_a_table(
     assert len(found["steps"]) == 4 and sum("PyTorch" in reason for reason in found["not measured"]) == 4
     assert found["check"] == ["ran pytest"] and found["train"] == ["ran examples.mnist"]
     assert (tmp_path / "gpu.md").read_text().count("\n| 2 | minigrad") == 4
+
+
+ODD_WORKER = """
+import json, os, sys, time
+
+name = sys.argv[1]
+if name == "ends at once":
+    sys.exit(3)
+print("{}", flush=True)
+for line in sys.stdin:
+    what, number = json.loads(line)
+    answer = {"ms": 2.0 * number, "note": ""} if what == "run" else {}
+    if name == "ends" and what == "run":
+        os._exit(4)
+    if name == "hangs" and what == "make":
+        os.fork()  # who holds the pipe too
+        time.sleep(60)
+    if name == "raises at 4096" and what == "make" and number == 4096:
+        answer = {"error": "OutOfMemory: allocating 1 byte"}
+    if name == "tells no time" and what == "run":
+        answer = {"ms": float("nan")}
+    print("warning: all is well" if name == "prints rubbish" else [1] if name == "lists" else json.dumps(answer))
+    sys.stdout.flush()
+"""
+
+
+def test_the_gpu_benchmark_measures_those_who_answer_and_says_why_others_do_not(
+    monkeypatch: pytest.MonkeyPatch, capsys: Any, tmp_path: Any
+) -> None:
+    odd = {
+        "ends at once": "ended with 3", "ends": "ended with 4", "hangs": "after 5 s without an answer",
+        "prints rubbish": "answered 'warning: all is well", "lists": r"it answered \[1\]",
+        "tells no time": "it measured nan ms", "raises at 4096": "OutOfMemory: allocating 1 byte",
+    }  # fmt: skip
+    (tmp_path / "odd_worker.py").write_text(ODD_WORKER)
+    fake_cupy(monkeypatch)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(gpu, "versions", lambda: "a fake")
+    monkeypatch.setattr(gpu, "WORKER", "odd_worker")
+    monkeypatch.setattr(gpu, "WAYS", ["minigrad", "PyTorch eager", *odd])
+    monkeypatch.setattr(gpu, "PATIENCE", 5.0)
+    monkeypatch.setattr(gpu, "CHECK", ["odd_worker", "ends at once"])
+    monkeypatch.setattr(gpu, "TRAIN", ["nothing_of_this_name"])
+    with mg.using("numpy"):
+        assert gpu.main(["--seconds", "0.1", "--out", str(tmp_path)]) == 0
+    found = json.loads((tmp_path / "gpu.json").read_text())
+    measured = [(line["batch"], line["contestant"], line["ms"]) for line in found["steps"]]
+    fine = ["minigrad", "PyTorch eager"]
+    assert measured == [(128, name, 2.0) for name in [*fine, "raises at 4096"]] + [(4096, name, 2.0) for name in fine]
+    for name, reason in odd.items():
+        where = "" if name == "ends at once" else ", batch 4096" if name == "raises at 4096" else ", batch 128"
+        assert any(re.match(f"{name}{where}: .*{reason}", said) for said in found["not measured"]), name
+    assert [said.endswith("not asked again") for said in found["not measured"] if said.startswith("hangs")] == [True]
+    assert any("`python -m odd_worker ends at once` ended with status 3" in said for said in found["not measured"])
+    assert any("`python -m nothing_of_this_name` ended with status 1" in said for said in found["not measured"])
+    assert (tmp_path / "gpu.md").read_text() == capsys.readouterr().out
+
+
+def test_what_the_gpu_benchmark_has_no_time_for_is_not_measured(
+    monkeypatch: pytest.MonkeyPatch, capsys: Any, tmp_path: Any
+) -> None:
+    (tmp_path / "odd_worker.py").write_text(ODD_WORKER)
+    fake_cupy(monkeypatch)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(gpu, "versions", lambda: "a fake")
+    monkeypatch.setattr(gpu, "WORKER", "odd_worker")
+    monkeypatch.setattr(gpu, "WAYS", ["minigrad", "PyTorch eager"])
+    runs, run = [], gpu.Rival.run
+    monkeypatch.setattr(gpu.Rival, "run", lambda one, steps: runs.append(steps) or run(one, steps))
+    # Both are made, which runs each once, and one has its turn.
+    monkeypatch.setattr(gpu.Clock, "left", lambda clock: 60.0 * (len(runs) < 4))
+    with mg.using("numpy"):
+        assert gpu.main(["--seconds", "0.1", "--out", str(tmp_path), "--parts", "step"]) == 0
+    found = json.loads((tmp_path / "gpu.json").read_text())
+    assert [(line["batch"], line["contestant"]) for line in found["steps"]] == [(128, "minigrad")]
+    for name, batch in (("PyTorch eager", 128), ("minigrad", 4096), ("PyTorch eager", 4096)):
+        assert f"{name}, batch {batch}: the ten minutes were over" in found["not measured"]
