@@ -570,9 +570,26 @@ def test_the_first_op_that_widens_is_named() -> None:
     x = mg.tensor([1.0, 2.0], requires_grad=True)
     with mg.no_widening():
         mg.exp(x).astype(mg.float64).sum()
-        with pytest.raises(TypeError, match=r"twice: widened float32 \[2\] to float64 \[2\].*test_backends\.py"):
-            twice(x)
+        for recorded in (True, False):  # by no_grad, or since it is of a constant
+            with contextlib.nullcontext() if recorded else mg.no_grad():
+                for given in (x, x.detach()):
+                    with pytest.raises(TypeError, match=r"twice: widened float32 \[2\] to float64 .*_backends\.py"):
+                        twice(given)
     assert twice(x).dtype == np.float64
+
+
+def test_a_cotangent_that_widens_is_named_with_its_op_and_what_looked_on_before_still_does() -> None:
+    twice = mg.primitive(lambda x: x * 2, lambda g: g * xp.asarray(2.0), name="twice")
+    x = mg.tensor([1.0, 2.0], requires_grad=True)
+    with mg.debug() as session, mg.no_widening():
+        x.astype(mg.float64).sum().backward()  # back to what x is
+        with pytest.raises(TypeError, match=r"backward of twice: widened float32 \[2\] to float64 \[2\]"):
+            twice(x).sum().backward()
+        p = mg.Parameter(mg.ones(2))
+        p.update(mg.zeros(2))
+        with np.errstate(divide="ignore"), pytest.raises(FloatingPointError, match="log"):
+            mg.log(x * 0)
+    assert len(session.written) == 1
 
 
 class FakeCUDA(Exception):
