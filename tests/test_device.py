@@ -670,6 +670,29 @@ def test_batch_norm_remembers_in_one_launch_what_it_remembers_on_the_host(dtype:
         np.testing.assert_allclose(a, b, rtol={"float32": 1e-5, "float64": 1e-13}[dtype], atol=1e-6)
 
 
+MEMORIES: dict[str, Callable[[nn.BatchNorm2d], None]] = {  # of a BatchNorm, of a kind that kernels do not write
+    "a view": lambda norm: setattr(norm.running_mean, "data", xp.zeros(6, np.float32)[::2]),
+    "a count of 32 bits": lambda norm: setattr(norm.num_batches_tracked, "data", xp.zeros((), np.int32)),
+    "two dtypes": lambda norm: setattr(norm.running_var, "data", xp.ones(3)),
+}
+
+
+@pytest.mark.parametrize("memory", MEMORIES)
+@pytest.mark.parametrize("make", [mg.fused.fuse, lambda model: model], ids=["fused", "layer by layer"])
+def test_what_a_batch_norm_keeps_in_another_form_is_remembered_by_ordinary_ops(make: Any, memory: str) -> None:
+    x, found = normal("float32", 4, 3, 2, 2), []
+    for name in ("emulated", "numpy"):
+        with mg.using(name):
+            norm = nn.BatchNorm2d(3)
+            MEMORIES[memory](norm)
+            emulator.launched.clear()
+            make(nn.Sequential(norm, nn.ReLU()))(mg.tensor(x))
+            assert not {"remember", "moments"} & set(emulator.launched)
+            found.append([buffer.numpy().copy() for buffer in norm.buffers()])
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7)
+
+
 def test_recomputed_activations_are_not_remembered_twice() -> None:
     layer, x = nn.BatchNorm2d(3), mg.random.normal(4, 3, 2, 2, requires_grad=True)
     mg.checkpoint(layer, x).sum().backward()

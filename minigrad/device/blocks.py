@@ -144,7 +144,7 @@ def together(x: Tensor, layers: Sequence[nn.Module]) -> tuple[int, Any] | None:
     None where the layers have to run one by one: which is also how wrong shapes get the layers' own errors.
     """
     found = fused_together(x, layers) if small(x.data) else None
-    if found is None:
+    if found is None or not (found.norm is None or running.fits(found.norm)):
         return None
     w, b, gamma, beta = found.arrays(x.dtype)
     plan = Plan(found.settings, None, found.relu, found.pool)

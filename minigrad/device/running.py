@@ -25,16 +25,20 @@ def momentum(norm: BatchNorm) -> float:
     return -1.0 if norm.momentum is None else norm.momentum
 
 
-def _fit(norm: BatchNorm, *new: Array) -> bool:
-    """Whether the kernel is written for a BatchNorm's buffers and for what they are to be moved towards."""
-    kept = [buffer.data for buffer in (norm.running_mean, norm.running_var) if buffer is not None]
-    return usable(*new, *kept) and all(array.flags.c_contiguous for array in kept)
+def fits(norm: BatchNorm) -> bool:
+    """Whether kernels may write what a BatchNorm keeps: nothing checks again what a launch is given."""
+    count, mean, var = norm.num_batches_tracked, norm.running_mean, norm.running_var
+    if count is None or mean is None or var is None:
+        return True
+    dense = all(buffer.data.flags.c_contiguous for buffer in (count, mean, var))
+    return dense and count.dtype.name == "int64" and usable(mean.data, var.data)
 
 
 @offer("remember")
 def remember(norm: BatchNorm, mean: Array, var: Array, m: int) -> bool | None:
     """`BatchNorm._remember`."""
-    if not _fit(norm, mean, var):
+    kept = mean if norm.running_mean is None else norm.running_mean.data
+    if not (fits(norm) and usable(mean, var, kept)):
         return None
     of = module("running", dtype=mean.dtype)
     mean, var, arrays = dense(mean), dense(var), written(norm)
