@@ -1115,11 +1115,16 @@ def replace_statistics(twin: Twins) -> None:
     twin.net[1].running_mean.data = twin.net[1].running_mean.data + 1.0
 
 
+def exchange(twin: Twins) -> None:
+    twin.net[1].running_mean = mg.Buffer(twin.net[1].running_mean + 1.0)
+
+
 CHANGES: dict[str, tuple[Callable[[Twins], Any], str]] = {  # what a graph holds fixed, and how the reason names it
     "an optimizer's state": (reload, "Adam.load_state_dict gave the optimizer other arrays"),
     "an optimizer without a state": (begin_again, "Adam.load_state_dict gave the optimizer other arrays"),
     "a Parameter's array": (replace, "'0.weight' was given another array"),
     "a Buffer's array": (replace_statistics, "'1.running_mean' was given another array"),
+    "a Buffer": (exchange, "running_mean of '1' is another Buffer"),
     "the mode": (lambda twin: twin.net.eval(), "training of '3' was set to False"),
     "the mode of a layer": (lambda twin: setattr(twin.net[1], "training", False), "training of '1' was set to False"),
     "a setting of a layer": (lambda twin: setattr(twin.net[1], "momentum", 0.5), "momentum of '1' was set to 0.5"),

@@ -98,12 +98,18 @@ class Module:
         super().__setattr__(name, value)
 
     def _note(self, name: str, before: Any, after: Any) -> None:
-        """Tells captured steps of an attribute that is set to another value, where it is a plain one."""
-        if _plain(before) and _plain(after) and before != after:
-            if recording.uses is not None:
-                recording.uses.attributes.append((self, name, before))
-            place = self._place or type(self).__name__
+        """Tells captured steps of an attribute that is another: a plain value, or a Parameter, Buffer or Module."""
+        place = self._place or type(self).__name__
+        if before is after:
+            return
+        if isinstance(before, (Versioned, Module)):
+            arrangement.replaced(f"{name} of {place!r} is another {type(before).__name__}")
+        elif _plain(before) and _plain(after) and before != after:
             arrangement.attribute(self, name, before, after, f"{name} of {place!r} was set to {after!r}")
+        else:
+            return
+        if recording.uses is not None:
+            recording.uses.attributes.append((self, name, before))
 
     if not TYPE_CHECKING:
 
