@@ -109,6 +109,16 @@ REFUSED: dict[str, Callable[[Any, Any], Any]] = {
     "a list to concatenate": lambda x, i: xp.concatenate([x, [1.0]]),
     "numbers to stack": lambda x, i: xp.stack([1.0, 2.0]),
     "a list to choose from": lambda x, i: xp.where(x > 0, [1.0, 2.0, 3.0], x),
+    "logic of complex numbers": lambda x, i: xp.logical_and(x, x.astype(np.complex64)),
+    "comparing with a list": lambda x, i: x == [1.0, 2.0, 3.0],
+    "comparing with text": lambda x, i: x != "a",
+    "the largest halves at indices": lambda x, i: xp.maximum.at(x.astype(np.float16), i, x),
+    "a mask along an axis": lambda x, i: xp.take_along_axis(x, x > 1, 0),
+    "bounds in a list": lambda x, i: xp.clip(x, [0.0, 1.0, 2.0], 3.0),
+    "no bound for truth values": lambda x, i: (x > 1).clip(None, 1),
+    "bounds of complex numbers": lambda x, i: xp.clip(x.astype(np.complex64), 0, 1),
+    "a list to fill with": lambda x, i: xp.full_like(x, [1.0, 2.0, 3.0]),
+    "nothing to fill with": lambda x, i: x.fill(None),
     "a lock": lambda x, i: setattr(x.flags, "writeable", False),
 }
 

@@ -57,6 +57,12 @@ TRUTHS = frozenset(("array_equal", "array_equiv", "allclose"))
 ATOMIC = frozenset(map(np.dtype, ("int32", "uint32", "uint64", "float16", "float32", "float64")))
 """The dtypes that `scatter_add`, and with it `add.at`, can add up."""
 
+EXTREME = ATOMIC - {np.dtype("float16")} | {np.dtype("int64")}
+"""The dtypes of which `maximum.at` and `minimum.at` can take the extreme."""
+
+FILLED = {"full": (1, "fill_value"), "full_like": (1, "fill_value"), "ndarray.fill": (0, "value")}
+"""Functions that take a number or an array to fill with, with the place and the name of that parameter."""
+
 
 COPIES = frozenset(("dump", "dumps", "tobytes", "tofile"))
 """Methods that bring an array to the host."""
@@ -216,6 +222,29 @@ def _integers(name: str, parameters: list[str], args: tuple[Any, ...], kwargs: d
             raise TypeError(f"cupy.{name}: 'cupy.ndarray' object cannot be interpreted as an integer")
 
 
+def _kind(value: Any) -> str:
+    """The kind of an array's dtype; nothing for what is no array."""
+    return str(value.dtype.kind) if isinstance(value, DeviceArray) else ""
+
+
+def _values(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Raises where values are of a kind that CuPy has no kernel for."""
+    if name in FILLED:
+        place, keyword = FILLED[name]
+        value = args[place] if place < len(args) else kwargs.get(keyword)
+        if not isinstance(value, (DeviceArray, *NUMBERS)):
+            _refuse(value, name)
+            raise TypeError(f"cupy.{name}: Unsupported type {type(value)}")
+    if name in ("clip", "ndarray.clip"):
+        x, *bounds = (*args, *kwargs.values())
+        for bound in bounds:
+            if not (isinstance(bound, (DeviceArray, *NUMBERS)) or (bound is None and x.dtype.kind in "iuf")):
+                _refuse(bound, name)
+                raise TypeError(f"cupy.clip: Unsupported type {type(bound)}")
+        if any(isinstance(v, complex) or _kind(v) == "c" for v in (x, *bounds)):
+            raise TypeError("Wrong type of arguments for cupy_clip")
+
+
 class DeviceArray:
     """An array that behaves as `cupy.ndarray` does towards everything outside the device."""
 
@@ -251,6 +280,7 @@ class DeviceArray:
         def method(*args: Any, **kwargs: Any) -> Any:
             _fits(f"ndarray.{name}", parameters, args, kwargs)
             _integers(name, parameters or [], args, kwargs)
+            _values(f"ndarray.{name}", (self, *args) if name == "clip" else args, kwargs)
             if name in WAIT or name in COPIES:
                 transfers.note(name)
             if name in ("sort", "argsort"):
@@ -384,6 +414,8 @@ def _operator(name: str) -> Any:
         for other in others:
             _refuse(other, name)
             if not isinstance(other, (DeviceArray, *NUMBERS, type(None))):
+                if name in ("__eq__", "__ne__"):  # Python would compare identities
+                    raise TypeError(f"operand type(s) all returned NotImplemented: {type(other)}")
                 return NotImplemented
         _refuse_cublas(name.strip("_").removeprefix("r").removeprefix("i"))
         given = _host(others, name)
@@ -413,6 +445,7 @@ def _function(name: str, function: Callable[..., Any], parameters: list[str] | N
                 _refuse(value, name)
                 raise TypeError(f"cupy.{name}: Unsupported type {type(value)}")
         _integers(name, parameters or [], args, kwargs)
+        _values(name, args, kwargs)
         if parameters and parameters[0] == "tup" and not all(isinstance(part, DeviceArray) for part in args[0]):
             raise TypeError(f"cupy.{name}: Only cupy arrays can be concatenated")
         if name in WAIT or (name == "where" and len(args) == 1):
@@ -450,6 +483,8 @@ class _Ufunc:
             if not isinstance(value, (DeviceArray, *NUMBERS)):
                 _refuse(value, self.name)
                 raise TypeError(f"cupy.{self.name}: Unsupported type {type(value)}")
+            if self.name.startswith("logical_") and (isinstance(value, complex) or _kind(value) == "c"):
+                raise TypeError(f"Wrong type of arguments for cupy_{self.name}")
         if len(args) > self.function.nin:  # the last ones are outputs
             on_host = _host(args, self.name), _host(kwargs, self.name)
             _compute(lambda: self.function(*on_host[0], **on_host[1]))
@@ -461,11 +496,9 @@ class _Ufunc:
             raise NotImplementedError(f"`{self.name}.at` is not supported yet")
         parts = index if isinstance(index, tuple) else (index,)
         arrays = [part for part in parts if isinstance(part, DeviceArray)]
-        if any(part.dtype.kind in "iu" for part in arrays) and array.dtype not in ATOMIC:
-            raise TypeError(
-                "scatter_add only supports int32, float16, float32, float64, uint32, uint64, as data type, "
-                f"not {array.dtype}"
-            )
+        known = ATOMIC if self.name == "add" else EXTREME
+        if any(part.dtype.kind in "iu" for part in arrays) and array.dtype not in known:
+            raise TypeError(f"{self.name}.at only supports {', '.join(sorted(map(str, known)))}, not {array.dtype}")
         values = _host(values, "at")
         if isinstance(values, np.ndarray):
             values = values.astype(array.dtype, copy=False)
@@ -506,6 +539,8 @@ def _as_strided(x: DeviceArray, shape: Any = None, strides: Any = None) -> Devic
 
 
 def _take_along_axis(a: DeviceArray, indices: DeviceArray, axis: int) -> DeviceArray:
+    if indices.dtype.kind not in "iu":
+        raise IndexError("`indices` must be an integer array")
     n = a.shape[axis] or 1
     values, index = _host(a, "take"), _host(indices, "take")
     return DeviceArray(_compute(lambda: np.take_along_axis(values, index % n, axis)))
