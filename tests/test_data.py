@@ -724,6 +724,8 @@ def test_a_dataset_refuses_arrays_that_do_not_fit() -> None:
         ({"test_labels": good.test_labels * 1.0}, "test_labels must be one integer an image"),
         ({"test_labels": good.test_labels - 1}, "run from -1 to 2"),
         ({"class_names": ("a", "b")}, "0 to 1"),
+        ({"test_images": None}, "test_images must be uint8"),
+        ({"test_labels": ["a"] * len(good.test_labels)}, "test_labels must be one integer an image"),
     ):
         with pytest.raises(DataError, match=message):
             dataclasses.replace(good, **change)
@@ -885,6 +887,16 @@ def test_impossible_maps_are_refused() -> None:
         data.affine(blob(), IDENTITY * float("nan"), np.zeros((6, 2)))
     with pytest.raises(ValueError, match=r"[Ss]ingular"):
         data.affine(blob(), IDENTITY * 0, np.zeros((6, 2)))
+    with pytest.raises(ValueError, match="matrices must be invertible in single precision"):
+        data.affine(blob(), IDENTITY * 1e-310, np.zeros((6, 2)))
+    for far in (np.iinfo(np.int64).min, 2**64 - 1):
+        with pytest.raises(ValueError, match=f"an offset of {abs(far)} pixels"):
+            data.shifted(blob(), np.full((6, 2), far))
+
+
+@pytest.mark.parametrize("far", [1e9, -1e40, 1e300])
+def test_an_image_that_is_moved_far_away_leaves_nothing(far: float) -> None:
+    assert not data.affine(blob(), IDENTITY, np.full((6, 2), far)).any()
 
 
 # --- batches ------------------------------------------------------------------------------------------
@@ -1097,11 +1109,21 @@ def test_a_state_that_is_none_is_refused() -> None:
         ((PIXELS, CLASSES, 5, True, 0, False, None, 0.5), TypeError, r"two numbers, \(mean, std\), not 0.5"),
         ((PIXELS, CLASSES, 5, True, 0, False, None, (0.5,)), TypeError, r"two numbers, \(mean, std\), not \(0.5,\)"),
         ((PIXELS[:, 0], CLASSES, 5, True, 0, False, Augment(1)), ValueError, "augment needs images"),
+        ((PIXELS, CLASSES, 5, True, 0, False, Augment), TypeError, "augment must be an Augment or a function"),
     ],
 )
 def test_batches_refuse_what_makes_no_batches(arguments: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         Batches(*arguments)
+
+
+def test_there_is_no_epoch_before_the_first() -> None:
+    made = batches()
+    made.epoch = -1
+    with pytest.raises(ValueError, match="Batches: epoch must be at least 0, not -1"):
+        next(iter(made))
+    with pytest.raises(TypeError, match=r"Batches: epoch must be a whole number, not 1\.5"):
+        made.order(1.5)  # type: ignore[arg-type]
 
 
 def test_normalisation_refuses_constant_images() -> None:

@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from minigrad.data.dataset import Bytes, Integers
 from minigrad.given import number, whole
 
+FAR = 1e30
+"""Pixels from the image, where nothing shows; products of it are still finite in single precision."""
+
 
 def _images(where: str, given: Any) -> Bytes:
     """`given`, if it is what can be distorted: bytes, so that the sampled values can be rounded to bytes again."""
@@ -39,14 +42,14 @@ def shifted(images: Bytes, offsets: NDArray[np.integer[Any]]) -> Bytes:
     offsets: (down, right), each less than the side of the image. ValueError for anything else.
     """
     images = _images("shifted", images)
-    offsets = _one_each("shifted", "offsets", offsets, (len(images), 2), "iu").astype(np.int64)
+    offsets = _one_each("shifted", "offsets", offsets, (len(images), 2), "iu")
     h, w = images.shape[-2:]
-    reach = int(np.abs(offsets).max(initial=0))
+    reach = max(abs(int(offsets.min(initial=0))), abs(int(offsets.max(initial=0))))
     if reach >= min(h, w):
         raise ValueError(f"shifted: an offset of {reach} pixels moves {h}x{w} images out of sight")
     padded = np.pad(images, ((0, 0), (0, 0), (reach, reach), (reach, reach)))
     windows = np.lib.stride_tricks.sliding_window_view(padded, (h, w), axis=(2, 3))
-    down, right = offsets.T
+    down, right = offsets.astype(np.int64).T
     return windows[np.arange(len(images)), :, reach - down, reach - right]
 
 
@@ -56,7 +59,7 @@ def affine(images: Bytes, matrices: NDArray[np.floating[Any]], offsets: NDArray[
     matrices: (n, 2, 2) act on (y, x), measured from the image's centre: a point at p moves to
     matrix @ p + offset.  offsets: (n, 2) in pixels.
     Raises ValueError for other shapes and dtypes, and (LinAlgError, which is one) for a map that is not finite and
-    invertible.
+    invertible, in single precision.
     """
     images = _images("affine", images)
     n, c, h, w = images.shape
@@ -71,7 +74,9 @@ def affine(images: Bytes, matrices: NDArray[np.floating[Any]], offsets: NDArray[
     # What shows at q was at p = M^-1 (q - offset): one product for the coordinates of all pixels.
     centre = np.array([(h - 1) / 2, (w - 1) / 2])
     inverse = np.linalg.inv(matrices)
-    start = (centre + 1) - np.einsum("nij,nj->ni", inverse, offsets)
+    if not (np.abs(inverse) < FAR).all():
+        raise ValueError("affine: matrices must be invertible in single precision; one leaves nothing of an image")
+    start = np.clip((centre + 1) - np.einsum("nij,nj->ni", inverse, offsets), -FAR, FAR)
     pixels = np.indices((h, w)).reshape(2, -1) - centre[:, None]
     source = inverse.astype(np.float32) @ pixels.astype(np.float32)
     source += start[:, :, None].astype(np.float32)

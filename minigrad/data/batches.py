@@ -80,7 +80,7 @@ class Batches:
         if self.labels.dtype == np.uint64 and self.labels.max() > np.iinfo(np.int64).max:
             raise ValueError(f"Batches: label {self.labels.max()} is beyond int64, which labels are handed out in")
         self.batch_size, self.seed = whole("Batches: batch_size", batch_size), whole("Batches: seed", seed, least=0)
-        if augment is not None and not callable(augment):
+        if augment is not None and (not callable(augment) or isinstance(augment, type)):
             raise TypeError(
                 f"Batches: augment must be an Augment or a function of images and generator, not {augment!r}"
             )
@@ -111,6 +111,7 @@ class Batches:
 
     def order(self, epoch: int) -> Integers:
         """The indices of the images in the order of an epoch."""
+        epoch = whole("Batches: epoch", epoch, least=0)
         if not self.shuffle:
             return np.arange(len(self.images))
         return self._generator(epoch, 0).permutation(len(self.images))

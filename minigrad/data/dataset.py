@@ -47,7 +47,7 @@ class Dataset:
 
     def __post_init__(self) -> None:
         for part in ("train", "test"):
-            images, labels = getattr(self, f"{part}_images"), getattr(self, f"{part}_labels")
+            images, labels = (np.asarray(getattr(self, f"{part}_{what}")) for what in ("images", "labels"))
             if images.dtype != np.uint8 or images.ndim != 4 or not images.size:
                 raise DataError(
                     f"Dataset {self.name!r}: {part}_images must be uint8 (N, channels, height, width) with "
