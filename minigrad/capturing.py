@@ -48,7 +48,8 @@ class Recorded:
 
     inputs, result: where it reads and writes.  of: what it was captured for.  conditions: what must hold in every
     launch.  gradients: of the leaves whose gradients the step leaves or drops, what each then has.  stepped: whose
-    steps are counted, and how many at each launch.  written: the Parameters and Buffers that it overwrites.
+    steps are counted, and how many at each launch.  written: the Parameters and Buffers that it overwrites.  begun:
+    what was done once before the first launch, with the arrays that every launch goes on with.
     """
 
     graph: Any
@@ -59,6 +60,7 @@ class Recorded:
     gradients: list[tuple[Node, Any]]
     stepped: list[tuple[Memory, int]]
     written: list[Versioned]
+    begun: list[Callable[[], None]]
 
 
 class Captured:
@@ -191,7 +193,7 @@ class Captured:
         refused = refused or self._found()
         if refused is None:
             written = list(uses.written.values())
-            self._recorded = Recorded(graph, held, result, of, conditions, gradients, stepped, written)
+            self._recorded = Recorded(graph, held, result, of, conditions, gradients, stepped, written, begin)
             for start in begin:
                 start()
             return
