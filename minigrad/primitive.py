@@ -25,7 +25,7 @@ from types import CodeType, FunctionType
 from typing import Any, NoReturn
 
 from minigrad import parallel
-from minigrad.backend import Array, current, host_array, is_array, is_scalar, out_of_memory, xp
+from minigrad.backend import Array, current, host_array, is_array, is_scalar, on_host, out_of_memory, xp
 from minigrad.tape import Node, detached, next_serial, recording
 from minigrad.tensor import Tensor, plain
 
@@ -537,9 +537,9 @@ def as_float(row: Primitive, name: str, value: Any) -> float:
 
 def settle(row: Primitive, y: Any, arguments: Sequence[Any]) -> Array:
     """A 0-d array where the library returned a scalar. Raises TypeError for what is no array."""
-    if is_scalar(y) or isinstance(y, xp.ndarray):
+    if isinstance(y, xp.ndarray) or (is_scalar(y) and (on_host() or not _theirs(arguments))):
         return xp.asarray(y)
-    if is_array(y):
+    if is_array(y) or is_scalar(y):
         raise TypeError(
             f"{row.name}: operands of another array library: {describe(arguments)}; the backend in use is {current()!r}"
         )
@@ -551,6 +551,12 @@ def settle(row: Primitive, y: Any, arguments: Sequence[Any]) -> Array:
             )
         raise TypeError(f"{row.name}: the forward function returned {type(y).__name__} {y!r:.60}, not one array")
     return xp.asarray(y)
+
+
+def _theirs(arguments: Sequence[Any]) -> bool:
+    """Whether any operand is an array of another library than the one in use."""
+    arrays = (a.data if isinstance(a, Tensor) else a for a in arguments)
+    return any(is_array(a) and not isinstance(a, xp.ndarray) for a in arrays)
 
 
 def describe(values: Sequence[Any]) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from minigrad import tape
-from minigrad.backend import Array, from_numpy, is_array, is_scalar, on_host, to_numpy, xp
+from minigrad.backend import Array, current, from_numpy, is_array, is_scalar, on_host, to_numpy, xp
 from minigrad.tape import Node, recording, writes
 from minigrad.uses import arrangement
 
@@ -169,6 +169,11 @@ class Tensor:
         if array.shape != self.shape or array.dtype != self.dtype:
             raise ValueError(
                 f"grad: a gradient of {self.dtype} {list(self.shape)} is needed, not {array.dtype} {list(array.shape)}"
+            )
+        if type(array) is not type(self.data):
+            raise TypeError(
+                f"grad: the gradient is an array of {type(array).__module__}, and this Tensor's of "
+                f"{type(self.data).__module__}; move it with mg.tensor(t.numpy())"
             )
         self.node.grad = array
 
@@ -551,6 +556,11 @@ def raw_index(index: Any) -> Any:
     if isinstance(index, tuple):
         return tuple(raw_index(part) for part in index)
     if isinstance(index, Tensor):
+        if not isinstance(index.data, xp.ndarray):  # CuPy would bring it over at every call, and tell nobody
+            raise TypeError(
+                f"an index of another array library: {type(index.data).__module__}.{index.dtype} {list(index.shape)}; "
+                f"the backend in use is {current()!r}; move it with mg.tensor(t.numpy())"
+            )
         return index.data
     if isinstance(index, list):
         return xp.asarray([raw_index(part) for part in index], None if index else int)

@@ -513,6 +513,38 @@ def test_arrays_of_two_libraries_that_meet_are_named(op: str, library: str) -> N
     assert_meeting_is_named(op, library, "standin")
 
 
+STRANGERS: dict[str, tuple[Callable[[Any, Any], Any], str]] = {  # what takes one Tensor of another library
+    "sum": (lambda d, h: h.sum(), r"sum: operands of another array library: numpy\.float32 \[2, 2\]"),
+    "an index": (lambda d, h: d[h], r"an index of another array library: numpy\.float32 \[2, 2\]"),
+    "assignment": (lambda d, h: d.__setitem__(h, 0.0), "an index of another array library"),
+    "a gradient": (lambda d, h: setattr(mg.Parameter(d), "grad", h), "grad: the gradient is an array of numpy"),
+    "clipping": (
+        lambda d, h: optim.clip_grad_norm([h], 1.0),
+        "clip_grad_norm: the gradient of 'a Parameter' is an array of numpy, but the backend in use is 'standin'",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", STRANGERS)
+def test_a_tensor_of_another_library_is_named(what: str) -> None:
+    call, message = STRANGERS[what]
+    with mg.using("numpy"):
+        host = mg.Parameter(mg.ones(2, 2))
+        host.grad = mg.ones(2, 2)
+    with mg.using("standin"), pytest.raises(TypeError, match=message):
+        call(mg.ones(2, 2), host)
+
+
+def test_a_parameter_takes_values_of_another_library_over() -> None:
+    with mg.using("numpy"):
+        host = mg.full((2, 2), 3.0)
+    with mg.using("standin"), mg.transfers() as crossed:
+        there = mg.Parameter(mg.ones(2, 2))
+        there.update(host)
+        assert there.tolist() == [[3.0, 3.0]] * 2
+    assert crossed.to_device == 1
+
+
 def test_a_tensor_of_a_backend_that_was_left_can_be_read_and_moved() -> None:
     with mg.using("standin"):
         there = mg.tensor([1.0, 2.0])

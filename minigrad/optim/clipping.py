@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from minigrad.backend import Array, capturing, kernel, xp
+from minigrad.backend import Array, capturing, current, kernel, xp
 from minigrad.given import number
 from minigrad.optim.given import named
 from minigrad.tape import recording
@@ -27,8 +27,13 @@ def clip_grad_norm(parameters: Any, max_norm: float, error_if_nonfinite: bool = 
         for _, p in named(parameters, "clip_grad_norm")
         if p.node is not None and p.node.grad is not None
     ]
-    if recording.uses is not None:
-        for node in nodes:
+    for node in nodes:
+        if not isinstance(node.grad, xp.ndarray):
+            raise TypeError(
+                f"clip_grad_norm: the gradient of {node.label or 'a Parameter'!r} is an array of "
+                f"{type(node.grad).__module__}, but the backend in use is {current()!r}"
+            )
+        if recording.uses is not None:
             recording.uses.gradient(node)
     # Sums of squares of float16 would overflow at a norm of 256.
     dtype = xp.result_type(xp.float32, *(node.grad.dtype for node in nodes))
