@@ -826,7 +826,7 @@ def test_why_a_step_is_not_captured(monkeypatch: pytest.MonkeyPatch) -> None:
             fast(given)
             why = "inputs must be Tensors without a history, of the backend in use"
             assert (fast.replays, fast.reason) == (0, why)
-        with pytest.raises(TypeError, match="capture: needs a Optimizer, not a Linear"):
+        with pytest.raises(TypeError, match="capture: needs the Optimizer, not a Linear"):
             mg.capture(lambda x: None, nn.Linear(2, 1))
         with pytest.raises(ValueError, match="capture: warmup must be at least 0, not -1"):
             mg.capture(lambda x: None, warmup=-1)
