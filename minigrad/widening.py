@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from minigrad.primitive import describe
-from minigrad.tape import Node, Write, place, recording
+from minigrad.tape import Node, Reviewer, place, recording
 
 if TYPE_CHECKING:
     from minigrad.primitive import Primitive
@@ -29,57 +29,40 @@ def no_widening() -> Iterator[None]:
     On the tape or not (of constants, under `no_grad`), and in the backward pass. The error names the op, its operands
     and the line that called it. In this thread only.
     """
-    before = recording.observer, recording.reviewer
-    alarm = Alarm(*before)
-    recording.observer, recording.reviewer = alarm.recorded, alarm
+    alarm = Alarm()
+    alarm.begin()
     try:
         yield
     finally:
-        recording.observer, recording.reviewer = before
+        alarm.end()
 
 
-class Alarm:
-    """Looks at the dtype of every value and cotangent that an op makes, beside those who looked on before."""
+class Alarm(Reviewer):
+    """Looks at the dtype of every value and cotangent that an op makes."""
 
-    def __init__(self, observer: Any, reviewer: Any) -> None:
-        self.observer, self.reviewer = observer, reviewer
+    def begin(self) -> None:
+        """Looks on from here, but not at layers: those that are fused stay so."""
+        super().begin()
+        recording.watch = self._before[1]
 
     def recorded(self, node: Node, arguments: tuple[Any, ...], y: Any) -> None:
-        """The observer of ops that are recorded."""
-        if self.observer is not None:
-            self.observer(node, arguments, y)
+        """An op was recorded."""
+        super().recorded(node, arguments, y)
         assert node.primitive is not None
         _compare(node.primitive.name, arguments, y)
 
     def computed(self, row: Primitive, arguments: tuple[Any, ...], y: Any) -> None:
         """An op on Tensors ran without being recorded."""
-        if self.reviewer is not None:
-            self.reviewer.computed(row, arguments, y)
+        super().computed(row, arguments, y)
         _compare(row.name, arguments, y)
 
     def pulled(self, node: Node, i: int, g: Any, c: Any) -> None:
         """The cotangent `g` of a node was pulled back to `c`, that of its input `i`."""
-        if self.reviewer is not None:
-            self.reviewer.pulled(node, i, g, c)
+        super().pulled(node, i, g, c)
         operand = node.inputs[i]
         assert node.primitive is not None and operand is not None
         if operand.dtype.itemsize < c.dtype.itemsize:
             _compare(f"backward of {node.primitive.name}", (g,), c)
-
-    def freed(self, node: Node) -> None:
-        """A node's residuals were given up."""
-        if self.reviewer is not None:
-            self.reviewer.freed(node)
-
-    def writing(self, array: Any) -> None:
-        """An array is about to be overwritten in place."""
-        if self.reviewer is not None:
-            self.reviewer.writing(array)
-
-    def wrote(self, write: Write) -> None:
-        """An array was overwritten in place."""
-        if self.reviewer is not None:
-            self.reviewer.wrote(write)
 
 
 def _compare(name: str, operands: tuple[Any, ...], y: Any) -> None:

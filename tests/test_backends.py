@@ -620,6 +620,12 @@ def test_the_first_op_that_widens_is_named() -> None:
     assert twice(x).dtype == np.float64
 
 
+def test_fused_layers_stay_fused_under_the_alarm() -> None:
+    with mg.using("numpy"), mg.no_widening():
+        model = mg.fused.fuse(nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU()))
+        assert "block" in str(mg.Tape(model(mg.random.normal(2, 1, 5, 5))))
+
+
 def test_a_cotangent_that_widens_is_named_with_its_op_and_what_looked_on_before_still_does() -> None:
     twice = mg.primitive(lambda x: x * 2, lambda g: g * xp.asarray(2.0), name="twice")
     x = mg.tensor([1.0, 2.0], requires_grad=True)
