@@ -16,6 +16,7 @@ import copy
 import functools
 import inspect
 import linecache
+import math
 import os
 import random
 import sys
@@ -91,9 +92,10 @@ class Forward:
         if node in self.names:
             return f"`{self.names[node]}`"
         op = "input" if node.primitive is None else node.primitive.name.rstrip("_")
+        source = node.inputs[0] if op in ("alias", "reshape", "take") else None
+        if source in self.names and math.prod(source.shape) == math.prod(node.shape):  # such as `gamma[:, None]`
+            return f"`{self.names[source]}`"
         where = f" in `{self.lines[node][1]}`" if node in self.lines else ""
-        if op in ("alias", "reshape") and node.inputs[0] in self.names:  # such as matmul makes of a vector
-            return f"the `{self.names[node.inputs[0]]}`{where}"
         return f"the {op}{where}"
 
     def where(self, node: Node) -> str:
