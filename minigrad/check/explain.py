@@ -10,9 +10,11 @@ does, nothing is claimed.
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 from minigrad.backend import numpy as host
 from minigrad.check.slips_of_constants import SlipsOfConstants
+from minigrad.check.slips_of_derivatives import SlipsOfDerivatives
 from minigrad.check.slips_of_formulas import SlipsOfFormulas
 from minigrad.check.slips_of_loops import SlipsOfLoops
 from minigrad.check.slips_of_paths import SlipsOfPaths
@@ -24,7 +26,8 @@ from minigrad.check.sweep import Sweep
 
 
 class Explainer(
-    SlipsOfPaths, SlipsOfValues, SlipsOfShapes, SlipsOfLoops, SlipsOfConstants, SlipsOfFormulas, SlipsOfSums
+    SlipsOfPaths, SlipsOfDerivatives, SlipsOfValues, SlipsOfShapes, SlipsOfLoops, SlipsOfConstants, SlipsOfFormulas,
+    SlipsOfSums,
 ):  # fmt: skip
     """Looks for the mistake behind each wrong gradient of one recorded run."""
 
@@ -34,9 +37,11 @@ class Explainer(
         for explainer in searching:
             explainer._prepare(k)
         with host.errstate(all="ignore"):
-            for explainer in searching:
-                if found := explainer._plain():
-                    return sorted(found, key=lambda e: e.rank)
+            if plain := [explanation for explainer in searching for explanation in explainer._plain()]:
+                simplest: dict[Any, Explanation] = {}
+                for explanation in sorted(plain, key=lambda e: e.rank):
+                    simplest.setdefault(explanation.key, explanation)
+                return list(simplest.values())
             for explainer in searching:
                 if found := explainer._far_fetched():
                     return sorted(found, key=lambda e: e.rank)
@@ -45,9 +50,8 @@ class Explainer(
     def _plain(self) -> list[Explanation]:
         """What the searches for single slips find."""
         searches = (
-            self.whole, self.upstream, self.sites, self.constants, self.factors, self.local, self.mistaken, self.sums,
-            self.products, self.turned, self.added_up, self.overwritten, self.passed_over, self.replaced,
-            self.exchanged,
+            self.whole, self.upstream, self.sites, self.constants, self.factors, self.derivatives, self.mistaken,
+            self.sums, self.products, self.turned, self.added_up, self.overwritten, self.spread, self.exchanged,
         )  # fmt: skip
         return [explanation for search in searches for explanation in search()]
 

@@ -174,8 +174,8 @@ class Alphabet:
                 outside[i], inside[i] = p - q, q
             yield formula._replace(outside=tuple(outside), inside=tuple(inside))
 
-    def words(self, formula: Formula) -> str:
-        """A formula as NumPy would have it."""
+    def words(self, formula: Formula, upstream: bool = True) -> str:
+        """A formula as NumPy would have it. upstream: whether a cotangent that is one number is a factor of it."""
         number, parts = formula.number / self.unit, []
         if formula.axes:
             count = math.prod(self.shape[axis] for axis in formula.axes)
@@ -189,7 +189,8 @@ class Alphabet:
         shown = [] if abs(number - 1) < 1e-7 else [fraction(number) or f"{number:.6g}"]
         if head.startswith("1 / ") and shown:
             head = shown.pop() + head[1:]
-        return sign + " * ".join([*(["g"] if self.unit != 1 else []), *shown, *([head] if head else []), *parts])
+        unit = ["g"] if upstream and self.unit != 1 else []
+        return sign + " * ".join([*unit, *shown, *([head] if head else []), *parts])
 
     def factors(self, powers: Powers, nothing: str = "1") -> str:
         """A product of powers: `gamma * g / std²`."""
@@ -301,7 +302,7 @@ class SlipsOfFormulas(Suspicion):
                 continue
             lacking = all(p <= 0 for p in formula.outside)
             inverse = formula._replace(number=1 / formula.number, outside=tuple(-p for p in formula.outside))
-            text = alphabet.words(inverse if lacking else formula)
+            text = alphabet.words(inverse if lacking else formula, upstream=False)
             message = f"{subject} {lacks} a factor {text}" if lacking else f"{subject} {has} a factor {text} too many"
             yield Explanation(
                 ("powers", text, lacking), INVOLVED, "factor", message + self._legend(alphabet, text), factor=text

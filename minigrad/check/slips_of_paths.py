@@ -219,7 +219,9 @@ class SlipsOfPaths(Suspicion):
                             f"of the {len(edges)} contributions to {at} " + "only one is left in {d}, the one from "
                         )
                         message += f"{self.run.describe(edge[0])}: the others are overwritten instead of added up"
-                        yield Explanation(("only", source), LOCAL, "overwritten", message, self.names_of(source))
+                        loop = len({self.run.lines.get(node) for node, _ in edges}) == 1
+                        rank = PLAIN - 0.2 if loop else LOCAL
+                        yield Explanation(("only", source), rank, "overwritten", message, self.names_of(source))
             takes = [node for node, _ in edges if node.primitive is not None and node.primitive.name == "take"]
             if not takes or source not in self.sweep.cotangents or len(takes) != len(edges):
                 continue
@@ -239,6 +241,7 @@ class SlipsOfPaths(Suspicion):
         weights = self._weights()
         weights = [(s, p) for s, p in weights if isinstance(s, Node) and s in self.run.names] or weights
         whole = self.u.reshape(DIRECTIONS, -1) @ self.a.reshape(-1)
+        parts = [(s, p) for s, p in weights if host.abs(p - whole).max() > 1e-9 * host.abs(whole).max()]
         for (s1, p1), (s2, p2) in itertools.combinations(weights[:24], 2):
             if self._within(s1, p1, s2) or self._within(s2, p2, s1):
                 continue
@@ -263,7 +266,7 @@ class SlipsOfPaths(Suspicion):
                 continue
             q = self.u.reshape(DIRECTIONS, -1) @ (self.h / value - self.a).reshape(-1)
             tol = 1e-5 * float(host.abs(whole).max()) * 1e-2
-            for site, p in weights:
+            for site, p in parts:
                 w1 = 1 + float(p @ q) / float(p @ p)
                 if not (host.abs((w1 - 1) * p - q) <= tol).all():
                     continue

@@ -1,9 +1,8 @@
-"""Mistakes in what is multiplied: factors, derivatives left out or replaced, one value taken for another."""
+"""Mistakes in what is multiplied: factors, one value taken for another, two exchanged."""
 
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -25,24 +24,20 @@ class SlipsOfValues(Suspicion):
         """Off by a named array: the whole gradient, or what passes one site."""
         for factor, value in self.forms():
             value = fitted(value, self.a.shape)
-            if value is not None and self.fits(self.a * value):
-                message = factor.sentence("{d}").replace("lacks", "{lacks}").replace("has", "{has}")
-                yield Explanation(("whole", factor.short), PLAIN + 0.1, "factor", message, factor=factor.short)
-            for sign in (-1.0,):
+            for sign, also in ((1.0, ""), (-1.0, " and has the wrong sign")):
                 if value is not None and self.fits(sign * self.a * value):
-                    message = factor.sentence("{d}").replace("lacks", "{lacks}").replace("has", "{has}")
+                    message = factor.sentence("{d}").replace("lacks", "{lacks}").replace("has", "{has}") + also
+                    rank = PLAIN + 0.1 + 0.15 * (1 - sign) + factor.doubt
                     yield Explanation(
-                        ("whole", "-" + factor.short),
-                        PLAIN + 0.4,
-                        "factor",
-                        message + " and has the wrong sign",
-                        factor=factor.short,
+                        ("whole", factor.short, sign), rank, "factor", message, factor=factor.short
                     )
-        named = [(text, v) for text, v, _ in self.values if text[:1] == "`" and v.dtype.kind == "f" and v.all()]
-        fit = [(text, v) for text, value in named if (v := fitted(value, self.a.shape)) is not None]
-        for (one, v1), (other, v2) in itertools.permutations(fit, 2):
+        divisors = {n.inputs[1] for n in self.run.order if n.primitive is not None and n.primitive.name == "divide"}
+        named = [(text, v, n) for text, v, n in self.values if text[:1] == "`" and v.dtype.kind == "f" and v.all()]
+        fit = [(text, v, n in divisors) for text, value, n in named if (v := fitted(value, self.a.shape)) is not None]
+        for (one, v1, divides), (other, v2, _) in itertools.permutations(fit, 2):
             if self.fits(self.a * (v1 / v2)):
-                message = "{d} {has} a factor " + f"{one}/{other} too many: is {other} used where {one} is meant?"
+                message = "{d} {has} a factor " + f"{one}/{other} too many: is "
+                message += f"{other} used where {one} is meant?" if divides else f"{one} used where {other} is meant?"
                 yield Explanation(
                     ("ratio", one, other), LOCAL + 0.3, "mistaken value", message,
                     (one.strip("`"), other.strip("`")), f"{one}/{other}",
@@ -52,59 +47,11 @@ class SlipsOfValues(Suspicion):
             for factor, value in self.likely(source, c):
                 if self.confirmed(source, c * value - c):
                     message = "in {d} " + factor.sentence(self.path_words(site))
+                    rank = LOCAL + 0.2 + self.believed(site) + factor.doubt + 0.2 * (not factor.plain)
                     yield Explanation(
-                        ("factor", site, factor.short), LOCAL + 0.2 + self.believed(site), "factor", message,
-                        self.names_of(site), factor.short, self._where(site),
+                        ("factor", site, factor.short), rank, "factor", message, self.names_of(site), factor.short,
+                        self._where(site),
                     )  # fmt: skip
-
-    def local(self) -> Iterator[Explanation]:
-        """The derivative of one op left out: its cotangent passed on as it came."""
-        for node in self.run.order:
-            row = node.primitive
-            if row is None or row.kind not in ("elementwise", "bilinear") or node not in self.sweep.cotangents:
-                continue
-            g = self.sweep.cotangents[node]
-            for i, source in enumerate(node.inputs):
-                if (node, i) not in self.sweep.edges or row.kind != "elementwise":
-                    continue
-                assert source is not None
-                c = self.sweep.edges[node, i]
-                passed = g if g.shape == source.shape else sum_to(g, source.shape)
-                for sign, words in ((1.0, ""), (-1.0, " (and a minus)")):
-                    if self.confirmed(source, sign * passed - c):
-                        yield Explanation(
-                            ("local", node, i), LOCAL + (0.0 if sign > 0 else 0.4), "derivative left out",
-                            "{d} {lacks} " + self._derivative(node, i) + words, self.names_of(node), None,
-                            self._where(node),
-                        )  # fmt: skip
-                once = self._again(node, i, g, c)
-                if once is not None and self.confirmed(source, once - c):
-                    yield Explanation(
-                        ("again", node, i), LOCAL + 0.3, "derivative twice",
-                        "{d} {has} " + self._derivative(node, i) + " twice", self.names_of(node), None,
-                        self._where(node),
-                    )  # fmt: skip
-
-    def _again(self, node: Node, i: int, g: Array, c: Array) -> Array | None:
-        """The contribution with the local derivative applied twice."""
-        if c.shape != g.shape:
-            return None
-        for j, _, again in pull(node, c, False, self.sweep.needed):
-            if j == i and again.shape == c.shape:
-                return again
-        return None
-
-    def _derivative(self, node: Node, i: int) -> str:
-        """The local derivative of an op in words."""
-        assert node.primitive is not None
-        name = node.primitive.name.rstrip("_")
-        if name in ("multiply", "divide") and len(node.inputs) == 2:
-            other = node.inputs[1 - i]
-            if name == "multiply" and other is not None:
-                return f"the factor {self.run.describe(other)} of {self.run.describe(node)}{self.run.where(node)}"
-            if name == "divide" and i == 0 and other is not None:
-                return f"the factor 1/{self.run.describe(other)} of {self.run.describe(node)}{self.run.where(node)}"
-        return f"the derivative of {name} at {self.run.describe(node)}{self.run.where(node)}"
 
     def mistaken(self) -> Iterator[Explanation]:
         """A value used where another was meant, and a value transposed, flipped or negated."""
@@ -143,12 +90,7 @@ class SlipsOfValues(Suspicion):
                                 "{d} {uses} "
                                 + f"{used} where {needed} is meant, in the derivative of {at}{self.run.where(node)}"
                             )
-                            rank = (
-                                LOCAL
-                                + (0.1 if text.endswith(meant) else 0.3)
-                                + (0.0 if "`" in text[:1] or "of `" in text else 0.4)
-                                + (0.0 if meant[:1] == "`" else 0.3)
-                            )
+                            rank = LOCAL + self._doubt(text, meant)
                             names = tuple(w.strip("`") for w in (text, meant))
                             yield Explanation(
                                 ("mistaken", node, place, number, text),
@@ -159,6 +101,14 @@ class SlipsOfValues(Suspicion):
                                 None,
                                 self._where(node),
                             )
+
+    def _doubt(self, used: str, meant: str) -> float:
+        """How much less one value in place of another is believed than a slip in one letter."""
+        if used[:1] == meant[:1] == "`":
+            return 0.15
+        if used == f"minus {meant}":
+            return 0.1
+        return 0.4 + 0.3 * (meant[:1] != "`") + 0.3 * ("`" not in used)
 
     def _all_at_once(self, node: Node, wrong: Mapping[int, Array], text: str) -> Iterator[Explanation]:
         """A condition that is wrong for all branches that it chooses from."""
@@ -214,95 +164,6 @@ class SlipsOfValues(Suspicion):
         if (held > 0).all():
             yield f"the square of {itself}", held * held, None
             yield f"the root of {itself}", host.sqrt(held), None
-
-    def passed_over(self) -> Iterator[Explanation]:
-        """The derivative of everything between two intermediates left out: the cotangent handed straight down."""
-        below = self.sweep.directions(self.k)[1]
-        named = [n for n in self.run.order if n in below and n in self.sweep.cotangents and n in self.run.names]
-        for low, high in itertools.combinations(named, 2):
-            if low.shape == high.shape and self.confirmed(
-                low, self.sweep.cotangents[high] - self.sweep.cotangents[low]
-            ):
-                between = f"from {self.run.describe(low)} to {self.run.describe(high)}"
-                message = (
-                    "{d} {lacks} the derivative of the way "
-                    + f"{between}: the cotangent of {self.run.describe(high)} is "
-                )
-                message += f"used as that of {self.run.describe(low)}"
-                names = (self.run.names[low], self.run.names[high])
-                yield Explanation(
-                    ("over", low, high), LOCAL + 0.4, "derivative left out", message, names, None, self._where(high)
-                )
-
-    def replaced(self) -> Iterator[Explanation]:
-        """A local derivative replaced by a simple function of some value, or a maximum's by a mean's or a sum's."""
-        for node in self.run.order:
-            row = node.primitive
-            if row is None or node not in self.sweep.cotangents:
-                continue
-            g = self.sweep.cotangents[node]
-            for i, source in enumerate(node.inputs):
-                if source is None or (node, i) not in self.sweep.edges:
-                    continue
-                c = self.sweep.edges[node, i]
-                at = f"{self.run.describe(node)}{self.run.where(node)}"
-                if row.kind == "elementwise" and g.shape == c.shape:
-                    function = len(row.arguments) == 1 or row.name in ("maximum", "minimum")
-                    if function and ((c == 0) | (c == g)).all() and self.confirmed(source, g - 2 * c):
-                        message = "{d} {uses} " + f"the condition of {row.name.rstrip('_')} inverted, at {at}"
-                        yield Explanation(
-                            ("inverted", node, i), LOCAL, "wrong derivative", message, self.names_of(node), None,
-                            self._where(node),
-                        )  # fmt: skip
-                    if function:
-                        yield from self._replaced(node, source, g, f"the derivative of {row.name.rstrip('_')} at {at}")
-                    low = self._chain(node)
-                    if low is not None and low.shape == g.shape:
-                        words = f"the derivative of {self.run.describe(node)} by {self.run.describe(low)}"
-                        yield from self._replaced(node, low, g, words + self.run.where(node))
-                elif row.name == "amax":
-                    axis, keepdims = node.params
-                    wide = g if keepdims or axis is None else host.expand_dims(g, axis)
-                    wide = host.broadcast_to(wide, source.shape)
-                    for many, words in (
-                        (math.prod(source.shape) / max(1, g.size), "spread evenly over"),
-                        (1.0, "copied to"),
-                    ):
-                        if self.confirmed(source, wide / many - c):
-                            message = (
-                                "in {d} the cotangent of the maximum at "
-                                + f"{at} is {words} all elements; only the largest has it"
-                            )
-                            yield Explanation(
-                                ("spread", node),
-                                LOCAL,
-                                "wrong derivative",
-                                message,
-                                self.names_of(node),
-                                None,
-                                self._where(node),
-                            )
-
-    def _replaced(self, node: Node, end: Node, g: Array, words: str) -> Iterator[Explanation]:
-        c = self.sweep.cotangents[end]
-        for factor, value in self.likely(end, c, instead=g):
-            if self.confirmed(end, g * value - c):
-                message = "{d} {uses} " + f"{factor.short} for {words}"
-                yield Explanation(
-                    ("replaced", node, factor.short), LOCAL + 0.35, "wrong derivative", message, self.names_of(node),
-                    factor.short, self._where(node),
-                )  # fmt: skip
-
-    def _chain(self, node: Node) -> Node | None:
-        """The lower end of a chain of two or more elementwise steps without forks, such as a sigmoid written out."""
-        below, steps = node, 0
-        while below.primitive is not None and below.primitive.kind == "elementwise":
-            inputs = {s for s in below.inputs if s is not None and s in self.sweep.needed}
-            if len(inputs) != 1 or len(self.consumers.get(next(iter(inputs)), ())) != 1:
-                break
-            (below,) = inputs
-            steps += 1
-        return below if steps > 1 else None
 
     def exchanged(self) -> Iterator[Explanation]:
         """The two factors of a product exchanged, parts written into one another's place, a factor applied too late."""

@@ -81,7 +81,7 @@ class Suspicion:
             if node not in self.run.values:  # a Parameter that is no argument: it was on the tape before
                 continue
             entry = (self.run.describe(node), self.run.values[node], node)
-            (named if node in self.run.names else unnamed).append(entry)
+            (named if entry[0][:1] == "`" else unnamed).append(entry)
         named += [("the upstream gradient", g, None) for g in self.sweep.seeds.values()]
         for number, value in enumerate(self.run.inputs):
             if number not in self.run.differentiable and isinstance(value, host.ndarray) and value.dtype.kind in "fiub":
@@ -263,6 +263,7 @@ class Suspicion:
         return [
             (_scaled(fit[i][0], scale), fit[i][1] * scale)
             for scale in scales for i in host.flatnonzero(host.abs(scale * sums - goal) <= self.q_tol)
+            if scale == 1 or not fit[i][0].inverse or fit[i][0].plain
         ]  # fmt: skip
 
     def _mixed(self, node: Node, changed: Mapping[Node, Array]) -> list[Any]:

@@ -166,7 +166,7 @@ attention.mistake(
     ("ds = p * (dp - (dp * p).sum(axis=-1, keepdims=True))", "ds = dp"),
     of="q",
     kind="derivative left out",
-    words="from `scores` to `p`",
+    words="lack the derivative of `p` by `scores`",
 )
 attention.mistake(
     "mean for sum",

@@ -67,7 +67,11 @@ lstm.mistake(
     words="factors `i` and `n` of the multiply .* are exchanged",
 )
 lstm.mistake(
-    "candidate not squared", ("dn * (1 - n**2)", "dn * (1 - n)"), of="x", kind="factor", words="path through `n`"
+    "candidate not squared",
+    ("dn * (1 - n**2)", "dn * (1 - n)"),
+    of="x",
+    kind="wrong derivative",
+    words=r"use \(1 - `n`\) for the derivative of tanh at `n`",
 )
 lstm.mistake(
     "cell without the forget gate", ("dc * f, x.T", "dc, x.T"), of="c", kind="factor", words="dc lacks a factor `f`"
