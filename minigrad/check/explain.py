@@ -10,6 +10,7 @@ does, nothing is claimed.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from minigrad.backend import numpy as host
@@ -17,52 +18,63 @@ from minigrad.check.slips_of_constants import SlipsOfConstants
 from minigrad.check.slips_of_derivatives import SlipsOfDerivatives
 from minigrad.check.slips_of_formulas import SlipsOfFormulas
 from minigrad.check.slips_of_loops import SlipsOfLoops
+from minigrad.check.slips_of_names import SlipsOfNames
 from minigrad.check.slips_of_paths import SlipsOfPaths
 from minigrad.check.slips_of_shapes import SlipsOfShapes
 from minigrad.check.slips_of_sums import SlipsOfSums
 from minigrad.check.slips_of_values import SlipsOfValues
 from minigrad.check.suspicion import Explanation
-from minigrad.check.sweep import Sweep
+from minigrad.check.sweep import Array, Sweep
+
+Search = Callable[[], Iterator[Explanation]]
 
 
 class Explainer(
-    SlipsOfPaths, SlipsOfDerivatives, SlipsOfValues, SlipsOfShapes, SlipsOfLoops, SlipsOfConstants, SlipsOfFormulas,
-    SlipsOfSums,
+    SlipsOfPaths, SlipsOfDerivatives, SlipsOfValues, SlipsOfShapes, SlipsOfLoops, SlipsOfNames, SlipsOfConstants,
+    SlipsOfFormulas, SlipsOfSums,
 ):  # fmt: skip
     """Looks for the mistake behind each wrong gradient of one recorded run."""
 
+    def __init__(self, sweep: Sweep, hand: Sequence[Array | None], tolerances: Sequence[Array]) -> None:
+        super().__init__(sweep, hand, tolerances)
+        self.needed: dict[str, None] = {}
+
     def explain(self, k: int) -> list[Explanation]:
-        """Every mistake known here that reproduces the k-th gradient, the simplest first."""
+        """Mistakes known here that reproduce the k-th gradient, the simplest first."""
+        with host.errstate(all="ignore"):
+            searching = self._searching(k)
+            plain = [e for explainer in searching for search in explainer._plain() for e in search()]
+            return _simplest_first(plain or self._far_fetched(searching))
+
+    def beside(self, k: int) -> list[Explanation]:
+        """What of the k-th gradient's mistakes the searches find that another gradient needed."""
+        with host.errstate(all="ignore"):
+            searching = self._searching(k)
+            return _simplest_first([e for x in searching for name in self.needed for e in getattr(x, name)()])
+
+    def _searching(self, k: int) -> list[Explainer]:
         searching = [self] if self.without_zeros is None else [self, self.without_zeros]
         for explainer in searching:
             explainer._prepare(k)
-        with host.errstate(all="ignore"):
-            if plain := [explanation for explainer in searching for explanation in explainer._plain()]:
-                simplest: dict[Any, Explanation] = {}
-                for explanation in sorted(plain, key=lambda e: e.rank):
-                    simplest.setdefault(explanation.key, explanation)
-                return list(simplest.values())
-            for explainer in searching:
-                if found := explainer._far_fetched():
-                    return sorted(found, key=lambda e: e.rank)
-        return []
+        return searching
 
-    def _plain(self) -> list[Explanation]:
-        """What the searches for single slips find."""
-        searches = (
+    def _plain(self) -> tuple[Search, ...]:
+        """The searches for single slips."""
+        return (
             self.whole, self.upstream, self.sites, self.constants, self.factors, self.derivatives, self.mistaken,
-            self.sums, self.products, self.turned, self.added_up, self.overwritten, self.spread, self.exchanged,
+            self.sums, self.products, self.turned, self.added_up, self.overwritten, self.spread, self.too_late,
         )  # fmt: skip
-        return [explanation for search in searches for explanation in search()]
 
-    def _far_fetched(self) -> list[Explanation]:
+    def _far_fetched(self, searching: list[Explainer]) -> list[Explanation]:
         """What the first of the other searches finds that finds something: they take longer."""
-        for search in (
-            self.everywhere, self.nothing_summed, self.replays, self.pairs, self.formulas, self.sums_of_values,
-            self.other_axes, self.combinations,
+        for name in (
+            "everywhere", "names", "misplaced", "nothing_summed", "replays", "left_out", "pairs", "formulas",
+            "sums_of_values", "other_axes", "combinations",
         ):  # fmt: skip
-            if found := list(search()):
-                return found
+            for explainer in searching:
+                if found := list(getattr(explainer, name)()):
+                    self.needed[name] = None
+                    return found
         return []
 
     @functools.cached_property
@@ -78,9 +90,18 @@ class Explainer(
         for node, edges in self.consumers.items():
             if node in self.leaf_nodes:
                 continue
-            terms = max(float(host.abs(self.sweep.cotangents[n]).max(initial=0.0)) for n, _ in edges)
+            parts = (self.sweep.cotangents[n] if n.shape != node.shape else self.sweep.edges[n, i] for n, i in edges)
+            terms = max(float(host.abs(part).max(initial=0.0)) for part in parts)
             if terms > 0 and float(host.abs(self.sweep.cotangents[node]).max(initial=0.0)) <= 1e-12 * terms:
                 zeros.add(node)
         if not zeros:
             return None
         return Explainer(Sweep(self.run, self.sweep.seeds, frozenset(zeros)), self.hand, self.tolerances)
+
+
+def _simplest_first(found: list[Explanation]) -> list[Explanation]:
+    """One explanation of each key, the simplest first."""
+    simplest: dict[Any, Explanation] = {}
+    for explanation in sorted(found, key=lambda e: e.rank):
+        simplest.setdefault(explanation.key, explanation)
+    return list(simplest.values())

@@ -143,6 +143,10 @@ def explained(explainer: Explainer, wrong: list[int], names: list[str], progress
     for k in wrong:
         found[k] = explainer.explain(k)
         bar()
+    if explainer.needed and len(wrong) > 1:
+        for k in wrong:
+            known = {explanation.key for explanation in found[k]}
+            found[k] += [explanation for explanation in explainer.beside(k) if explanation.key not in known]
     findings: list[Finding] = []
     left = list(wrong)
     while left:

@@ -15,6 +15,9 @@ from minigrad.tape import Node
 REDUCTIONS = {"amax": "max", "mean": "mean", "sum": "sum"}
 """Rows that may have been taken over other axes, and the methods of arrays that do what they do."""
 
+SMALL = 0.2
+"""What is added for the sake of a root or a quotient, and not as a term of its own."""
+
 LARGE = 50_000
 """From so many elements on not every mixture of changed values is acted out."""
 
@@ -41,7 +44,7 @@ class SlipsOfConstants(Suspicion):
         """A constant that is added to one value: left out, added after the root, or another one."""
         eps = next((a for a in self.run.arguments[node] if not getattr(a, "ndim", 0)), None)
         sources = [s for s in node.inputs if s is not None]
-        if eps is None or len(sources) != 1 or not float(eps):
+        if eps is None or len(sources) != 1 or not 0 < abs(float(eps)) < SMALL:
             return
         value, eps = host.broadcast_to(self.run.values[sources[0]], node.shape), float(eps)
         text, at = f"{eps:.6g}", self.run.describe(node)
@@ -91,8 +94,7 @@ class SlipsOfConstants(Suspicion):
         """The constant with which the backward pass reproduces the hand-derived gradient, found by secants."""
 
         def predicted(e: float) -> Array:
-            fresh = self.sweep.replayed({node: value + e})
-            return self._mixture({n: v for n, (v, _) in fresh.items()})
+            return self._mixture(self.sweep.replayed({node: value + e}))
 
         at, found = eps, self.a
         for _ in range(12):
@@ -132,7 +134,7 @@ class SlipsOfConstants(Suspicion):
 
     def _replayed(self, changed: dict[Node, Array]) -> bool:
         """Whether a backward pass in which some of the values below changed ones follow the change is the hand's."""
-        fresh = {n: v for n, (v, _) in self.sweep.replayed(changed).items()}
+        fresh = self.sweep.replayed(changed)
         if any(not host.isfinite(v).all() for v in fresh.values()):
             return False
         below = [n for n in fresh if n not in changed]
@@ -151,8 +153,4 @@ class SlipsOfConstants(Suspicion):
 
     def _mixture(self, changed: Mapping[Node, Array]) -> Array:
         """The gradient by a backward pass that finds some values changed."""
-        mixed = {
-            n: self._mixed(n, changed) for n in self.run.order
-            if n.primitive is not None and n.primitive.joint is None and n in self.sweep.cotangents
-        }  # fmt: skip
-        return self.sweep.at_leaf(self.sweep.down(self.sweep.seeds, residuals=mixed), self.k)
+        return self.sweep.at_leaf(self.sweep.otherwise(changed), self.k)

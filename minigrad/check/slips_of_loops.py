@@ -1,112 +1,88 @@
-"""The same slip at every step of a loop, and an input that is used rearranged throughout."""
+"""The same slip at every step of a loop."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
-from minigrad.backend import numpy as host
-from minigrad.check.rearranged import rearrangements
 from minigrad.check.suspicion import LOCAL, Explanation, Suspicion
 from minigrad.check.sweep import Array, Edge
 from minigrad.tape import Node
 
-MOVES = frozenset(("alias", "broadcast_to", "flip", "pad", "reshape", "roll", "take", "transpose"))
-"""Rows that carry values along without computing."""
+Slip = Callable[[Array, Array, Array], Array]
+"""What an edge contributes by mistake, of the cotangent above it, its right contribution and the value above it."""
+
+PATHS: dict[str, tuple[str, str, Slip]] = {
+    "cut": ("missing path", "{equals} autodiff with {path} cut{where}", lambda g, c, y: c * 0),
+    "sign": ("wrong sign", "{has} the wrong sign on {path}{where}", lambda g, c, y: -c),
+    "twice": ("factor", "{has} a factor 2 too many on {path}{where}", lambda g, c, y: 2 * c),
+}
+"""Slips that any edge may have: kind, words, and what is contributed."""
+
+DERIVATIVES: dict[str, tuple[str, str, Slip]] = {
+    "left out": ("derivative left out", "{lacks} {derivative}{where}", lambda g, c, y: g),
+    "1 - y": ("wrong derivative", "{uses} (1 - y) for {derivative}{where}", lambda g, c, y: g * (1 - y)),
+    "1 + y²": ("wrong derivative", "{uses} (1 + y²) for {derivative}{where}", lambda g, c, y: g * (1 + y * y)),
+    "1 - y²": ("wrong derivative", "{uses} (1 - y²) for {derivative}{where}", lambda g, c, y: g * (1 - y * y)),
+    "y(1 - y)": ("wrong derivative", "{uses} y(1 - y) for {derivative}{where}", lambda g, c, y: g * y * (1 - y)),
+    "y": ("wrong derivative", "{uses} y for {derivative}{where}", lambda g, c, y: g * y),
+}
+"""Slips in elementwise rows: what stands for the derivative."""
 
 
 class SlipsOfLoops(Suspicion):
     """Searches for slips that one line of a backward pass makes many times."""
 
     def everywhere(self) -> Iterator[Explanation]:
-        """The same slip at every step of a loop: all nodes that one line made, or all uses of one value."""
-        groups: dict[tuple[int, str, int, int], list[Edge]] = {}
-        turns = self._turns()
-        uses: dict[int, list[tuple[Node, int]]] = {}
-        for node in self.run.order:
-            if node not in self.sweep.cotangents or node.primitive is None or node.primitive.joint is not None:
-                continue
-            for i in range(len(node.inputs)):
-                if (node, i) in self.sweep.edges and node in self.run.lines:
-                    key = (self.run.lines[node][0], node.primitive.name, i, turns.get(node, 0))
-                    groups.setdefault(key, []).append((node, i))
-            for place, value in enumerate(node.residuals):
-                if isinstance(value, host.ndarray) and value.dtype.kind == "f" and value.ndim > 1:
-                    uses.setdefault(id(value), []).append((node, place))
-        for (_, name, i, _), edges in list(groups.items())[:40]:
-            if len(edges) < 2:
-                continue
-            where, many = self.run.where(edges[0][0]), len(edges)
-            cut = self.sweep.down(self.sweep.seeds, edit={edge: (lambda g, c: c * 0) for edge in edges})
-            if self.fits(self.sweep.at_leaf(cut, self.k)):
-                source = self.run.describe(edges[-1][0].inputs[i])  # type: ignore[arg-type]
-                message = (
-                    "{d} {equals} autodiff with "
-                    + f"all {many} paths into {source.split(' #')[0].rstrip('`')}` through the {name.rstrip('_')} "
-                    f"cut{where}"
-                )
-                yield Explanation(
-                    ("all cut", where, i),
-                    LOCAL + 0.2,
-                    "missing path",
-                    message,
-                    self.names_of(edges[0]),
-                    "0",
-                    self._where(edges[0]),
-                )
-            if all(node.primitive is not None and node.primitive.kind == "elementwise" for node, _ in edges):
-                same = [edge for edge in edges if edge[0].shape == edge[0].inputs[i].shape]  # type: ignore[union-attr]
-                left = self.sweep.down(self.sweep.seeds, edit={edge: (lambda g, c: g) for edge in same})
-                if same and self.fits(self.sweep.at_leaf(left, self.k)):
-                    message = "{d} {lacks} " + f"the derivative of {name.rstrip('_')} at each of {many} steps{where}"
-                    yield Explanation(
-                        ("all left", where, i),
-                        LOCAL,
-                        "derivative left out",
-                        message,
-                        self.names_of(edges[0]),
-                        None,
-                        self._where(edges[0]),
-                    )
-        for places in list(uses.values())[:24]:
-            if len(places) < 2:
-                continue
-            held = places[0][0].residuals[places[0][1]]
-            text = next((words for words, value, _ in self.values if value is held), None)
-            for words, moved in rearrangements(held) if text else ():
-                if moved.shape != held.shape:
-                    continue
-                values = {node: list(node.residuals) for node, _ in places}
-                for node, place in places:
-                    values[node][place] = moved
-                try:
-                    found = self.sweep.down(self.sweep.seeds, residuals=values)
-                except (ValueError, TypeError):
-                    continue
-                if self.fits(self.sweep.at_leaf(found, self.k)):
-                    message = (
-                        "{d} {uses} " + f"{text} {words} where {text} itself is meant, at each of {len(places)} steps"
-                    )
-                    yield Explanation(
-                        ("all moved", text, words), LOCAL, "mistaken value", message, (str(text).strip("`"),)
-                    )
-
+        """The same slip at every node that one line made, in one of its arguments."""
+        for (_, row, _), nodes in self.repeated().items():
+            for i in range(len(nodes[0].inputs)):
+                edges = [(node, i) for node in nodes if (node, i) in self.sweep.edges]
+                if len(edges) > 1:
+                    yield from self._at_all(edges, row.rstrip("_"))
+        yield from self._only_one_left()
         yield from self._a_step_off()
-        yield from self._rearranged_inputs()
 
-    def _turns(self) -> dict[Node, int]:
-        """Which of the equal operations of a line a node is: the first or the second `@` of `x[t] @ Wx + h @ Wh`."""
-        made: dict[tuple[int, str], list[Node]] = {}
-        times: dict[int, int] = {}
-        for node in self.run.order:
-            if node in self.run.lines and node.primitive is not None:
-                line = self.run.lines[node][0]
-                made.setdefault((line, node.primitive.name), []).append(node)
-                times[line] = times.get(line, 0) + (node in self.run.names)
-        turns: dict[Node, int] = {}
-        for (line, _), nodes in made.items():
-            each = len(nodes) // times[line] if times[line] and len(nodes) % times[line] == 0 else 1
-            turns |= {node: place % each for place, node in enumerate(nodes)}
-        return turns
+    def _at_all(self, edges: list[Edge], row: str) -> Iterator[Explanation]:
+        node, i = edges[0]
+        where, many = self.run.where(node), len(edges)
+        source = _at_any_step(self.run.describe(edges[-1][0].inputs[i]))  # type: ignore[arg-type]
+        words = {
+            "path": f"all {many} paths into {source} through the {row}",
+            "derivative": f"the derivative of {row} at each of {many} steps",
+            "where": where,
+        }
+        same = all(n.primitive.kind == "elementwise" and n.shape == n.inputs[j].shape for n, j in edges)  # type: ignore[union-attr]
+        for name, (kind, message, slip) in (PATHS | DERIVATIVES if same else PATHS).items():
+            if self.acted(("all", *edges[0], name), functools.partial(self._with_slip, edges, slip)):
+                for part, text in words.items():
+                    message = message.replace("{" + part + "}", text)
+                rank = LOCAL + (0.2 if name in PATHS else 0.0)
+                yield Explanation(
+                    ("all", name, *edges[0]), rank, kind, "{d} " + message, self.names_of(node), None, self._where(node)
+                )
+
+    def _with_slip(self, edges: list[Edge], slip: Slip) -> Mapping[Node, Array]:
+        def of(y: Array) -> Callable[[Array, Array], Array]:
+            return lambda g, c: slip(g, c, y)
+
+        return self.sweep.down(self.sweep.seeds, edit={edge: of(self.run.values[edge[0]]) for edge in edges})
+
+    def _only_one_left(self) -> Iterator[Explanation]:
+        """What a loop carries on assigned where it should be added to: of all uses only one contributes."""
+        kind = {node: key for key, nodes in self.repeated().items() for node in nodes}
+        for name, nodes in self._series().items():
+            uses: dict[Any, list[Edge]] = {}
+            for node, i in (edge for source in nodes for edge in self.consumers.get(source, ())):
+                uses.setdefault((kind.get(node), i), []).append((node, i))
+            for key, left in uses.items() if len(uses) > 2 else ():
+                others = [edge for other, edges in uses.items() if other != key for edge in edges]
+                if self.acted(("only", *left), functools.partial(self._with_slip, others, PATHS["cut"][2])):
+                    message = f"of the {len(uses)} contributions to `{name}` only one is left in {{d}}, at every step, "
+                    message += f"from {_at_any_step(self.run.describe(left[0][0]))}: the others are overwritten"
+                    yield Explanation(("only", name), LOCAL, "overwritten", message, (name,))
 
     def _a_step_off(self) -> Iterator[Explanation]:
         """The value of the step before, or after, where that of a step is meant."""
@@ -156,26 +132,7 @@ class SlipsOfLoops(Suspicion):
                     waiting.append(source)
         return None
 
-    def _rearranged_inputs(self) -> Iterator[Explanation]:
-        """An input used flipped or transposed throughout the backward pass, as a kernel in a convolution."""
-        for j, x in enumerate(self.run.leaves):
-            if x.ndim < 2 or x.size > 1e5:
-                continue
-            carriers: set[Node] = {x.node}  # type: ignore[arg-type]
-            for node in self.run.order:
-                if node.primitive is not None and node.primitive.name in MOVES and not carriers.isdisjoint(node.inputs):
-                    carriers.add(node)
-            users = [n for n in self.run.order if n.primitive is not None and not carriers.isdisjoint(n.inputs)]
-            for words, moved in rearrangements(x.data):
-                if moved.shape != x.shape or host.array_equal(moved, x.data):
-                    continue
-                changed = {n: v for n, (v, _) in self.sweep.replayed({x.node: moved}, carriers).items()}  # type: ignore[dict-item]
-                mixed = {n: self._mixed(n, changed) for n in users if n.primitive.joint is None}  # type: ignore[union-attr]
-                try:
-                    found = self.sweep.down(self.sweep.seeds, residuals=mixed)
-                except (ValueError, TypeError):
-                    continue
-                if self.fits(self.sweep.at_leaf(found, self.k)):
-                    name = self.run.leaf_name(j)
-                    message = "{d} {uses} " + f"`{name}` {words} where `{name}` itself is meant"
-                    yield Explanation(("input moved", j, words), LOCAL, "mistaken value", message, (name,))
+
+def _at_any_step(words: str) -> str:
+    """The words for a node without the number that tells its step."""
+    return re.sub(r" #\d+", "", words)

@@ -187,10 +187,8 @@ class SlipsOfPaths(Suspicion):
         statistics = statistics[:12]
         for many in (2, 3):
             for chosen in itertools.combinations(statistics, many):
-                predicted = self.sweep.at_leaf(self.sweep.down(self.sweep.seeds, drop=frozenset(chosen)), self.k)
-                if self.fits(predicted):
-                    singly = [self.sweep.down(self.sweep.seeds, drop=frozenset({n})) for n in chosen]
-                    if any(self.fits(self.sweep.at_leaf(one, self.k)) for one in singly):
+                if self._dropped(*chosen):
+                    if any(self._dropped(n) for n in chosen):
                         continue
                     words = " and ".join(self.run.describe(n) for n in chosen)
                     quantity = "both" if many == 2 else "all three"
@@ -201,6 +199,10 @@ class SlipsOfPaths(Suspicion):
                     rank = PLAIN + 0.5 + 0.3 * (many - 2) + sum(self.believed(n) for n in chosen)
                     names = tuple(self.run.names.get(n, self.run.describe(n)) for n in chosen)
                     yield Explanation(("constants", chosen), rank, "missing path", message, names, "0")
+
+    def _dropped(self, *nodes: Node) -> bool:
+        """Whether some nodes taken as constants lead to the hand-derived gradient."""
+        return self.acted(("drop", *nodes), lambda: self.sweep.down(self.sweep.seeds, drop=frozenset(nodes)))
 
     def overwritten(self) -> Iterator[Explanation]:
         """Contributions that were assigned, or multiplied, where they should have been added up."""

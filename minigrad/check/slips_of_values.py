@@ -165,36 +165,18 @@ class SlipsOfValues(Suspicion):
             yield f"the square of {itself}", held * held, None
             yield f"the root of {itself}", host.sqrt(held), None
 
-    def exchanged(self) -> Iterator[Explanation]:
-        """The two factors of a product exchanged, parts written into one another's place, a factor applied too late."""
+    def too_late(self) -> Iterator[Explanation]:
+        """A factor of a product that multiplies the finished gradient instead of the cotangent it belongs to."""
         for node in self.run.order:
             row = node.primitive
             if row is None or node not in self.sweep.cotangents:
                 continue
             g = self.sweep.cotangents[node]
-            if row.name == "multiply" and all((node, i) in self.sweep.edges for i in (0, 1)):
-                a, b = node.inputs
-                assert a is not None and b is not None
-                if a is not b and a.shape == b.shape == node.shape:
-                    va, vb = self.run.values[a], self.run.values[b]
-                    two = {a: g * va - self.sweep.edges[node, 0], b: g * vb - self.sweep.edges[node, 1]}
-                    if self._both(two):
-                        words = f"{self.run.describe(a)} and {self.run.describe(b)}"
-                        message = (
-                            "in {d} the factors "
-                            + f"{words} of {self.run.describe(node)} are exchanged{self.run.where(node)}"
-                        )
-                        yield Explanation(
-                            ("exchanged", node),
-                            LOCAL,
-                            "mistaken value",
-                            message,
-                            self.names_of(node),
-                            None,
-                            self._where(node),
-                        )
             if row.name == "multiply":
                 yield from self._too_late(node, g)
+
+    def misplaced(self) -> Iterator[Explanation]:
+        """Parts of an array written into one another's place."""
         for source, edges in self.consumers.items():
             takes = [n for n, _ in edges if n.primitive is not None and n.primitive.name == "take"]
             for first, second in itertools.combinations(takes[:8], 2):
@@ -231,7 +213,6 @@ class SlipsOfValues(Suspicion):
         return self.fits(self.a + self.sweep.at_leaf(self.sweep.down(deltas), self.k))
 
     def _too_late(self, node: Node, g: Array) -> Iterator[Explanation]:
-        """A factor of a product that multiplies the finished gradient instead of the cotangent it belongs to."""
         for i, source in enumerate(node.inputs):
             if source is None or (node, i) not in self.sweep.edges:
                 continue

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -71,6 +71,7 @@ class Suspicion:
         self.found: dict[int, list[Explanation]] = {}
         self._forms: list[tuple[Factor, Array]] | None = None
         self._weighed: dict[int, list[tuple[Node | Edge, Array]]] = {}
+        self._acted: dict[Any, list[Array]] = {}
         self._fitting: dict[tuple[int, ...], tuple[list[tuple[Factor, Array]], Array | None]] = {}
 
     def _values(self) -> list[tuple[str, Array, Node | None]]:
@@ -179,6 +180,41 @@ class Suspicion:
             return False
         return self.fits(self.a + self.sweep.at_leaf(self.sweep.down({node: delta}), self.k))
 
+    def repeated(self) -> dict[tuple[int, str, int], list[Node]]:
+        """The nodes that are the same step at each turn of a loop: line, row, and which of the line's equal operations.
+
+        The first and the second `@` of `x[t] @ Wx + h @ Wh` are told apart by how often the line gives a name.
+        """
+        made: dict[tuple[int, str], list[Node]] = {}
+        times: dict[int, int] = {}
+        for node in self.run.order:
+            if node in self.run.lines and node.primitive is not None and node in self.sweep.cotangents:
+                line = self.run.lines[node][0]
+                made.setdefault((line, node.primitive.name), []).append(node)
+                times[line] = times.get(line, 0) + (node in self.run.names)
+        groups: dict[tuple[int, str, int], list[Node]] = {}
+        for (line, row), nodes in made.items():
+            each = len(nodes) // times[line] if times[line] and len(nodes) % times[line] == 0 else 1
+            for place, node in enumerate(nodes):
+                groups.setdefault((line, row, place % each), []).append(node)
+        return groups
+
+    def acted(self, key: Any, act: Callable[[], Mapping[Node, Array]]) -> bool:
+        """Whether a mistaken reverse pass leads to the hand-derived gradient. It is acted out once for all gradients.
+
+        False where it cannot be acted out, as where shapes do not meet.
+        """
+        if key in self._acted:
+            return self.fits(self._acted[key][self.k])
+        try:
+            held = act()
+            gradients = [self.sweep.at_leaf(held, k) for k in range(len(self.run.leaves))]
+        except (ValueError, TypeError, IndexError):
+            gradients = [host.full_like(g, host.nan) for g in self.sweep.gradients]
+        if sum(g.size for g in gradients) <= MATRIX:
+            self._acted[key] = gradients
+        return self.fits(gradients[self.k])
+
     def _sites(self) -> list[Node | Edge]:
         """The places where something can go wrong on the way to this leaf, without those that come to the same."""
         x = self.run.leaves[self.k].node
@@ -265,17 +301,6 @@ class Suspicion:
             for scale in scales for i in host.flatnonzero(host.abs(scale * sums - goal) <= self.q_tol)
             if scale == 1 or not fit[i][0].inverse or fit[i][0].plain
         ]  # fmt: skip
-
-    def _mixed(self, node: Node, changed: Mapping[Node, Array]) -> list[Any]:
-        """A node's residuals with the changed values of its inputs and output in them."""
-        values = list(node.residuals)
-        assert node.primitive is not None
-        for place, origin in enumerate(node.primitive.lifts):
-            if origin == -1 and node in changed:
-                values[place] = changed[node]
-            elif origin is not None and origin >= 0 and values[place] is not None and node.inputs[origin] in changed:
-                values[place] = changed[node.inputs[origin]]  # type: ignore[index]
-        return values
 
     def absolute(self, k: int) -> Array:
         """The sizes of the terms that the k-th gradient adds up: what its rounding is to be judged by.

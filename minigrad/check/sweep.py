@@ -20,6 +20,7 @@ from minigrad import autodiff
 from minigrad.backend import numpy as host
 from minigrad.check.forward import Forward
 from minigrad.paths import pull
+from minigrad.primitive import ALL, OUTPUT
 from minigrad.tape import Node, enable_grad, leaf
 from minigrad.tensor import Tensor
 
@@ -147,26 +148,54 @@ class Sweep:
             return host.zeros(DIRECTIONS)
         return tangents.reshape(DIRECTIONS, -1) @ host.broadcast_to(delta, node.shape).reshape(-1)
 
-    def replayed(self, changed: Mapping[Node, Array], only: set[Node] | None = None) -> dict[Node, tuple[Array, Any]]:
-        """New values and residuals of the nodes (or of some only) that depend on changed ones, which hold those "
-        "given."""
-        fresh: dict[Node, tuple[Array, Any]] = {node: (value, node.residuals) for node, value in changed.items()}
+    def replayed(
+        self, changed: Mapping[Node, Array | Callable[..., Array]], only: set[Node] | None = None
+    ) -> dict[Node, Array]:
+        """The values of all nodes (or of some only) that depend on changed ones.
+
+        changed: nodes with their values, or with functions of their arguments, which may have changed too.
+        """
+        fresh: dict[Node, Array] = {node: value for node, value in changed.items() if not callable(value)}
         for node in self.run.order:
-            row = node.primitive
-            if row is None or (node not in changed and not any(source in fresh for source in node.inputs)):
+            row, other = node.primitive, changed.get(node)
+            if node in fresh or row is None or not (callable(other) or any(source in fresh for source in node.inputs)):
                 continue
             if only is not None and node not in only:
                 continue
             arguments = [
-                fresh[source][0] if source in fresh else argument
+                fresh.get(source, argument)  # type: ignore[arg-type]
                 for source, argument in zip(node.inputs, self.run.arguments[node], strict=True)
             ]
-            tensors = [
-                Tensor(a, leaf(a.shape, a.dtype)) if source is not None else a
-                for source, a in zip(node.inputs, arguments, strict=True)
-            ]
-            if node in changed:
-                continue
-            again = row.call(*tensors, **dict(zip(row.statics, node.params, strict=True)))
-            fresh[node] = (again.data, again.node.residuals if again.node is not None else node.residuals)
+            if callable(other):
+                fresh[node] = other(*arguments)
+            else:
+                fresh[node] = host.asarray(row.call(*arguments, **dict(zip(row.statics, node.params, strict=True))))
         return fresh
+
+    def otherwise(
+        self, changed: Mapping[Node, Array], own: bool = True, edit: Mapping[Edge, Callable[[Array, Array], Array]] = {}
+    ) -> dict[Node, Array]:
+        """Cotangents by a reverse pass that finds some nodes' values changed, wherever rows have kept them.
+
+        own: also where a node's derivative is computed of its own output, as a sigmoid's.  edit: as in `down`
+        """
+        kept = {
+            node: _with(changed, node, own) for node in self.run.order
+            if node.primitive is not None and node.primitive.joint is None and node in self.cotangents
+            and (node in changed or not changed.keys().isdisjoint(node.inputs))
+        }  # fmt: skip
+        return self.down(self.seeds, residuals=kept, edit=edit)
+
+
+def _with(changed: Mapping[Node, Array], node: Node, own: bool) -> list[Any]:
+    """A node's residuals with the changed values of its inputs and its output in them."""
+    values = list(node.residuals)
+    assert node.primitive is not None
+    for place, origin in enumerate(node.primitive.lifts):
+        if origin is None or values[place] is None or (origin == OUTPUT and not own):
+            continue
+        if origin == ALL:
+            values[place] = [changed.get(s, v) for s, v in zip(node.inputs, values[place], strict=True)]  # type: ignore[arg-type]
+        else:
+            values[place] = changed.get(node if origin == OUTPUT else node.inputs[origin], values[place])  # type: ignore[arg-type]
+    return values

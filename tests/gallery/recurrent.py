@@ -64,7 +64,7 @@ lstm.mistake(
     ("di, dn = dc * c, dc * n, dc * i", "di, dn = dc * c, dc * i, dc * n"),
     of="x",
     kind="mistaken value",
-    words="factors `i` and `n` of the multiply .* are exchanged",
+    words="`i` and `n` are exchanged",
 )
 lstm.mistake(
     "candidate not squared",

@@ -1,0 +1,121 @@
+"""One name in another's place throughout a backward pass: mistaken, exchanged, rearranged; or its value without a step.
+
+Who computes values anew in a backward pass, or unpacks a cache in another order, has one wrong value wherever it is
+used. What a loop gives a name at each of its steps is taken for one.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+
+from minigrad.backend import numpy as host
+from minigrad.check.rearranged import rearrangements
+from minigrad.check.suspicion import INVOLVED, LOCAL, Explanation, Suspicion
+from minigrad.check.sweep import Array
+from minigrad.primitive import OUTPUT
+from minigrad.tape import Node
+
+MOVES = frozenset(("alias", "broadcast_to", "flip", "pad", "reshape", "roll", "take", "transpose"))
+"""Rows that carry values along without computing."""
+
+MOST, LARGEST = 24, 100_000
+"""How many names, and of how many elements, are tried in one another's place."""
+
+
+class SlipsOfNames(Suspicion):
+    """Searches for backward passes that ran with other values than the forward pass had."""
+
+    def names(self) -> Iterator[Explanation]:
+        """A named value rearranged, two exchanged, or one used for another, in all places."""
+        held = self._held()
+        for name, nodes in held.items():
+            steps = f", at each of {len(nodes)} steps" if len(nodes) > 1 else ""
+            for ways in zip(*(rearrangements(self.run.values[node]) for node in nodes), strict=True):
+                words, moved = ways[0][0], [value for _, value in ways]
+                if moved[0].shape == nodes[0].shape and self._found(words, nodes, moved):
+                    message = "{d} {uses} " + f"`{name}` {words} where `{name}` itself is meant{steps}"
+                    yield Explanation(("all moved", name, words), LOCAL, "mistaken value", message, (name,))
+        for (one, first), (other, second) in itertools.permutations(held.items(), 2):
+            if [n.shape for n in first] != [n.shape for n in second]:
+                continue
+            ones, others = ([self.run.values[node] for node in nodes] for nodes in (first, second))
+            if self._found(other, first, others):
+                message = "{d} {uses} " + f"`{other}` where `{one}` is meant, wherever it is used"
+                yield Explanation(("all mistaken", other, one), LOCAL, "mistaken value", message, (other, one))
+            if one < other and self._found("exchanged", [*first, *second], others + ones):
+                message = "in {d} `" + f"{one}` and `{other}` are exchanged"
+                yield Explanation(("exchanged", one, other), LOCAL + 0.1, "mistaken value", message, (one, other))
+
+    def _held(self) -> dict[str, list[Node]]:
+        """Names with the nodes that they stood for: several where a line of a loop gives one name again and again."""
+        held: dict[tuple[str, int], list[Node]] = {}
+        for node in self.run.order:
+            if node in self.run.names and node in self.run.values and node.shape:
+                line = self.run.lines[node][0] if node in self.run.lines else 0
+                held.setdefault((self.run.names[node].split(" #")[0], line), []).append(node)
+        same = [nodes for nodes in held.values() if len({n.shape for n in nodes}) == 1]
+        small = [nodes for nodes in same if self.run.values[nodes[0]].size <= LARGEST][:MOST]
+        return {self.run.names[nodes[0]].split(" #" if len(nodes) > 1 else None)[0]: nodes for nodes in small}
+
+    def _found(self, key: str, nodes: Sequence[Node], values: Sequence[Array]) -> bool:
+        """Whether a reverse pass that has other values of some nodes, and all that only moves those, is the hand's."""
+        carriers = set(nodes)
+        for node in self.run.order:
+            if node.primitive is not None and node.primitive.name in MOVES and not carriers.isdisjoint(node.inputs):
+                carriers.add(node)
+        changed = dict(zip(nodes, values, strict=True))
+
+        def act(own: bool) -> Mapping[Node, Array]:
+            return self.sweep.otherwise(self.sweep.replayed(changed, carriers), own)
+
+        kept = any(OUTPUT in node.primitive.lifts for node in nodes if node.primitive is not None)
+        return self.acted((key, *nodes), lambda: act(True)) or (
+            kept and self.acted((key, "others", *nodes), lambda: act(False))
+        )
+
+    def left_out(self) -> Iterator[Explanation]:
+        """Values that were computed anew without one step of the forward, at each turn of a loop."""
+        for (_, name, _), nodes in self.repeated().items():
+            node = nodes[0]
+            if name in MOVES or node.primitive.joint is not None:  # type: ignore[union-attr]
+                continue
+            for i, argument in enumerate(self.run.arguments[node]):
+                if getattr(argument, "shape", None) != node.shape:
+                    continue
+                if self._without(nodes, i):
+                    at = f" at {self.run.describe(node)}" * (node in self.run.names) + self.run.where(node)
+                    message = "{d} {is} computed without the " + f"{name.rstrip('_')}{self._other(node, i)}{at}"
+                    yield Explanation(
+                        ("left out", node, i), INVOLVED, "step left out", message, self.names_of(node), None,
+                        self._where(node),
+                    )  # fmt: skip
+
+    def _without(self, nodes: Sequence[Node], i: int) -> bool:
+        """Whether the hand goes on with the i-th arguments of some nodes in their place.
+
+        With the values alone, with the derivatives alone, or with both.
+        """
+        edges = [(node, j) for node in nodes for j in range(len(node.inputs)) if (node, j) in self.sweep.edges]
+        passed = {edge: (lambda g, c: g) if edge[1] == i else (lambda g, c: c * 0) for edge in edges}
+
+        changed = {node: (lambda *arguments: arguments[i]) for node in nodes}
+
+        def act(values: bool, path: bool) -> Mapping[Node, Array]:
+            fresh = self.sweep.replayed(changed) if values else {}
+            return self.sweep.otherwise(fresh, edit=passed if path else {})
+
+        return any(
+            self.acted(("without", nodes[0], i, values, path), functools.partial(act, values, path))
+            for values, path in ((True, False), (False, True), (True, True))
+        )
+
+    def _other(self, node: Node, i: int) -> str:
+        """What a step with two arguments does to its i-th: " of `P`", " of 3"; else nothing."""
+        if len(node.inputs) != 2:
+            return ""
+        other, value = node.inputs[1 - i], self.run.arguments[node][1 - i]
+        if other is None:
+            return "" if host.ndim(value) else f" of {float(value):.6g}"
+        return f" of {self.run.describe(other)}"
