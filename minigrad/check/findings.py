@@ -64,14 +64,20 @@ def of_a_shape(run: Forward, sweep: Sweep, k: int, h: Array, tol: Array) -> Find
 def _what_else(
     run: Forward, sweep: Sweep, a: Array, h: Array, close: Callable[[Array, Array], bool]
 ) -> Iterator[tuple[str, str]]:
-    """What a gradient of a wrong shape may be, as `reshaped` tells it."""
-    for node, g in sweep.cotangents.items():
-        if close(h, g) and node not in sweep.seeds:
-            yield "derivative left out", f"it is the cotangent of {run.describe(node)}{run.where(node)}"
-    for many in range(1, a.ndim + 1):
-        for axes in itertools.combinations(range(a.ndim), many):
-            if close(h, a.sum(axes)) or close(h, a.sum(axes, keepdims=True)):
-                yield "shape", f"it is autodiff's gradient summed over axes {list(axes)}, which are axes of its own"
+    """What a gradient of a wrong shape may be, as `reshaped` tells it: another cotangent, or a sum over other axes."""
+    for node, g in sorted(sweep.cotangents.items(), key=lambda item: item[1] is not a):
+        upstream = node in sweep.seeds
+        what = "the upstream gradient" if upstream else f"the cotangent of {run.describe(node)}{run.where(node)}"
+        if close(h, g) and not upstream:
+            yield "derivative left out", f"it is {what}"
+        chosen = [c for many in range(1, g.ndim + 1) for c in itertools.combinations(range(g.ndim), many)]
+        by_hand, right = (
+            [list(axes) for axes in chosen if close(x.squeeze(), g.sum(axes).squeeze())] for x in (h, a)
+        )  # fmt: skip
+        if by_hand and g is a:
+            yield "shape", f"it is autodiff's gradient summed over axes {by_hand[0]}, which are axes of its own"
+        elif by_hand and right:
+            yield "wrong axes", f"it is {what} summed over axes {by_hand[0]}, and has to be summed over {right[0]}"
 
 
 def of_nan(name: str, h: Array, bad: Array) -> Finding:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping
 
 from minigrad.backend import numpy as host
@@ -81,8 +82,11 @@ class SlipsOfConstants(Suspicion):
         for many in range(1, len(long) + 1):
             for axes in itertools.combinations(long, many):
                 value = getattr(elements, REDUCTIONS[node.primitive.name])(axes, keepdims=True)
+                count = math.prod(elements.shape[axis] for axis in axes) / together(node)
                 try:
-                    changed = self._replayed({node: value})
+                    changed = self._replayed({node: value}) or (
+                        node.primitive.name == "mean" and self._replayed({node: value * count})
+                    )
                 except (ValueError, TypeError, IndexError):  # the shapes do not meet further on
                     continue
                 if changed and not self._replayed({}):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from minigrad.backend import numpy as host
 from minigrad.check.numbers import STATISTICS, Factor, together
@@ -81,26 +82,33 @@ class SlipsOfPaths(Suspicion):
         }
         for name, way in ways.items():
             seeds = {node: way(g) for node, g in self.sweep.seeds.items()}
-            predicted = self.sweep.at_leaf(self.sweep.down(seeds), self.k)
-            if self.fits(predicted):
+            if self._seeded(name, seeds):
                 yield Explanation(("upstream", name), SIMPLE, f"upstream {name}", words[name])
 
         for node, g in self.sweep.seeds.items():
+            for turn, moved in rearrangements(g):
+                if moved.shape == g.shape and self._seeded(turn, {**self.sweep.seeds, node: moved}):
+                    message = "{d} {uses} the upstream gradient " + turn
+                    yield Explanation(("upstream", turn), LOCAL + 0.5, "permuted", message)
             for axis in range(g.ndim if g.size > 1 else 0):
                 for place, which in ((-1, "last"), (0, "first")):
                     alone = host.zeros_like(g)
                     host.swapaxes(alone, 0, axis)[place] = host.swapaxes(g, 0, axis)[place]
                     seeds = {**self.sweep.seeds, node: alone}
-                    if g.shape[axis] > 1 and self.fits(self.sweep.at_leaf(self.sweep.down(seeds), self.k)):
+                    if g.shape[axis] > 1 and self._seeded((node, axis, place), seeds):
                         message = "{d} {uses} " + f"only the {which} of the {g.shape[axis]} parts of the upstream "
                         message += f"gradient along axis {axis}"
                         yield Explanation(("part", axis, place), LOCAL + 0.5, "upstream ignored", message)
         if len(self.sweep.seeds) > 1:
             for node in self.sweep.seeds:
                 left = {other: g for other, g in self.sweep.seeds.items() if other is not node}
-                if self.fits(self.sweep.at_leaf(self.sweep.down(left), self.k)):
+                if self._seeded(node, left):
                     message = "{d} {ignores} the upstream gradient of the output " + self.run.describe(node)
                     yield Explanation(("output", node), SIMPLE, "missing path", message, self.names_of(node))
+
+    def _seeded(self, key: Any, seeds: Mapping[Node, Array]) -> bool:
+        """Whether other upstream gradients lead to the hand-derived gradient."""
+        return self.acted(("upstream", key), lambda: self.sweep.down(seeds))
 
     def sites(self) -> Iterator[Explanation]:
         """One path missing, of the wrong sign, or scaled by a number."""

@@ -53,23 +53,37 @@ class SlipsOfShapes(Suspicion):
                     continue
                 own = self._unsummed(node, i, self.sweep.cotangents[node])
                 found = None if own is None else self._down_to_a_sum(source, own, self.sweep.edges[node, i])
-                if found is not None:
-                    yield from self._otherwise_summed(node, *found)
+                if found is None:
+                    continue
+                reduction, elements, inside, each, spread = found
+                ways = [(inside, each)]
+                slope = self._down_to_a_sum(source, host.ones(own.shape), host.ones(source.shape))  # type: ignore[union-attr]
+                if slope is not None:
+                    value, outside = self.run.values[source], slope[2] * each
+                    ways += [(own, outside), (own * value, outside / value)]
+                yield from self._otherwise_summed(node, reduction, elements, ways, spread)
 
     def _otherwise_summed(
-        self, node: Node, reduction: Node, elements: Node, own: Array, each: Array, spread: Array
+        self, node: Node, reduction: Node, elements: Node, ways: list[tuple[Array, Array]], spread: Array
     ) -> Iterator[Explanation]:
+        """The sum over every choice of axes. ways: what may stand in the sum, and what then multiplies it.
+
+        What does not change along the right axes, such as a deviation that divides, may stand in a sum over them or
+        before it; over other axes that makes a difference.
+        """
         assert reduction.primitive is not None
         mean = reduction.primitive.name == "mean"
         at, together = self.run.describe(reduction), math.prod(elements.shape) / math.prod(reduction.shape)
-        for many in range(own.ndim + 1):
-            for axes in itertools.combinations(range(own.ndim), many):
-                summed = own.sum(axes, keepdims=True) * each
-                if mean and axes:
-                    summed *= together / math.prod(own.shape[axis] for axis in axes)
-                if not self.confirmed(elements, summed - spread):
+        dimensions = len(elements.shape)
+        for many in range(dimensions + 1):
+            for axes in itertools.combinations(range(dimensions), many):
+                count = together / math.prod(elements.shape[axis] for axis in axes) if mean and axes else 1.0
+                if not any(
+                    self.confirmed(elements, inside.sum(axes, keepdims=True) * outside * count - spread)
+                    for inside, outside in ways
+                ):
                     continue
-                kind, how = "wrong axes", f"is summed over axes {list(axes)}, not over those that it takes together"
+                kind, how = "wrong axes", f"is summed over axes {list(axes)}, not {_axes_of(reduction, dimensions)}"
                 if not axes:
                     kind, how = "not summed", f"is not summed: each element has its own term alone, {DIAGONAL}"
                 yield Explanation(
@@ -224,10 +238,12 @@ class SlipsOfShapes(Suspicion):
                     continue
                 name, legend = self._factor(node, 1 - i)
                 meant = f"g @ {name}.T" if i == 0 else f"{name}.T @ g"
+                of_turned = self._turned(source) is not None
                 for text, c in _ways(g, other, name, first=i == 0):
                     if c.shape == right.shape and self.confirmed(source, c - right):
+                        text, needed = (_product(words, of_turned) for words in (text, meant))
                         at = f"{self.run.describe(node)}{self.run.where(node)}{legend}"
-                        message = "{d} {uses} " + f"`{text}` where `{meant}` is meant; g is the cotangent of {at}"
+                        message = "{d} {uses} " + f"`{text}` where `{needed}` is meant; g is the cotangent of {at}"
                         yield Explanation(
                             ("product", node, i, text), LOCAL + 0.3, "product", message, self.names_of(source), None,
                             self._where(node),
@@ -239,9 +255,29 @@ class SlipsOfShapes(Suspicion):
         words = None if source is None else self.run.describe(source)
         if words is None:
             words = next((text for text, value, _ in self.values if value is self.run.arguments[node][i]), "a constant")
+        turned = None if source is None else self._turned(source)
+        if turned is not None:
+            words = self.run.describe(turned)
         if words[:1] == "`" and words.strip("`").isidentifier():
-            return words.strip("`"), ""
-        return "m", f", and m is {words}"
+            return words.strip("`") + ".T" * (turned is not None), ""
+        return "m" + ".T" * (turned is not None), f", and m is {words}"
+
+    def _turned(self, node: Node) -> Node | None:
+        """What a node is the transpose of that has no name itself, as `k.T` in `q @ k.T`."""
+        if node in self.run.names or node.primitive is None or node.primitive.name != "transpose":
+            return None
+        *_, row, column = node.params[0]
+        return node.inputs[0] if (row, column) == (len(node.shape) - 1, len(node.shape) - 2) else None
+
+
+def _product(text: str, turned: bool) -> str:
+    """A product in words, transposed where it is to be, no matrix transposed twice."""
+    if turned:
+        left, right = text.split(" @ ")
+        text = f"{right}.T @ {left}.T"
+    while ".T.T" in text:
+        text = text.replace(".T.T", "")
+    return text
 
 
 def _ways(g: Array, other: Array, name: str, first: bool) -> Iterator[tuple[str, Array]]:
@@ -257,3 +293,11 @@ def _ways(g: Array, other: Array, name: str, first: bool) -> Iterator[tuple[str,
         (left, a), (right, b) = (one, two) if first != swapped else (two, one)
         if a.shape[-1] == b.shape[-2]:
             yield f"{left} @ {right}", a @ b
+
+
+def _axes_of(reduction: Node, dimensions: int) -> str:
+    """The axes that a reduction takes together, in words."""
+    assert reduction.primitive is not None
+    axis = dict(zip(reduction.primitive.statics, reduction.params, strict=True)).get("axis")
+    axes = range(dimensions) if axis is None else axis if isinstance(axis, tuple) else (axis,)
+    return f"axes {sorted(a % dimensions for a in axes)}"

@@ -67,8 +67,8 @@ mlp.mistake(
     "db2 over the wrong axis",
     ("db2 = g.sum(axis=0)", "db2 = g.sum(axis=1)"),
     of="b2",
-    kind="shape",
-    words=r"db2 has shape \[6\]",
+    kind="wrong axes",
+    words=r"db2 has shape \[6\].* the upstream gradient summed over axes \[1\], and has to be summed over \[0\]",
 )
 mlp.mistake(
     "dW1 divided by N",

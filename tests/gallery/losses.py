@@ -94,7 +94,7 @@ softmax.mistake(
     ("np.sum(p * g, axis=-1, keepdims=True)", "np.sum(p * g, axis=0, keepdims=True)"),
     of="x",
     kind="wrong axes",
-    words="the term through `total` is .* the sum is over axis 0, not over axis 1",
+    words=r"path through `total` is summed over axes \[0\], not axes \[1\]",
 )
 softmax.mistake(
     "without its sum",

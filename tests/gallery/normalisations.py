@@ -500,7 +500,7 @@ centring.mistake(
     ("d - d.mean(axis=0)", "d - d.mean(axis=1, keepdims=True)"),
     of="x",
     kind="wrong axes",
-    words=r"path through `mu` is summed over axes \[1\], not over those that it takes together",
+    words=r"path through `mu` is summed over axes \[1\], not axes \[0\]",
 )
 centring.mistake(
     "mean over everything",
