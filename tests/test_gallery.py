@@ -83,12 +83,14 @@ def varied(exhibit, rng):
         "layers of one width": ((d, d), (d, d), (d, d)),
         "two-layer net": ((n, d), (d, 3), (3,), (3, n), (n,)),
         "attention": ((n, d), (d, d), (d, 3)),
+        "causal attention": ((n, d), (d, 3), (d, 3), (d, 2)),
         "convolution": ((2, d % 3 + 1, 3, 4), (2, d % 3 + 1, 3, 3), (2,)),
         "average pooling": ((n, d, 4, 2),),
         "max pooling": ((n, d, 2, 4),),
         "embedding": ((n, d),),
         "lstm cell": ((n, d), (n, 3), (n, 3), (d, 12), (3, 12), (12,)),
         "recurrent net": ((3, n, d), (n, 3), (d, 3), (3, 3)),
+        "spring": ((n, d), (n, d), (n, d)),
     }[exhibit.name]
     dtype = rng.choice([np.float32, np.float64])
     arrays = [np.asarray(rng.normal(size=shape)) + 0.1 for shape in shapes]

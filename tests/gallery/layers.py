@@ -364,4 +364,40 @@ embedding.mistake(
     words=r"`output`",
 )
 
-EXHIBITS = [mlp, square, attention, convolution, avg_pool, max_pool, embedding]
+
+def causal_forward(x, Wq, Wk, Wv):
+    q, k, v = x @ Wq, x @ Wk, x @ Wv
+    scores = q @ k.T
+    seen = np.where(np.tri(len(x)) > 0, scores, -1e9)
+    e = np.exp(seen - seen.max(axis=1, keepdims=True))
+    p = e / e.sum(axis=1, keepdims=True)
+    return p @ v
+
+
+causal = Exhibit(
+    "causal attention", causal_forward, lambda rng: tuple(rng.normal(size=s) for s in ((4, 3), (3, 3), (3, 3), (3, 2))),
+    """
+    def backward(g, x, Wq, Wk, Wv):
+        q, k, v = x @ Wq, x @ Wk, x @ Wv
+        scores = np.where(np.tri(len(x)) > 0, q @ k.T, -1e9)
+        e = np.exp(scores - scores.max(axis=1, keepdims=True))
+        p = e / e.sum(axis=1, keepdims=True)
+        dv = p.T @ g
+        dp = g @ v.T
+        ds = p * (dp - (dp * p).sum(axis=1, keepdims=True))
+        dq, dk = ds @ k, ds.T @ q
+        return dq @ Wq.T + dk @ Wk.T + dv @ Wv.T, x.T @ dq, x.T @ dk, x.T @ dv
+    """,
+)  # fmt: skip
+for name, edit, of, kind, words in (
+    ("mask forgotten", ("np.where(np.tri(len(x)) > 0, q @ k.T, -1e9)", "q @ k.T"), "Wk", "step left out",
+     "dx, dWq, dWk and dWv are computed without the where at `seen`"),
+    ("softmax summed over the queries", ("(dp * p).sum(axis=1", "(dp * p).sum(axis=0"), "Wq", "wrong axes",
+     r"the sum in `p = .* is summed over axes \[0\], not axes \[1\]"),
+    ("scores not transposed", ("ds.T @ q", "ds @ q"), "Wk", "product", r"`g @ q` where `g.T @ q` is meant"),
+    ("weights exchanged", ("dq @ Wq.T + dk @ Wk.T", "dq @ Wk.T + dk @ Wq.T"), "x", "mistaken value",
+     "in dx `Wk` and `Wq` are exchanged"),
+):  # fmt: skip
+    causal.mistake(name, edit, of=of, kind=kind, words=words)
+
+EXHIBITS = [mlp, square, attention, causal, convolution, avg_pool, max_pool, embedding]

@@ -160,4 +160,47 @@ rnn.mistake(
     words="use only the last of the 3 parts of the upstream gradient along axis 0",
 )
 
-EXHIBITS = [lstm, rnn]
+rnn.mistake(
+    "tanh not squared, at every step",
+    ("1 - hs[step + 1] ** 2", "1 - hs[step + 1]"),
+    of="Wx",
+    kind="wrong derivative",
+    words=r"use \(1 - y\) for the derivative of tanh at each of 3 steps",
+)
+
+
+def spring_forward(x, v, k):
+    for _ in range(4):
+        v = v - 0.1 * k * x - 0.05 * v
+        x = x + 0.1 * v
+    return x
+
+
+spring = Exhibit(
+    "spring", spring_forward, lambda rng: (rng.normal(size=5), rng.normal(size=5), rng.normal(size=5) + 2),
+    """
+    def backward(g, x, v, k):
+        xs = [x]
+        for _ in range(4):
+            v = v - 0.1 * k * xs[-1] - 0.05 * v
+            xs.append(xs[-1] + 0.1 * v)
+        dx, dv, dk = g, np.zeros_like(g), np.zeros_like(g)
+        for step in reversed(range(4)):
+            dv = dv + 0.1 * dx
+            dk = dk - 0.1 * dv * xs[step]
+            dx = dx - 0.1 * k * dv
+            dv = dv - 0.05 * dv
+        return dx, dv, dk
+    """,
+)  # fmt: skip
+for name, edit, of, kind, words in (
+    ("the force's sign", ("dx = dx - 0.1 * k * dv", "dx = dx + 0.1 * k * dv"), "x", "wrong sign",
+     "have the wrong sign on all 4 paths into `x`"),
+    ("velocity overwritten", ("dv = dv + 0.1 * dx", "dv = 0.1 * dx"), "k", "overwritten",
+     "of the 3 contributions to `v` only one is left .*, at every step"),
+    ("position of the step after", ("dv * xs[step]", "dv * xs[step + 1]"), "k", "mistaken value",
+     "uses `x` of the step after"),
+):  # fmt: skip
+    spring.mistake(name, edit, of=of, kind=kind, words=words)
+
+EXHIBITS = [lstm, rnn, spring]
