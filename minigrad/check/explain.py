@@ -68,8 +68,8 @@ class Explainer(
     def _far_fetched(self, searching: list[Explainer]) -> list[Explanation]:
         """What the first of the other searches finds that finds something: they take longer."""
         for name in (
-            "everywhere", "names", "misplaced", "nothing_summed", "replays", "left_out", "pairs", "formulas",
-            "sums_of_values", "other_axes", "combinations",
+            "everywhere", "names", "misplaced", "nothing_summed", "replays", "left_out", "other_axes", "pairs",
+            "formulas", "sums_of_values", "combinations",
         ):  # fmt: skip
             for explainer in searching:
                 if found := list(getattr(explainer, name)()):

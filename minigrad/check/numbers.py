@@ -15,7 +15,7 @@ from minigrad.tape import Node
 STATISTICS = frozenset(("amax", "logsumexp", "mean", "norm", "sum"))
 """Rows that take many values together: what a derivation is most likely to treat as constant."""
 
-SCALING = frozenset(("divide", "multiply", "power"))
+SCALING = frozenset(("divide", "multiply", "power", "power_of"))
 """Rows whose constant arguments are factors of a derivative."""
 
 

@@ -78,10 +78,13 @@ class SlipsOfConstants(Suspicion):
     def _over_others(self, node: Node) -> Iterator[Explanation]:
         assert node.primitive is not None and node.inputs[0] is not None
         elements = self.run.values[node.inputs[0]]
+        kept = dict(zip(node.primitive.statics, node.params, strict=True)).get("keepdims", False)
         long = [axis for axis in range(elements.ndim) if elements.shape[axis] > 1]
         for many in range(1, len(long) + 1):
             for axes in itertools.combinations(long, many):
-                value = getattr(elements, REDUCTIONS[node.primitive.name])(axes, keepdims=True)
+                value = getattr(elements, REDUCTIONS[node.primitive.name])(axes, keepdims=kept)
+                if host.array_equal(value, self.run.values[node]):
+                    continue
                 count = math.prod(elements.shape[axis] for axis in axes) / together(node)
                 try:
                     changed = self._replayed({node: value}) or (

@@ -317,7 +317,8 @@ class SlipsOfPaths(Suspicion):
             return
         changed = [(labels, x) for labels, x in zip(groups, w, strict=True) if abs(x - 1) > 1e-5]
         told = [(labels, (self._known(x) or (f"counts {x:.4g} times", x))[0]) for labels, x in changed]
-        words = "; ".join(f"the path x -> {' -> '.join(labels) or 'y'} {what}" for labels, what in told)
+        name = self.run.leaf_name(self.k)
+        words = "; ".join(f"the path {name} -> {' -> '.join(labels) or 'y'} {what}" for labels, what in told)
         yield Explanation(
             ("weights",), COMPOUND + 1, "combination", "in {d} " + words, tuple({n for ls, _ in told for n in ls})
         )

@@ -90,7 +90,8 @@ class SlipsOfValues(Suspicion):
                                 "{d} {uses} "
                                 + f"{used} where {needed} is meant, in the derivative of {at}{self.run.where(node)}"
                             )
-                            rank = LOCAL + self._doubt(text, meant)
+                            later = source is not None and source.serial > node.serial
+                            rank = LOCAL + self._doubt(text, meant) + 0.3 * later
                             names = tuple(w.strip("`") for w in (text, meant))
                             yield Explanation(
                                 ("mistaken", node, place, number, text),
