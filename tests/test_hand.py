@@ -313,10 +313,95 @@ def test_where_every_gradient_is_zero_nothing_is_proved(form):
     assert "every gradient is zero" in report.findings[0].message
 
 
+# ---- narrow dtypes ---------------------------------------------------------------------------------------
+def unit(x):
+    n = np.sqrt((x * x).sum(1, keepdims=True))
+    return x / n, (x, n)
+
+
+def unit_backward(g, cache):
+    x, n = cache
+    return g / n - x * (g * x).sum(1, keepdims=True) / n**3
+
+
+@pytest.mark.parametrize("rows", [2, 8])
+@pytest.mark.parametrize("scale", [1e-1, 1, 1e2])
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
-def test_rounding_is_no_mistake_that_a_check_in_low_precision_would_have_to_see(dtype):
+def test_rounding_is_no_mistake_that_a_check_in_low_precision_would_have_to_see(dtype, scale, rows):
+    x = (scale * rng.normal(size=(rows, 4))).astype(dtype)
+    if rows * scale < 2e2:  # a batch of two that is spread wide hides its mistakes in float64 too
+        assert mg.check_hand_gradient(normalised, (x,), normalised_backward, keep_dtype=True)
+    report = mg.check_hand_gradient(unit, (x / 16,), unit_backward, keep_dtype=True)
+    assert report and not report.findings
+    assert report.details["computed in"].startswith(dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_a_mistake_smaller_than_the_rounding_is_named_in_a_low_precision_too(dtype):
     x = rng.normal(size=(8, 4)).astype(dtype)
-    assert mg.check_hand_gradient(normalised, (x,), normalised_backward, keep_dtype=True)
+    report = mg.check_hand_gradient(unit, (x,), lambda g, c: 1.0001 * unit_backward(g, c), keep_dtype=True)
+    assert "1.0001 times" in only(report).message
+
+
+def test_what_goes_wrong_in_one_dtype_alone_is_told_from_a_mistake_in_the_derivation():
+    def good_in_float64(g, cache):
+        return unit_backward(g, cache) * (1 if g.dtype == np.float64 else 2)
+
+    report = mg.check_hand_gradient(unit, (X.astype("float32"),), good_in_float64, keep_dtype=True)
+    assert not report and not report.mistakes
+    assert "right in float64; in float32" in report.findings[0].message
+    large = np.full((2, 3), 5e2, "float16")
+    report = mg.check_hand_gradient(unit, (large,), unit_backward, keep_dtype=True)
+    assert not report and not report.mistakes
+    assert all("float16" in finding.message for finding in report.findings)
+    assert mg.check_hand_gradient(unit, (large,), unit_backward)
+
+
+def in_single(g, cache):
+    return unit_backward(g.astype("float32"), tuple(c.astype("float32") for c in cache)).astype(float)
+
+
+def in_single_between(g, cache):
+    return unit_backward(g, tuple(c.astype("float32").astype(float) for c in cache))
+
+
+def in_single_at_the_end(g, cache):
+    return unit_backward(g, cache).astype("float32").astype(float)
+
+
+@pytest.mark.parametrize("shape", [(5, 4), (1, 3), (2, 2)])
+@pytest.mark.parametrize("hand", [in_single, in_single_between, in_single_at_the_end])
+def test_a_hand_that_rounds_to_single_precision_is_held_to_its_digits_whatever_it_returns(hand, shape):
+    x = 1 + rng.random(size=shape)
+    report = mg.check_hand_gradient(unit, (x,), hand)
+    assert report, str(report)
+    assert "dx by hand computed in float32" in report.details["precision"]
+    assert not mg.check_hand_gradient(unit, (x,), hand, rtol=1e-12)
+    if hand is in_single_at_the_end:
+        g = rng.normal(size=shape)
+        assert mg.check_hand_gradient(unit, (x,), hand(g, unit(x)[1]), g)
+
+
+def test_a_mistake_of_the_size_of_single_precision_is_not_taken_for_rounding():
+    def eps_left_out(g, x):
+        xhat = (x - x.mean(0)) / x.std(0)
+        return (g - g.mean(0) - xhat * (g * xhat).mean(0)) / x.std(0)
+
+    finding = only(mg.check_hand_gradient(normalised, (1e2 * rng.normal(size=(8, 4)),), eps_left_out))
+    assert finding.kind == "eps left out"
+
+
+def test_a_constant_with_few_digits_is_called_so():
+    finding = only(mg.check_hand_gradient(lambda x: x * 0.1, (X,), lambda g, x: g * np.float32(0.1)))
+    assert "dx is 1 + 1.5e-08 times autodiff's" in finding.message and "float32" in finding.message
+
+
+def test_numbers_that_differ_are_shown_with_the_digits_that_differ():
+    def hand(g, x):
+        return g + 1e-8 * np.arange(12).reshape(4, 3) % 5e-8
+
+    report = mg.check_hand_gradient(lambda x: 1 * x, (X,), hand, np.ones((4, 3)))
+    assert "1.00000001 by hand, 1 by autodiff" in str(report)
 
 
 # ---- step by step ----------------------------------------------------------------------------------------

@@ -14,22 +14,19 @@ from minigrad.check.calling import ask, way_to_call
 from minigrad.check.explain import Explainer
 from minigrad.check.findings import of_a_shape, of_nan, of_no_derivative
 from minigrad.check.forward import CannotRun, Forward, arrays_of, name_of
-from minigrad.check.rounding import measured, without_cancellation
+from minigrad.check.rounding import Rounding
 from minigrad.check.sweep import Sweep
 from minigrad.tape import Node
 from minigrad.tensor import Tensor
 
 Array = Any
 
-RTOL = {"float64": 1e-9, "float32": 2e-4, "float16": 2e-2}
-"""Relative tolerances, of the sum of the sizes of a gradient's path terms, by the dtype of the computation."""
-
-
 class Comparison:
     """One recorded run, what `hand` answers to it, and where the two differ.
 
     sizes, tolerances: of each differentiable input's elements.  wrong: the numbers of those whose
     gradients differ.  findings: what is wrong with the answer before any cause is looked for.
+    rounded: for a narrower dtype the gradients by hand that have only its digits.
     """
 
     def __init__(
@@ -40,24 +37,27 @@ class Comparison:
         self.sweep = sweep = Sweep(run, cotangents_of(run, hand, cotangent, seed))
         self.answer = ask(hand, run, [sweep.seeds[y.node] for y in run.outputs if y.node is not None], self.names)
         self.findings = list(self.answer.findings)
-        dtype = str(run.leaves[0].dtype)
-        self.single = dtype == "float64" and any(h is not None and h.dtype == host.float32 for h in self.hands)
-        self.rtol = rtol if rtol is not None else RTOL.get("float32" if self.single else dtype, RTOL["float64"])
         self.explainer = Explainer(sweep, self.hands, [])
         sizes = [self.explainer.absolute(k) for k in range(len(self.names))]
         self.sizes = [host.where(host.isfinite(s), s, 0.0) for s in sizes]
-        noise = measured(run, values, sweep, hand, self.answer, self.names)
-        ulp = 0.0 if dtype == "float16" else 16 * float(host.finfo(dtype).eps)  # float16's rtol holds more than that
-        ulps = [ulp * size for size in without_cancellation(run, sweep)]
-        self.tolerances = [
-            self.rtol * s + 1e-3 * self.rtol * float(s.max(initial=0.0)) + 32 * n + host.where(host.isfinite(u), u, 0.0)
-            for s, n, u in zip(self.sizes, noise, ulps, strict=True)
-        ]
+        self.rounding = Rounding(run, values, sweep, hand, self.answer, self.sizes, rtol)
+        self.tolerances = [self.rounding.tolerance(k) for k in range(len(self.names))]
+        self.rounded: dict[str, list[str]] = {}
+        if rtol is None:
+            self._allow_for_narrow_numbers()
         self.explainer.tolerances = self.tolerances
         self.wrong: list[int] = []
         for k, (a, h) in enumerate(zip(sweep.gradients, self.hands, strict=True)):
             if h is not None:
                 self._compare(k, a, h)
+
+    def _allow_for_narrow_numbers(self) -> None:
+        """Where the hand computed in a narrower dtype than the run, only its digits are compared."""
+        for k, name in enumerate(self.names):
+            dtype = self.rounding.narrower(k, self.gap(k)) if self.comparable(k) else None
+            if dtype is not None:
+                self.tolerances[k] = self.rounding.tolerance(k, dtype)
+                self.rounded.setdefault(dtype, []).append(f"d{name}")
 
     @property
     def hands(self) -> list[Array | None]:
@@ -101,10 +101,6 @@ def on_host(x: Any) -> Any:
     if isinstance(x, Tensor):
         return to_numpy(x.data)
     return host.asarray(to_numpy(x)) if backend.is_array(x) or isinstance(x, host.generic) else x
-
-
-def floating(x: Any) -> bool:
-    return isinstance(x, host.ndarray) and x.dtype.kind == "f"
 
 
 def cotangents_of(run: Forward, hand: Any, cotangent: Any, seed: int) -> dict[Node, Array]:

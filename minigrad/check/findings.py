@@ -14,7 +14,7 @@ from minigrad.backend import numpy as host
 from minigrad.check.explain import Explainer
 from minigrad.check.forward import CannotRun, Forward, name_of, record
 from minigrad.check.rearranged import reshaped
-from minigrad.check.report import NOTE, VACUOUS, Finding
+from minigrad.check.report import NOTE, VACUOUS, Finding, told_apart
 from minigrad.check.suspicion import Explanation
 from minigrad.check.sweep import Sweep
 
@@ -241,14 +241,23 @@ def differs(explainer: Explainer, k: int, name: str, because: str) -> Finding:
         hit = host.flatnonzero(off.any(axis=tuple(i for i in range(a.ndim) if i != axis)))
         if len(hit) < a.shape[axis] and len(hit) <= 6:
             places.append(f"only at {[int(i) for i in hit]} of axis {axis}")
+    mine, right = told_apart(float(h[first]), float(a[first]))
     message = (
         f"d{name} differs from autodiff in {int(off.sum())} of {a.size} "
         f"elements{' (' + ', '.join(places) + ')' if places else ''}, "
-        f"and {because}. The first is at {list(first)}: {float(h[first]):.6g} "
-        f"by hand, {float(a[first]):.6g} by autodiff. "
+        f"and {because}. The first is at {list(first)}: {mine} by hand, {right} by autodiff. "
         "To find the step, return the intermediates' cotangents in a dict too"
     )
     return Finding(name, "unexplained", message, evidence={"worst": worst, "different": int(off.sum())})
+
+
+def imprecise(explainer: Explainer, k: int, name: str, dtype: str, off: Array, severity: str) -> Finding:
+    """A gradient that is right in float64, and in a narrow dtype (at the elements `off`) further off than it rounds."""
+    message = (
+        f"d{name} is right in float64; in {dtype} it differs from autodiff in {int(off.sum())} of {off.size} elements "
+        f"by more than {dtype} rounds: numbers overflow, vanish or cancel on the way"
+    )
+    return Finding(name, "precision", message, evidence={"worst": _worst(explainer, k)}, severity=severity)
 
 
 def _bar(progress: bool | None, total: int, run: Forward) -> Callable[[], None]:

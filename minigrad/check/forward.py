@@ -114,6 +114,10 @@ def input_names(f: Callable[..., Any], count: int) -> list[str]:
     return (positional + [f"{variadic}{i}" for i in range(count)])[:count]
 
 
+def floating(x: Any) -> bool:
+    return isinstance(x, host.ndarray) and x.dtype.kind == "f"
+
+
 def arrays_of(value: Any) -> Any:
     """The same value with NumPy arrays where Tensors stood, also inside tuples, lists and dicts."""
     if isinstance(value, Tensor):
@@ -137,7 +141,7 @@ def record(f: Callable[..., Any], inputs: Sequence[Any], outputs: int = 1) -> Fo
     run = Forward(f, input_names(f, len(inputs)), list(inputs))
     arguments: list[Any] = []
     for number, value in enumerate(inputs):
-        if isinstance(value, host.ndarray) and value.dtype.kind == "f":
+        if floating(value):
             leaf = Tensor(value.copy(), differentiable(value))
             run.differentiable.append(number)
             run.leaves.append(leaf)

@@ -17,12 +17,13 @@ from typing import Any
 from minigrad import backend
 from minigrad.backend import numpy as host
 from minigrad.check.calling import steps_of, takes_cotangents_by_name, way_to_call
-from minigrad.check.comparison import Comparison, floating, on_host
-from minigrad.check.findings import differs, explained, not_on_tape, of_a_zero, structural_zero
-from minigrad.check.forward import CannotRun, Forward, name_of, record
+from minigrad.check.comparison import Comparison, on_host
+from minigrad.check.findings import differs, explained, imprecise, not_on_tape, of_a_zero, structural_zero
+from minigrad.check.forward import CannotRun, Forward, floating, name_of, record
 from minigrad.check.mutants import Mutant, Score, mutation_score, score_sentence
 from minigrad.check.repeated import Repeated, require_the_same_twice
 from minigrad.check.report import MISTAKE, NOTE, VACUOUS, Finding, Report
+from minigrad.check.rounding import of_steps
 from minigrad.check.steps import walk
 
 Array = Any
@@ -127,22 +128,30 @@ def _compared(
         with contextlib.suppress(CannotRun):
             arrays = [host.asarray(x, host.float64) if i in numbers else x for i, x in enumerate(given)]
             return _compared(asked, arrays, steps, progress)
+    own, wide = comparison, _in_float64(asked, comparison) if narrow and asked.keep_dtype else None
+    comparison = wide or own
     run, answer, names = comparison.run, comparison.answer, comparison.names
     report = Report(f"hand-derived gradient of {name_of(asked.f)}", list(comparison.findings))
-    dtype = str(run.leaves[0].dtype)
+    dtype = str(own.run.leaves[0].dtype)
     report.details["computed in"] = dtype + (f" (inputs: {', '.join(narrow)})" if narrow and not kept else "")
+    if wide is not None:
+        report.details["computed in"] += ", and in float64 to tell mistakes from rounding"
+        report.findings += _of_the_dtype(own, wide, dtype)
     if len(run.outputs) > 1 and asked.outputs is None:
         report.details["cotangents"] = f"for the first {len(run.outputs)} values that {name_of(asked.f)} returns"
-    if comparison.single and asked.rtol is None:
-        report.details["precision"] = "the hand-derived gradient came in float32, so only float32's digits are compared"
+    for dtype, rounded in comparison.rounded.items():
+        said = f"{', '.join(rounded)} by hand computed in {dtype}, so only {dtype}'s digits are compared"
+        report.details["precision"] = said
     report.findings += not_on_tape(run, comparison.sweep, values, len(run.outputs))
     beside = steps_of(steps)
     report.findings += beside.findings
     if comparison.findings and all(h is None for h in comparison.hands) and not answer.steps and not beside.steps:
         return report, comparison
-    _facts(report, comparison)
+    _facts(report, own)
     if answer.steps or beside.steps:
-        report.findings += walk(run, comparison.sweep, answer.steps | beside.steps, comparison.rtol)
+        both = answer.steps | beside.steps
+        rtol = of_steps(asked.rtol, run.leaves[0].dtype, *(step.dtype for step in both.values()))
+        report.findings += walk(run, comparison.sweep, both, rtol)
     if comparison.wrong and comparison.finite:
         report.findings += explained(comparison.explainer, comparison.wrong, names, progress)
     else:
@@ -155,6 +164,34 @@ def _compared(
         )
         report.findings.append(Finding("", "way of calling", message, severity=NOTE))
     return report, comparison
+
+
+def _in_float64(asked: _Asked, narrow: Comparison) -> Comparison | None:
+    """The same comparison in float64; None where f or the hand cannot compute in it."""
+    if not callable(asked.hand):
+        return None
+    values = [x.astype(host.float64) if floating(x) else x for x in narrow.values]
+    try:
+        run = record(asked.f, values, len(narrow.run.outputs))
+        wide = Comparison(run, values, asked.hand, asked.cotangent, asked.rtol, asked.seed)
+    except CannotRun:
+        return None
+    return wide if all(wide.comparable(k) for k in range(len(wide.names)) if narrow.comparable(k)) else None
+
+
+def _of_the_dtype(narrow: Comparison, wide: Comparison, dtype: str) -> list[Finding]:
+    """What is wrong in a narrow dtype and right in float64: no mistake in the derivation, and no proof either."""
+    seen = {(finding.kind, finding.argument) for finding in wide.findings}
+    new = [finding for finding in narrow.findings if (finding.kind, finding.argument) not in seen]
+    text = f". In float64 it is not so: {dtype} is too narrow here"
+    found = [replace(finding, message=finding.message + text, severity=VACUOUS) for finding in new]
+    for k, name in enumerate(narrow.names):
+        if k in wide.wrong or not narrow.comparable(k) or any(finding.argument == name for finding in new):
+            continue
+        off = narrow.gap(k) > narrow.rounding.of_dtype(k)
+        if k in narrow.wrong or off.any():
+            found.append(imprecise(narrow.explainer, k, name, dtype, off, VACUOUS if k in narrow.wrong else NOTE))
+    return found
 
 
 def _parts_of(cotangent: Any) -> int:
@@ -233,7 +270,7 @@ def _score(report: Report, comparison: Comparison, asked: _Asked) -> None:
         missed.setdefault(mutant.cause, []).append(mutant)
     for cause in ("tolerance", "cotangent", "reduction"):
         if cause in missed:
-            message = score_sentence(result, missed[cause])
+            message = score_sentence(result, missed[cause], asked.cotangent is not None, asked.rtol is not None)
             report.findings.append(_vacuous(message, result, missed[cause], VACUOUS))
     if "inputs" in missed and result.dull:
         message = score_sentence(result, missed["inputs"])

@@ -195,18 +195,20 @@ def _moves(sweep: Sweep, run: Forward, mutant: Mutant, bounds: list[Any]) -> boo
     )  # fmt: skip
 
 
-def score_sentence(score: Score, missed: list[Mutant]) -> str:
-    """What a check cannot see, and why; `missed` for one cause."""
+def score_sentence(score: Score, missed: list[Mutant], own_cotangent: bool = False, own_rtol: bool = False) -> str:
+    """What a check cannot see, and why; `missed` for one cause.  own_*: whether the user chose it."""
     words = "; ".join(dict.fromkeys(m.words for m in missed[:4]))
     more = f"; and {len(missed) - 4} more" if len(missed) > 4 else ""
     head = f"this check would miss {len(missed)} of {score.visible} planted mistakes ({words}{more})"
-    annihilates = "(BatchNorm's pullback does this to sum(y) and sum(y**2), for example). "
+    annihilates = "annihilates them (BatchNorm's pullback does this to sum(y) and sum(y**2), for example). "
+    cancel = "The gradient's terms cancel to less than that here, or the backward draws random numbers: choose other "
+    cancel += "inputs (more of them where a statistic is taken over two), and let it draw none"
     return {
         "inputs": f"{head}, because {' and '.join(score.dull)}.",
-        "tolerance": f"{head}: they change the gradient by less than the tolerance, which is rtol and the measured "
-        "rounding. Check in float64, with less rtol, and a backward that draws no random numbers",
-        "cotangent": f"{head}: your cotangent annihilates them {annihilates}"
-        "Leave cotangent out to have a random one",
-        "reduction": f"{head}: the sum in which the forward ends annihilates them {annihilates}"
+        "tolerance": f"{head}: they change the gradient by less than the tolerance. "
+        + ("Pass a smaller rtol, or leave it out" if own_rtol else cancel),
+        "cotangent": f"{head}: {'your' if own_cotangent else 'the'} cotangent {annihilates}"
+        + ("Leave cotangent out to have a random one" if own_cotangent else "Another seed gives another one"),
+        "reduction": f"{head}: the sum in which the forward ends {annihilates}"
         "Return what is summed, so that it gets a random cotangent",
     }[missed[0].cause]

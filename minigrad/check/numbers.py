@@ -128,6 +128,15 @@ def ratio_of(w: float, ms: Iterable[int], counts: dict[int, str]) -> Factor | No
     return None
 
 
+def digits(number: float) -> str:
+    """A factor in words: one that would round to 1 by what it is apart from it, "1 + 1.5e-08"."""
+    if f"{abs(number):.6g}" != "1" or abs(number) == 1:
+        return f"{number:.6g}"
+    apart = abs(number) - 1
+    text = f"1 {'+' if apart > 0 else '-'} {abs(apart):.2g}"
+    return f"-({text})" if number < 0 else text
+
+
 def fraction(number: float) -> str | None:
     """A number as n or 1/n, for a whole n."""
     for value, text in ((abs(number), "{}"), (1 / abs(number), "1/{}")):

@@ -81,7 +81,8 @@ class Report:
                 f"  {mark} {line}" if i == 0 else f"    {line}" for i, line in enumerate(finding.message.split("\n"))
             ]
             for row in finding.evidence.get("worst", ()):
-                lines.append("      " + ", ".join(f"{k} {_short(v)}" for k, v in row.items()))
+                numbers = dict(zip(row, told_apart(*row.values()), strict=True))
+                lines.append("      " + ", ".join(f"{k} {v}" for k, v in numbers.items()))
         for name, fact in self.facts.items():
             lines.append(f"  {name}: " + ", ".join(f"{k} {_short(v)}" for k, v in fact.items()))
         for name, value in self.details.items():
@@ -185,9 +186,18 @@ def _largest(*pictures: Any) -> float:
     return max(float(host.abs(p[host.isfinite(p)]).max(initial=0.0)) for p in pictures)
 
 
-def _short(value: Any) -> str:
+def told_apart(*values: Any) -> list[str]:
+    """Values as text, numbers with six digits, or as many as it takes to see that two of them differ."""
+    for digits in (6, 8, 10, 12, 17):
+        texts = [_short(value, digits) for value in values]
+        if len(set(texts)) == len({_short(value, 17) for value in values}):
+            break
+    return texts
+
+
+def _short(value: Any, digits: int = 6) -> str:
     if isinstance(value, float):
-        return f"{value:.6g}"
+        return f"{value:.{digits}g}"
     return str(list(value)) if isinstance(value, tuple) else str(value)
 
 

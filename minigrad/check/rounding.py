@@ -9,11 +9,12 @@ moves them.
 from __future__ import annotations
 
 import heapq
+from collections.abc import Callable
 from typing import Any
 
 from minigrad.backend import numpy as host
-from minigrad.check.calling import Answer, ask
-from minigrad.check.forward import CannotRun, Forward, record
+from minigrad.check.calling import Answer, ask, way_to_call
+from minigrad.check.forward import CannotRun, Forward, floating, record
 from minigrad.check.sweep import Sweep
 from minigrad.paths import pull
 from minigrad.tape import Node
@@ -23,36 +24,108 @@ Array = Any
 SATURATED = 32
 """From here on a sigmoid and a tanh are 1 to double precision."""
 
+RTOL = 1e-9
+"""Relative tolerance, of the sum of the sizes of a gradient's path terms."""
 
-def measured(run: Forward, values: list[Any], sweep: Sweep, hand: Any, answer: Answer, names: list[str]) -> list[float]:
-    """For each leaf what one unit in the last place of the inputs changes in hand-derived minus autodiff, at most."""
-    generator = host.random.default_rng(11)
-    noise = [0.0] * len(run.leaves)
-    for _ in range(2):
-        moved = [
-            host.asarray(x * (1 + host.finfo(x.dtype).eps * generator.choice([-1.0, 1.0], x.shape)), x.dtype)
-            if isinstance(x, host.ndarray) and x.dtype.kind == "f" else x
-            for x in values
-        ]  # fmt: skip
-        try:
-            again = record(run.f, moved, len(run.outputs))
-            seeds = {
-                y.node: sweep.seeds[z.node]  # type: ignore[index]
-                for y, z in zip(again.outputs, run.outputs, strict=True) if y.node is not None
-            }  # fmt: skip
-            other = Sweep(again, seeds)  # type: ignore[arg-type]
-            answered = ask(hand, again, list(seeds.values()), names) if callable(hand) else answer
-        except (CannotRun, KeyError, ValueError):
-            return noise
-        for k, (a, h) in enumerate(zip(sweep.gradients, answer.gradients, strict=True)):
-            b, i = other.gradients[k], answered.gradients[k]
-            shift = a - b
-            if callable(hand) and h is not None and i is not None and h.shape == i.shape == a.shape:
-                shift = (h - a) - (i - b)
-            elif callable(hand):
+UNMEASURED = {"float32": 2e-4, "float16": 2e-2}
+"""The same where a hand computes in a narrow dtype, and its rounding cannot be told from its mistakes."""
+
+
+def of_steps(rtol: float | None, *dtypes: Any) -> float:
+    """Relative tolerance of the cotangents of intermediates, whose rounding is not measured."""
+    narrow = [5 * UNMEASURED[dtype.name] for dtype in dtypes if dtype.name in UNMEASURED]
+    return 100 * rtol if rtol else max(100 * RTOL, *narrow, 0.0)
+
+
+class Rounding:
+    """Tolerances for the gradients of one recorded run, in its dtype or in the narrower one that a hand computes in.
+
+    sizes: of each gradient's path terms.  rtol: of them, where the user gave one
+    """
+
+    def __init__(
+        self, run: Forward, values: list[Any], sweep: Sweep, hand: Any, answer: Answer, sizes: list[Array],
+        rtol: float | None,
+    ) -> None:  # fmt: skip
+        self.run, self.values, self.sweep, self.hand, self.answer = run, values, sweep, hand, answer
+        self.sizes, self.rtol = sizes, rtol
+        self.own = run.leaves[0].dtype
+        self.terms = [host.where(host.isfinite(t), t, 0.0) for t in without_cancellation(run, sweep)]
+        self._moved: dict[str, list[float]] = {}
+
+    def tolerance(self, k: int, dtype: Any = None) -> Array:
+        """Of the k-th gradient's elements.  dtype: that the hand computed in, where it is not the run's own."""
+        dtype = self.own if dtype is None else host.dtype(dtype)
+        return self.of_dtype(k, dtype) + 32 * self.moved(dtype)[k]
+
+    def of_dtype(self, k: int, dtype: Any = None) -> Array:
+        """The part of a tolerance that does not depend on how much the inputs' rounding is magnified."""
+        dtype = self.own if dtype is None else dtype
+        measured = callable(self.hand) and self.own.name not in UNMEASURED
+        rtol = self.rtol or (RTOL if measured else UNMEASURED.get(dtype.name, RTOL))
+        part = rtol * (self.sizes[k] + 1e-3 * float(self.sizes[k].max(initial=0.0)))
+        return part + 16 * float(host.finfo(dtype).eps) * self.terms[k]
+
+    def narrower(self, k: int, gap: Array) -> str | None:
+        """The dtype that the hand computed in, where its k-th gradient is right to that dtype's digits and no further.
+
+        What comes of rounding is otherwise at inputs a unit in that dtype's last place away, and a mistake the same.
+        """
+        h, bound = self.answer.gradients[k], self.tolerance(k)
+        assert h is not None
+        for dtype in UNMEASURED:
+            eps = float(host.finfo(dtype).eps)
+            if eps <= host.finfo(self.own).eps:
                 continue
-            noise[k] = max(noise[k], float(host.abs(shift[host.isfinite(shift)]).max(initial=0.0)))
-    return noise
+            if h.dtype == dtype:
+                return dtype
+            rounding = bound + 16 * eps * host.maximum(self.terms[k], self.sizes[k])
+            if (gap <= bound).all() or not (gap <= rounding).all():
+                continue
+            if callable(self.hand) and float(gap.max()) <= 4 * self.moved(host.dtype(dtype))[k]:
+                return dtype
+            if not callable(self.hand) and (h.astype(dtype) == h).all():
+                return dtype
+        return None
+
+    def moved(self, dtype: Any) -> list[float]:
+        """For each leaf how far hand-derived minus autodiff changes with the inputs' last place, at most."""
+        if dtype.name not in self._moved:
+            generator, eps = host.random.default_rng(11), host.finfo(dtype).eps
+            noise = [0.0] * len(self.run.leaves)
+
+            def move(x: Any) -> Any:
+                return host.asarray(x * (1 + eps * generator.choice([-1.0, 1.0], x.shape)), x.dtype)
+
+            for _ in range(2):
+                noise = list(map(max, noise, self._changed(move) or noise))
+            self._moved[dtype.name] = noise
+        return self._moved[dtype.name]
+
+    def _changed(self, move: Callable[[Array], Array]) -> list[float] | None:
+        """How far hand-derived minus autodiff changes with all numbers, at most; None where they cannot be run."""
+        values = [move(x) if floating(x) else x for x in self.values]
+        try:
+            again = record(self.run.f, values, len(self.run.outputs))
+            pairs = zip(again.outputs, self.run.outputs, strict=True)
+            seeds = {y.node: self.sweep.seeds[z.node] for y, z in pairs if y.node is not None}  # type: ignore[index]
+            if "g" in way_to_call(self.hand, again)[0]:
+                seeds = {node: move(g) for node, g in seeds.items()}
+            sweep = Sweep(again, seeds)  # type: ignore[arg-type]
+            names = [again.leaf_name(k) for k in range(len(again.leaves))]
+            answer = ask(self.hand, again, list(seeds.values()), names) if callable(self.hand) else self.answer
+        except (CannotRun, KeyError, ValueError):
+            return None
+        noise = [0.0] * len(names)
+        for k, (a, h) in enumerate(zip(self.sweep.gradients, self.answer.gradients, strict=True)):
+            b, i = sweep.gradients[k], answer.gradients[k]
+            shift = a - b
+            if callable(self.hand) and h is not None and i is not None and h.shape == i.shape == a.shape:
+                shift = (h - a) - (i - b)
+            elif callable(self.hand):
+                continue
+            noise[k] = float(host.abs(shift[host.isfinite(shift)]).max(initial=0.0))
+        return noise
 
 
 def without_cancellation(run: Forward, sweep: Sweep) -> list[Array]:

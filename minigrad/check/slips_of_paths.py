@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from minigrad.backend import numpy as host
-from minigrad.check.numbers import STATISTICS, Factor, together
+from minigrad.check.numbers import STATISTICS, Factor, digits, together
 from minigrad.check.rearranged import fitted, rearrangements
 from minigrad.check.suspicion import COMPOUND, INVOLVED, LOCAL, PLAIN, SIMPLE, Explanation, Suspicion
 from minigrad.check.sweep import DIRECTIONS, Array, Edge
@@ -38,11 +38,11 @@ class SlipsOfPaths(Suspicion):
                 message = named.sentence(d).replace("lacks", "{lacks}").replace("has", "{has}") + sign
                 rank = PLAIN + 0.2 if "²" in named.text else SIMPLE + 0.1
                 yield Explanation(("whole", named.short, w < 0), rank, "factor", message, factor=named.short)
-            elif a.size >= 3:
-                message = (
-                    "{d} {is} " + f"{w:.6g} times autodiff's, everywhere, a number that stands for nothing on the tape"
-                )
-                yield Explanation(("whole", round(w, 6)), INVOLVED, "factor", message, factor=f"{w:.6g}")
+            elif a.size >= 3 or abs(w - 1) < 1e-5:
+                near = "is a constant rounded to few digits, or to float32?"
+                what = near if abs(w - 1) < 1e-5 else "a number that stands for nothing on the tape"
+                message = "{d} {is} " + f"{digits(w)} times autodiff's, everywhere: {what}"
+                yield Explanation(("whole", float(f"{w:.6g}")), INVOLVED, "factor", message, factor=digits(w))
         for j, other in enumerate(self.sweep.gradients):
             if j != self.k and other.shape == a.shape and self.fits(other):
                 yield Explanation(
@@ -146,8 +146,8 @@ class SlipsOfPaths(Suspicion):
                 ("weight", site, named.short), rank, "factor", message, names, named.short, self._where(site)
             )
         elif self.a.size >= 6:
-            message = "in {d} " + f"{words} counts {w:.6g} times"
-            yield Explanation(("weight", site), rank + 2, "factor", message, names, f"{w:.6g}", self._where(site))
+            message = "in {d} " + f"{words} counts {digits(w)} times"
+            yield Explanation(("weight", site), rank + 2, "factor", message, names, digits(w), self._where(site))
 
     def _segment(self, site: Node | Edge) -> list[Edge]:
         """The edges that carry the same thing as a site: the chain without forks that it stands on."""
@@ -316,7 +316,7 @@ class SlipsOfPaths(Suspicion):
         if not self.fits((columns @ w).reshape(self.a.shape)):
             return
         changed = [(labels, x) for labels, x in zip(groups, w, strict=True) if abs(x - 1) > 1e-5]
-        told = [(labels, (self._known(x) or (f"counts {x:.4g} times", x))[0]) for labels, x in changed]
+        told = [(labels, (self._known(x) or (f"counts {digits(x)} times", x))[0]) for labels, x in changed]
         name = self.run.leaf_name(self.k)
         words = "; ".join(f"the path {name} -> {' -> '.join(labels) or 'y'} {what}" for labels, what in told)
         yield Explanation(

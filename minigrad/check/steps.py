@@ -49,7 +49,7 @@ def walk(run: Forward, sweep: Sweep, steps: Mapping[str, Array], rtol: float) ->
         expected = sweep.down(sweep.seeds, given=given).get(node)
         expected = host.zeros(node.shape) if expected is None else expected
         scale = float(host.abs(sweep.cotangents[node]).max(initial=0.0)) + float(host.abs(expected).max(initial=0.0))
-        right = bool((host.abs(value - expected) <= 100 * rtol * scale).all())
+        right = bool((host.abs(value - expected) <= rtol * scale).all())
         last = node is min(named[key], key=lambda n: n.serial)
         if not right and last:
             too = any(f.kind == "wrong step" for f in findings)
@@ -106,7 +106,7 @@ def _step_cause(run: Forward, sweep: Sweep, node: Node, value: Array, given: Map
             seeds[n] = seeds.get(n, 0.0) + given[n] - Sweep(part, seeds, above).cotangents.get(n, 0.0)
         local = Sweep(part, seeds, above)
         expected = local.gradients[0]
-        tol = 10 * rtol * (host.abs(expected) + float(host.abs(expected).max(initial=0.0)))
+        tol = 0.1 * rtol * (host.abs(expected) + float(host.abs(expected).max(initial=0.0)))
         explanations = Explainer(local, [value], [tol]).explain(0)
     except (ValueError, KeyError, host.linalg.LinAlgError):
         return ""

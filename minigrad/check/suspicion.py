@@ -152,9 +152,10 @@ class Suspicion:
         self.k, self.a, self.h = k, self.sweep.gradients[k], hand
         self.d = self.h - self.a
         self.tol = host.broadcast_to(self.tolerances[k], self.a.shape)
-        self.reach = 1e-6 * float(host.abs(self.d).max())
+        most = float(host.abs(self.d).max())
+        self.bound = 1e-6 * most + host.minimum(3 * self.tol, 0.1 * most)  # no mistake at all explains nothing
         step = max(1, self.a.size // 64)
-        self._few = (self.h.reshape(-1)[::step], self.tol.reshape(-1)[::step])
+        self._few = (self.h.reshape(-1)[::step], self.bound.reshape(-1)[::step])
         self.u = self.sweep.directions(k)[0]
         self.q = self.u.reshape(DIRECTIONS, -1) @ self.d.reshape(-1)
         self.q_tol = 1e-5 * float(host.abs(self.q).max()) + 5 * math.sqrt(float((self.tol**2).sum()))
@@ -163,11 +164,11 @@ class Suspicion:
         """Whether a prediction reproduces the hand-derived gradient in every element."""
         if predicted.size > MATRIX and not self._fits(predicted.reshape(-1)[:: predicted.size // 64], self._few):
             return False
-        return self._fits(predicted, (self.h, self.tol))
+        return self._fits(predicted, (self.h, self.bound))
 
     def _fits(self, predicted: Array, wanted: tuple[Array, Array]) -> bool:
-        hand, tolerance = wanted
-        return bool((host.abs(hand - predicted) <= self.reach + 3 * tolerance).all())
+        hand, bound = wanted
+        return bool((host.abs(hand - predicted) <= bound).all())
 
     def suspected(self, node: Node, delta: Array) -> bool:
         """The cheap test of an error `delta` in the cotangent of a node."""
