@@ -11,7 +11,7 @@ import copy
 import inspect
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,6 +36,11 @@ class Answer:
     findings: list[Finding] = field(default_factory=list)
     numbers: list[int] = field(default_factory=list)
 
+    def add_step(self, key: str, value: Any) -> None:
+        """Notes the cotangent of an intermediate."""
+        if (array := _numbers(key, f"the step {key}", value, self.findings)) is not None:
+            self.steps[key] = array
+
 
 def _parameters(hand: Any) -> tuple[int, float, list[str]]:
     """How many positional arguments a function needs and takes, and their names."""
@@ -50,9 +55,10 @@ def _parameters(hand: Any) -> tuple[int, float, list[str]]:
 
 
 def _parts(run: Forward) -> dict[str, tuple[Any, ...]]:
+    inputs = _inputs(run)
     return {
-        "g": tuple(y for y in run.outputs if y.node is not None), "inputs": tuple(run.inputs), "rest": run.rest,
-        "cache": (run.rest,), "differentiable": tuple(run.inputs[i] for i in run.differentiable),
+        "g": tuple(y for y in run.outputs if y.node is not None), "inputs": tuple(inputs), "rest": run.rest,
+        "cache": (run.rest,), "differentiable": tuple(run.inputs[i] for i in run.differentiable if i < len(inputs)),
     }  # fmt: skip
 
 
@@ -71,10 +77,12 @@ def way_to_call(hand: Any, run: Forward) -> tuple[Way, bool]:
         ways.insert(0, ("inputs",))
     if loss and names[:1] == ["cache"]:
         ways.insert(0, ("rest",))
-    for way in ways:
-        if needed <= sum(len(parts[part]) for part in way) <= most:
+    fitting = [way for way in ways if needed <= sum(len(parts[part]) for part in way) <= most]
+    for way in fitting:
+        settings = names[needed : sum(len(parts[part]) for part in way)]
+        if {"rest", "cache"} & set(way) or set(settings) <= set(run.input_names):  # `backward(g, rate=0.1)` takes none
             return way, True
-    return ways[0], False
+    return (fitting or ways)[0], bool(fitting)
 
 
 def _arguments(hand: Any, run: Forward, gs: list[Array]) -> list[Any]:
@@ -97,11 +105,15 @@ def takes_cotangents_by_name(hand: Any, run: Forward) -> bool:
     )
 
 
-def ask(hand: Any, run: Forward, gs: list[Array], names: list[str]) -> Answer:
+def ask(hand: Any, run: Forward, gs: list[Array]) -> Answer:
     """Calls `hand` and sorts what it returns; what is wrong with the form of it becomes a finding.
 
-    gs: the cotangents of the outputs.  names: of the differentiable inputs.
+    gs: the cotangents of the outputs
     """
+    names = [run.leaf_name(k) for k in range(len(run.leaves))]
+    returned = names[: len(names) - run.kept]
+    if run.kept:
+        run.f.layer.clear()  # type: ignore[attr-defined]
     if callable(hand):
         try:
             result = hand(*_arguments(hand, run, gs))
@@ -111,68 +123,86 @@ def ask(hand: Any, run: Forward, gs: list[Array], names: list[str]) -> Answer:
         result = hand
     result = arrays_of(result)
     if result is None:
-        return _nothing(
-            names, "nothing returned", f"the backward function {name_of(hand)} returned None: is a return missing?"
-        )
-    if isinstance(result, Mapping):
-        answer = _by_name(result, names)
-        keys = {str(key).removeprefix("d") for key in result}
-        answer.numbers = [i for i in _floats(run) if run.input_names[i] in keys]
-        return answer
-    parts = list(result) if isinstance(result, (tuple, list)) else [result]
-    numbers = []
-    if len(parts) == len(run.inputs) and len(parts) != len(names):
+        message = f"the backward function {name_of(hand)} returned None: is a return missing?"
+        answer = _nothing(returned, "nothing returned", message)
+    elif isinstance(result, Mapping):
+        answer = _by_name({str(key): value for key, value in result.items()}, returned, run)
+    else:
+        answer = _in_order(list(result) if isinstance(result, (tuple, list)) else [result], names, run)
+    if run.kept and len(answer.gradients) < len(names):
+        for name, gradient in zip(names[len(returned) :], run.f.layer.gradients(), strict=True):  # type: ignore[attr-defined]
+            answer.gradients.append(_numbers(name, f"d{name}", gradient, answer.findings))
+    return answer
+
+
+def _in_order(parts: list[Any], names: list[str], run: Forward) -> Answer:
+    """Gradients in the order of the inputs, those of a layer's parameters among them or not."""
+    numbers, returned = [], names[: len(names) - run.kept]
+    if len(parts) == len(_inputs(run)) and len(parts) != len(returned):
         numbers = [i for i in _floats(run) if isinstance(parts[i], host.ndarray) or parts[i]]
-        parts = [parts[i] for i in run.differentiable]
+        parts = [parts[i] for i in run.differentiable[: len(returned)]]
+    if len(parts) != len(names):
+        names = returned
     if len(parts) != len(names):
         needed = ", ".join("d" + n for n in names)
         message = f"{len(parts)} gradients were returned, and {len(names)} are needed: {needed}"
         return _nothing(names, "number of gradients", message)
     answer = Answer([None] * len(names), numbers=numbers)
     for k, part in enumerate(parts):
-        answer.gradients[k] = _numbers(names[k], part, answer.findings)
+        answer.gradients[k] = _numbers(names[k], f"d{names[k]}", part, answer.findings)
     return answer
+
+
+def _inputs(run: Forward) -> list[Any]:
+    """The arguments of the forward, without what a layer keeps."""
+    return run.inputs[: len(run.inputs) - run.kept]
 
 
 def _floats(run: Forward) -> list[int]:
     """The places of Python's floats among the inputs: settings, as long as nobody returns a gradient for them."""
-    return [i for i, value in enumerate(run.inputs) if isinstance(value, float)]
+    return [i for i, value in enumerate(_inputs(run)) if isinstance(value, float)]
 
 
 def _nothing(names: list[str], kind: str, message: str) -> Answer:
     return Answer([None] * len(names), {}, [Finding("", kind, message)])
 
 
-def _numbers(name: str, value: Any, findings: list[Finding]) -> Array | None:
-    """One gradient or step as an array of real numbers; where it is none, a finding says so."""
+def _numbers(name: str, what: str, value: Any, findings: list[Finding]) -> Array | None:
+    """One gradient or step, called `what`, as an array of real numbers; where it is none, a finding says so."""
     if value is None:
-        findings.append(Finding(name, "nothing returned", f"d{name} is None"))
+        findings.append(Finding(name, "nothing returned", f"{what} is None"))
         return None
     try:
         array = host.asarray(value)
     except (TypeError, ValueError) as error:  # lists of unequal lengths
-        findings.append(Finding(name, "not numbers", f"d{name} is a {type(value).__name__} and no array: {error}"))
+        findings.append(Finding(name, "not numbers", f"{what} is a {type(value).__name__} and no array: {error}"))
         return None
     if array.dtype.kind not in "fiu":
-        findings.append(Finding(name, "not numbers", f"d{name} holds {array.dtype}, not real numbers"))
+        findings.append(Finding(name, "not numbers", f"{what} holds {array.dtype}, not real numbers"))
         return None
     return array if array.dtype.kind == "f" else array.astype(float)
 
 
-def _by_name(result: Mapping[Any, Any], names: list[str]) -> Answer:
+def _key_of(name: str, keys: Collection[str], names: list[str]) -> str | None:
+    """The key of an input's gradient, `dx` or `x`; None where it has none. (`dx` may be an input too.)"""
+    gradient = f"d{name}"
+    anothers = gradient in names and f"d{gradient}" not in keys
+    if gradient in keys and not anothers:
+        return gradient
+    return name if name in keys else None
+
+
+def _by_name(result: Mapping[str, Any], names: list[str], run: Forward) -> Answer:
     """Gradients and steps from a dict; both `x` and `dx` name the gradient of x."""
-    answer = Answer([None] * len(names))
-    said = set()
+    numbers = [i for i in _floats(run) if _key_of(run.input_names[i], result, run.input_names) is not None]
+    answer = Answer([None] * len(names), numbers=numbers)
+    of = {_key_of(name, result, names): k for k, name in enumerate(names)}
     for key, value in result.items():
-        key = str(key)
-        plain = key if key in names or not key.startswith("d") else key[1:]
-        array = _numbers(plain if plain in names else key, value, answer.findings)
-        said.add(plain)
-        if plain in names:
-            answer.gradients[names.index(plain)] = array
-        elif array is not None:
-            answer.steps[key] = array
-    missing = [name for name in names if name not in said]
+        if key in of:
+            answer.gradients[of[key]] = _numbers(names[of[key]], f"d{names[of[key]]}", value, answer.findings)
+        else:
+            answer.add_step(key, value)
+    missing = [name for name in names if _key_of(name, result, names) is None]
     if not result:
         answer.findings.append(Finding("", "nothing returned", "an empty dict was returned: it holds no gradient"))
     elif missing and len(missing) < len(names):
@@ -186,7 +216,5 @@ def steps_of(steps: Mapping[str, Any] | None) -> Answer:
     """Steps that were given beside the hand function."""
     answer = Answer([])
     for key, value in (steps or {}).items():
-        array = _numbers(str(key).removeprefix("d"), arrays_of(value), answer.findings)
-        if array is not None:
-            answer.steps[str(key)] = array
+        answer.add_step(str(key), arrays_of(value))
     return answer

@@ -26,6 +26,7 @@ class Comparison:
 
     sizes, tolerances: of each differentiable input's elements.  wrong: the numbers of those whose
     gradients differ.  findings: what is wrong with the answer before any cause is looked for.
+    left: names of gradients that the hand left in attributes, of arrays that are not found.
     rounded: for a narrower dtype the gradients by hand that have only its digits.
     """
 
@@ -35,8 +36,10 @@ class Comparison:
         self.run, self.values, self.hand = run, values, hand
         self.names = [run.leaf_name(k) for k in range(len(run.leaves))]
         self.sweep = sweep = Sweep(run, cotangents_of(run, hand, cotangent, seed))
-        self.answer = ask(hand, run, [sweep.seeds[y.node] for y in run.outputs if y.node is not None], self.names)
+        self.answer = ask(hand, run, [sweep.seeds[y.node] for y in run.outputs if y.node is not None])
         self.findings = list(self.answer.findings)
+        steps = {f"{prefix}{name}" for name in run.names.values() for prefix in ("d", "d_", "grad_")}
+        self.left = [name for name in run.f.unidentified(self.hands) if name not in steps]
         self.explainer = Explainer(sweep, self.hands, [])
         sizes = [self.explainer.absolute(k) for k in range(len(self.names))]
         self.sizes = [host.where(host.isfinite(s), s, 0.0) for s in sizes]

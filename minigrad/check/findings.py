@@ -142,6 +142,15 @@ def not_on_tape(run: Forward, sweep: Sweep, values: list[Any], outputs: int) -> 
     return [Finding("", "left the tape", f"{where}. It makes no difference to the gradient here", severity=NOTE)]
 
 
+def not_compared(names: list[str]) -> Finding:
+    """A note on gradients that a backward left in attributes of arrays that are not found."""
+    message = (
+        f"the backward also leaves {', '.join(names)}, not compared: no array of that name (W for dW) is kept there. "
+        "To have it compared, make the array an argument of the forward and return its gradient"
+    )
+    return Finding("", "not compared", message, severity=NOTE)
+
+
 def explained(explainer: Explainer, wrong: list[int], names: list[str], progress: bool | None) -> list[Finding]:
     """For each wrong gradient its explanation; one that explains several is told once."""
     bar = _bar(progress, len(wrong), explainer.run)

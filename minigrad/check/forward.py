@@ -61,7 +61,8 @@ def is_theirs(file: str) -> bool:
 class Forward:
     """One recorded run.
 
-    names, lines: of nodes; a line is (number, text).  inputs: as f was given them, arrays on the host
+    names, lines: of nodes; a line is (number, text).  inputs: as f was given them, arrays on the host; the last
+    `kept` of them are no arguments of f, but kept by a layer
     differentiable: the numbers of the inputs with gradients, and `leaves` their Tensors
     outputs: the Tensors that get a cotangent.  rest: what else f returns, as f itself returns it for arrays
     values, arguments: of every node, raw.  escapes: sentences on values that left the tape
@@ -82,6 +83,7 @@ class Forward:
     lines: dict[Node, tuple[int, str]] = field(default_factory=dict)
     escapes: list[str] = field(default_factory=list)
     steps: list[str] = field(default_factory=list)
+    kept: int = 0
 
     def leaf_name(self, k: int) -> str:
         """The name of the k-th differentiable input."""
@@ -138,7 +140,8 @@ def record(f: Callable[..., Any], inputs: Sequence[Any], outputs: int = 1) -> Fo
     Raises CannotRun, with the user's line, where f fails or returns nothing that can be differentiated, and
     where it returns other values for plain arrays.
     """
-    run = Forward(f, input_names(f, len(inputs)), list(inputs))
+    kept: list[str] = getattr(f, "kept_by_layer", [])
+    run = Forward(f, [*input_names(f, len(inputs) - len(kept)), *kept], list(inputs), kept=len(kept))
     arguments: list[Any] = []
     for number, value in enumerate(inputs):
         if floating(value):
@@ -342,10 +345,11 @@ def _named(run: Forward) -> Iterator[None]:
         for name, value in frame.f_locals.items():
             if isinstance(value, Tensor):
                 note(inside + name, value)
-            elif isinstance(value, dict):
-                for key, part in value.items():
-                    if isinstance(key, str) and isinstance(part, Tensor):
-                        note(key, part)
+                continue
+            parts = value if isinstance(value, dict) else getattr(value, "__dict__", None)
+            for key, part in tuple(parts.items()) if isinstance(parts, dict) else ():
+                if isinstance(key, str) and isinstance(part, Tensor):
+                    note(key, part)
 
     def note(name: str, t: Tensor) -> None:
         known = run.names.get(t.node, ".") if t.node in run.values else ""  # type: ignore[arg-type]

@@ -18,8 +18,9 @@ from minigrad import backend
 from minigrad.backend import numpy as host
 from minigrad.check.calling import steps_of, takes_cotangents_by_name, way_to_call
 from minigrad.check.comparison import Comparison, on_host
-from minigrad.check.findings import differs, explained, imprecise, not_on_tape, of_a_zero, structural_zero
+from minigrad.check.findings import differs, explained, imprecise, not_compared, not_on_tape, of_a_zero, structural_zero
 from minigrad.check.forward import CannotRun, Forward, floating, name_of, record
+from minigrad.check.layers import Layer
 from minigrad.check.mutants import Mutant, Score, mutation_score, score_sentence
 from minigrad.check.repeated import Repeated, require_the_same_twice
 from minigrad.check.report import MISTAKE, NOTE, VACUOUS, Finding, Report
@@ -64,7 +65,7 @@ def check_hand_gradient(
     """
     asked = _Asked(Repeated(f, hand), hand, cotangent, outputs, rtol, keep_dtype, seed)
     asked.require_sense(steps)
-    with backend.using("numpy"), host.errstate(all="ignore"):
+    with backend.using("numpy"), host.errstate(all="ignore"), asked.f.restored():
         report, comparison = _compared(asked, inputs, steps, progress)
         if score and report.facts:
             _score(report, comparison, asked)
@@ -128,6 +129,9 @@ def _compared(
         with contextlib.suppress(CannotRun):
             arrays = [host.asarray(x, host.float64) if i in numbers else x for i, x in enumerate(given)]
             return _compared(asked, arrays, steps, progress)
+    if not run.kept and callable(asked.hand) and (parameters := asked.f.parameters(run.input_names)):
+        asked.f.layer = Layer(parameters)
+        return _compared(asked, [*given, *asked.f.layer.values], steps, progress)
     own, wide = comparison, _in_float64(asked, comparison) if narrow and asked.keep_dtype else None
     comparison = wide or own
     run, answer, names = comparison.run, comparison.answer, comparison.names
@@ -143,6 +147,8 @@ def _compared(
         said = f"{', '.join(rounded)} by hand computed in {dtype}, so only {dtype}'s digits are compared"
         report.details["precision"] = said
     report.findings += not_on_tape(run, comparison.sweep, values, len(run.outputs))
+    if own.left:
+        report.findings.append(not_compared(own.left))
     beside = steps_of(steps)
     report.findings += beside.findings
     if comparison.findings and all(h is None for h in comparison.hands) and not answer.steps and not beside.steps:

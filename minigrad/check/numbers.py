@@ -95,11 +95,10 @@ def known_numbers(run: Forward, counts: dict[int, str]) -> list[Factor]:
     def add(text: str, value: float) -> None:
         found.extend((Factor(text, value), Factor(text, 1 / value, True)))
 
-    add(f"2 (which is also {counts[2]})" if 2 in counts else "2", 2.0)
+    add(f"2{_also(2, counts)}", 2.0)
     constants = _scales(run, counts)
     for value, of in constants.items():
-        also = f" (which is also {counts[round(value)]})" if value == round(value) and round(value) in counts else ""
-        add(f"{value:.6g} {of}{also}", value)
+        add(f"{value:.6g} {of}{_also(value, counts)}", value)
     for n, words in sorted(counts.items(), key=lambda item: (item[1][0] != "m", item[0])):
         add(words, float(n))
     for k, x in enumerate(run.leaves):
@@ -118,6 +117,14 @@ def known_numbers(run: Forward, counts: dict[int, str]) -> list[Factor]:
     for value, of in constants.items():
         add(f"{value:.6g}² {of}", value**2)
     return [*found, Factor("4", 4.0), Factor("4", 0.25, True), Factor("3", 3.0), Factor("3", 1 / 3, True)]
+
+
+def _also(value: float, counts: dict[int, str]) -> str:
+    """What a number of elements is besides: " (which is also x.shape[0])"."""
+    words = counts.get(round(value)) if value == round(value) else None
+    if words is None:
+        return ""
+    return f" (which is also {words if words[0] == 'm' else words.partition(' (')[2][:-1]})"
 
 
 def ratio_of(w: float, ms: Iterable[int], counts: dict[int, str]) -> Factor | None:

@@ -19,7 +19,8 @@ from typing import Any
 from minigrad import backend
 from minigrad.backend import numpy as host
 from minigrad.backend import to_numpy
-from minigrad.check.forward import CannotRun, Forward, is_theirs, name_of, record
+from minigrad.check.forward import CannotRun, Forward, floating, is_theirs, name_of, record
+from minigrad.check.layers import Kept, Layer, Parameter, unidentified
 from minigrad.tensor import Tensor
 
 MOST = 20_000
@@ -30,35 +31,68 @@ OTHERS = (sys.stdlib_module_names | {"numpy"}) - {"types"}
 
 
 class Repeated:
-    """func, with the same surroundings at every call. hand: the backward, which may share its state."""
+    """func, with the same surroundings at every call. hand: the backward, which may share its state.
+
+    layer: parameters that func takes beside its arguments, after them
+    """
 
     def __init__(self, func: Callable[..., Any], hand: Any) -> None:
         self.func = self.__wrapped__ = func
         self.__name__ = name_of(func).removesuffix("()")
         self.__code__ = getattr(func, "__code__", None)
         self.state = (func, hand)
-        things = [thing for _, _, thing in _held(self.state)]
+        self.layer = Layer([])
+        held = list(_held(self.state))
+        self.kept = Kept(held)
+        things = [thing for _, _, thing in held]
         self.theirs = {id(t): t for t in things if isinstance(t, Tensor)}
         kinds = (host.random.Generator, host.random.RandomState, random.Random)
         own = {id(g): g for g in things if isinstance(g, kinds)}.values()
+        self.left: dict[tuple[int, Any], Any] = {}
         self.restart = [_restart(g) for g in (random, host.random, backend.generator(), *own)]
 
     def __call__(self, *arguments: Any) -> Any:
         for restart in self.restart:
             restart()
-        result = None
+        result, many = None, len(arguments) - len(self.layer.parameters)
+        self.layer.put(arguments[many:])
         try:
-            result = self.func(*arguments)
+            result = self.func(*arguments[:many])
             return result
         except SystemExit as error:  # is to end neither the check nor the shell's command
             raise RuntimeError(f"SystemExit({error.code})").with_traceback(error.__traceback__) from error
         finally:
+            self.left = {}
             for holder, key, value in _held((*self.state, result)):
                 if holder is not None and self._left_behind(value):
+                    value = _copied(value)
                     if isinstance(holder, types.CellType):
-                        holder.cell_contents = _copied(value)
+                        holder.cell_contents = value
                     else:
-                        holder[key] = _copied(value)
+                        holder[key] = value
+                if floating(value):
+                    self.left[id(holder), key] = value
+
+    @property
+    def kept_by_layer(self) -> list[str]:
+        """The names of the arguments that func finds in a layer's attributes."""
+        return [parameter.name for parameter in self.layer.parameters]
+
+    def parameters(self, taken: list[str]) -> list[Parameter]:
+        """The arrays for which a backward that was asked has left gradients beside them, but for names in `taken`."""
+        return self.kept.parameters(list(_held(self.state)), taken)
+
+    def unidentified(self, known: list[Any]) -> list[str]:
+        """Names of gradients that the backward has left in attributes, of nothing that is known to be compared."""
+        return unidentified(list(_held(self.state)), self.left, [*known, *self.layer.gradients()])
+
+    @contextlib.contextmanager
+    def restored(self) -> Iterator[None]:
+        """Inside this block a layer may hold other parameters; afterwards it has its own again."""
+        try:
+            yield
+        finally:
+            self.layer.put(self.layer.values)
 
     def _left_behind(self, value: Any) -> bool:
         if isinstance(value, tuple):

@@ -112,11 +112,10 @@ class Rounding:
             if "g" in way_to_call(self.hand, again)[0]:
                 seeds = {node: move(g) for node, g in seeds.items()}
             sweep = Sweep(again, seeds)  # type: ignore[arg-type]
-            names = [again.leaf_name(k) for k in range(len(again.leaves))]
-            answer = ask(self.hand, again, list(seeds.values()), names) if callable(self.hand) else self.answer
+            answer = ask(self.hand, again, list(seeds.values())) if callable(self.hand) else self.answer
         except (CannotRun, KeyError, ValueError):
             return None
-        noise = [0.0] * len(names)
+        noise = [0.0] * len(self.run.leaves)
         for k, (a, h) in enumerate(zip(self.sweep.gradients, self.answer.gradients, strict=True)):
             b, i = sweep.gradients[k], answer.gradients[k]
             shift = a - b
