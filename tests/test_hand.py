@@ -311,6 +311,22 @@ def test_a_cotangent_may_be_nested_lists():
     assert mg.check_hand_gradient(linear, (X, W), linear_backward, cotangent=rng.normal(size=(4, 2)).tolist())
 
 
+def test_a_forward_may_return_a_list_and_what_is_kept_inside_one_has_no_gradient():
+    assert mg.check_hand_gradient(lambda x: [x * 2, x], (X,), lambda g, x: 2 * g)
+    with pytest.raises(CannotRun, match=r"arrays in pair .*lambda a, b: forward\(\[a, b\]\)"):
+        mg.check_hand_gradient(lambda pair: pair[0] * pair[1], ([X, X + 1],), lambda g, pair: (g, g))
+    report = mg.check_hand_gradient(lambda x, p: x @ p["w"], (X, {"w": W}), lambda g, x, p: g @ p["w"].T)
+    assert report and "arrays in p have no gradients" in report.findings[0].message
+    with pytest.raises(CannotRun, match=r"returned a dict as output 0.*\(out, cache\)"):
+        mg.check_hand_gradient(lambda x: {"out": x * 2}, (X,), lambda g, x: 2 * g)
+
+
+def test_where_there_are_no_elements_nothing_is_compared():
+    report = mg.check_hand_gradient(linear, (X[:0], W), linear_backward)
+    assert not report and not report.mistakes
+    assert "the output has no elements (its shape is [0, 2])" in report.findings[0].message
+
+
 def test_names_that_begin_with_a_d_are_names_like_others():
     def forward(dim, delta, dx):
         return dim * delta * dx

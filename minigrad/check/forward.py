@@ -42,12 +42,12 @@ class CannotRun(ValueError):
     """The check could not be made; the message says why and what to do."""
 
 
-def no_floating(inputs: Sequence[Any]) -> CannotRun:
+def no_floating(inputs: Sequence[Any], hint: str = "") -> CannotRun:
     """The refusal of a function of which no input has a gradient."""
     given = describe(inputs) or "nothing"
     return CannotRun(
         f"no input is a floating array ({given}): there is nothing to differentiate with respect to; give the inputs "
-        "as arrays of floats, in a tuple, in the order of the function's arguments"
+        f"as arrays of floats, in a tuple, in the order of the function's arguments{hint}"
     )
 
 
@@ -134,6 +134,24 @@ def arrays_of(value: Any) -> Any:
     return value
 
 
+def holding_arrays(run: Forward) -> list[str]:
+    """The names of the inputs that are lists, tuples or dicts of floating arrays."""
+
+    def holds(value: Any) -> bool:
+        parts = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+        return any(floating(part) or isinstance(part, Tensor) or holds(part) for part in parts)
+
+    return [name for name, value in zip(run.input_names, run.inputs, strict=True) if holds(value)]
+
+
+def kept_inside(name: str) -> str:
+    """What to do about an input that holds arrays."""
+    return (
+        f"The arrays in {name} have no gradients of their own here: make each of them an argument, as in "
+        f"`lambda a, b: forward([a, b])`, and return their gradients in that order"
+    )
+
+
 def record(f: Callable[..., Any], inputs: Sequence[Any], outputs: int = 1) -> Forward:
     """Runs f on Tensors with the values of `inputs` (host arrays and anything else) and notes what it did.
 
@@ -153,11 +171,11 @@ def record(f: Callable[..., Any], inputs: Sequence[Any], outputs: int = 1) -> Fo
         else:
             arguments.append(copy.deepcopy(value))
     if not run.leaves:
-        raise no_floating(inputs)
+        raise no_floating(inputs, "".join(f". {kept_inside(name)}" for name in holding_arrays(run)))
     leaves = {leaf.node for leaf in run.leaves}
     for k, leaf in enumerate(run.leaves):
         run.names[leaf.node] = run.leaf_name(k)  # type: ignore[index]
-    drawn = _random_states()
+    draw_again = [restart(dice) for dice in common_dice()]
     with enable_grad(), _watched(run), _named(run), _noticed(run), writable(is_theirs, f):
         try:
             result = f(*arguments)
@@ -165,21 +183,25 @@ def record(f: Callable[..., Any], inputs: Sequence[Any], outputs: int = 1) -> Fo
             raise CannotRun(complaint("the forward function", f, error)) from error
     parts = result if isinstance(result, tuple) else (result,)
     for number, part in enumerate(parts[:outputs]):
+        if isinstance(part, (dict, list, tuple)):
+            raise CannotRun(
+                f"the forward function {name_of(f)} returned a {type(part).__name__} as output {number}: it is to "
+                "return arrays, the outputs first and what the backward needs besides after them: (out, cache)"
+            )
         if isinstance(part, (host.ndarray, host.generic)):
             part = Tensor(host.asarray(part))
         if not isinstance(part, Tensor):
             raise CannotRun(
                 f"the forward function {name_of(f)} returned {type(part).__name__} as output {number}: what it "
-                f"computed is "
-                f"not on the tape{_escaped(run)}. An output must be computed from the inputs by NumPy or minigrad "
-                f"functions"
+                f"computed is not on the tape{_escaped(run)}. An output must be computed from the inputs by NumPy or "
+                "minigrad functions"
             )
         run.outputs.append(part)
     if len(parts) < outputs:
         raise CannotRun(
             f"the forward function {name_of(f)} returned {len(parts)} values, and outputs={outputs} was asked for"
         )
-    plain = _on_arrays(f, inputs, drawn)
+    plain = _on_arrays(f, inputs, draw_again)
     if plain is not None:
         plain = plain if isinstance(plain, tuple) else (plain,)
         for number, (y, expected) in enumerate(zip(run.outputs, plain, strict=False)):
@@ -204,24 +226,28 @@ def record(f: Callable[..., Any], inputs: Sequence[Any], outputs: int = 1) -> Fo
 
 
 # ---- the same on plain arrays -----------------------------------------------------------------------------
-def _random_states() -> tuple[Any, Any, Any]:
-    """Where NumPy's, Python's and minigrad's own random numbers stand."""
-    return host.random.get_state(), random.getstate(), generator().bit_generator.state
+def common_dice() -> tuple[Any, Any, Any]:
+    """Python's random numbers, NumPy's and minigrad's own."""
+    return random, host.random, generator()
 
 
-def _draw_from(states: tuple[Any, Any, Any]) -> None:
-    host.random.set_state(states[0])
-    random.setstate(states[1])
-    generator().bit_generator.state = states[2]
+def restart(dice: Any) -> Callable[[], None]:
+    """What sets a generator back to where it is now."""
+    if dice is random or isinstance(dice, random.Random):
+        return functools.partial(dice.setstate, dice.getstate())
+    if dice is host.random or isinstance(dice, host.random.RandomState):
+        return functools.partial(dice.set_state, dice.get_state())
+    return functools.partial(setattr, dice.bit_generator, "state", dice.bit_generator.state)
 
 
-def _on_arrays(f: Callable[..., Any], inputs: Sequence[Any], drawn: tuple[Any, Any, Any]) -> Any:
+def _on_arrays(f: Callable[..., Any], inputs: Sequence[Any], draw_again: list[Callable[[], Any]]) -> Any:
     """What f returns for the inputs as they are, with the random numbers that its recorded run drew.
 
     None where it fails: a function of minigrad's ops need not run on arrays.
     """
-    afterwards, replaying = _random_states(), recording.replaying
-    _draw_from(drawn)
+    afterwards, replaying = [restart(dice) for dice in common_dice()], recording.replaying
+    for again in draw_again:
+        again()
     recording.replaying = ()
     try:
         with no_grad(), host.errstate(all="ignore"), warnings.catch_warnings():
@@ -231,7 +257,8 @@ def _on_arrays(f: Callable[..., Any], inputs: Sequence[Any], drawn: tuple[Any, A
         return None
     finally:
         recording.replaying = replaying
-        _draw_from(afterwards)
+        for again in afterwards:
+            again()
 
 
 def _difference(y: Tensor, expected: Any) -> str | None:

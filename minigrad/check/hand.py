@@ -19,7 +19,7 @@ from minigrad.backend import numpy as host
 from minigrad.check.calling import steps_of, takes_cotangents_by_name, way_to_call
 from minigrad.check.comparison import Comparison, on_host
 from minigrad.check.findings import differs, explained, imprecise, not_compared, not_on_tape, of_a_zero, structural_zero
-from minigrad.check.forward import CannotRun, Forward, floating, name_of, record
+from minigrad.check.forward import CannotRun, Forward, floating, holding_arrays, kept_inside, name_of, record
 from minigrad.check.layers import Layer
 from minigrad.check.mutants import Mutant, Score, mutation_score, score_sentence
 from minigrad.check.repeated import Repeated, require_the_same_twice
@@ -147,6 +147,8 @@ def _compared(
         said = f"{', '.join(rounded)} by hand computed in {dtype}, so only {dtype}'s digits are compared"
         report.details["precision"] = said
     report.findings += not_on_tape(run, comparison.sweep, values, len(run.outputs))
+    for name in holding_arrays(run):
+        report.findings.append(Finding(name, "not compared", kept_inside(name), severity=NOTE))
     if own.left:
         report.findings.append(not_compared(own.left))
     beside = steps_of(steps)
@@ -263,6 +265,8 @@ def _score(report: Report, comparison: Comparison, asked: _Asked) -> None:
     run, sweep = comparison.run, comparison.sweep
     if not any(g.any() for g in sweep.gradients):
         message = "every gradient is zero here, and no mistake could show: choose other inputs or another cotangent"
+        if not any(y.size for y in run.outputs):
+            message = f"the output has no elements (its shape is {list(run.outputs[0].shape)}), so nothing was compared"
         report.findings.append(Finding("", "vacuous", message, severity=VACUOUS))
         return
     if not comparison.finite:

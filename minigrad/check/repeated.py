@@ -16,10 +16,9 @@ import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from minigrad import backend
 from minigrad.backend import numpy as host
 from minigrad.backend import to_numpy
-from minigrad.check.forward import CannotRun, Forward, floating, is_theirs, name_of, record
+from minigrad.check.forward import CannotRun, Forward, common_dice, floating, is_theirs, name_of, record, restart
 from minigrad.check.layers import Kept, Layer, Parameter, unidentified
 from minigrad.tensor import Tensor
 
@@ -49,15 +48,16 @@ class Repeated:
         kinds = (host.random.Generator, host.random.RandomState, random.Random)
         own = {id(g): g for g in things if isinstance(g, kinds)}.values()
         self.left: dict[tuple[int, Any], Any] = {}
-        self.restart = [_restart(g) for g in (random, host.random, backend.generator(), *own)]
+        self.restart = [restart(g) for g in (*common_dice(), *own)]
 
     def __call__(self, *arguments: Any) -> Any:
-        for restart in self.restart:
-            restart()
+        for again in self.restart:
+            again()
         result, many = None, len(arguments) - len(self.layer.parameters)
         self.layer.put(arguments[many:])
         try:
             result = self.func(*arguments[:many])
+            result = tuple(result) if isinstance(result, list) else result
             return result
         except SystemExit as error:  # is to end neither the check nor the shell's command
             raise RuntimeError(f"SystemExit({error.code})").with_traceback(error.__traceback__) from error
@@ -114,15 +114,6 @@ def require_the_same_twice(run: Forward, outputs: int) -> None:
                 f"gradient to compare with: seed the random numbers that it draws, and let nothing that an earlier run "
                 f"left behind enter its result"
             )
-
-
-def _restart(generator: Any) -> Callable[[], None]:
-    """What sets a generator back to where it is now."""
-    if generator is random or isinstance(generator, random.Random):
-        return functools.partial(generator.setstate, generator.getstate())
-    if generator is host.random or isinstance(generator, host.random.RandomState):
-        return functools.partial(generator.set_state, generator.get_state())
-    return functools.partial(setattr, generator.bit_generator, "state", generator.bit_generator.state)
 
 
 def _copied(value: Any) -> Any:
