@@ -436,6 +436,54 @@ def test_where_every_gradient_is_zero_nothing_is_proved(form):
     assert "every gradient is zero" in report.findings[0].message
 
 
+# ---- axes of length 1 --------------------------------------------------------------------------------------
+def batchnorm(x, gamma):
+    mu = x.mean(0)
+    var = ((x - mu) ** 2).mean(0)
+    xhat = (x - mu) / np.sqrt(var + 1e-3)
+    return gamma * xhat, (var, xhat, gamma)
+
+
+def batchnorm_backward(g, cache, eps=0.0, path=1):
+    var, xhat, gamma = cache
+    d = g * gamma
+    dx = (d - d.mean(0) - path * xhat * (d * xhat).mean(0)) / (np.sqrt(var + 1e-3 - eps) + eps)
+    return dx, (g * xhat).sum(0)
+
+
+def test_with_one_channel_a_cause_is_told_rather_than_a_number_of_no_meaning():
+    x, gamma = np.random.default_rng(0).normal(size=(6, 1)), np.array([1.3])
+    finding = only(mg.check_hand_gradient(batchnorm, (x, gamma), lambda g, c: batchnorm_backward(g, c, eps=1e-3)))
+    assert finding.kind == "eps outside"
+
+
+def test_statistics_of_one_element_are_a_note_and_a_shape_that_would_tell_more_is_named():
+    x, gamma = np.array([[0.4, -1.2]]), np.array([1.3, 0.7])
+    report = mg.check_hand_gradient(batchnorm, (x, gamma), lambda g, c: batchnorm_backward(g, c, path=0))
+    assert not report.mistakes
+    assert any("`mu`" in f.message and "one element each" in f.message for f in report.findings)
+
+    def doubled(g, x, w):
+        return 2 * g * w, g * x
+
+    one = np.array([[1.3]]), np.array([[2.0]])
+    assert "more elements of x would tell" in only(mg.check_hand_gradient(lambda x, w: x * w, one, doubled)).message
+
+
+def test_a_path_that_is_missing_is_believed_before_another_that_counts_twice():
+    def cosine(a, b):
+        dot, na = (a * b).sum(1), np.sqrt((a * a).sum(1))
+        return dot / na, (a, b, na)
+
+    def backward(g, cache):
+        a, b, na = cache
+        return (g / na)[:, None] * b, (g / na)[:, None] * a
+
+    inputs = tuple(1 + np.random.default_rng(0).random((2, 4, 1)))
+    finding = only(mg.check_hand_gradient(cosine, inputs, backward))
+    assert "path through `na` cut" in finding.message and "a.shape[1] above 1 may tell" in finding.message
+
+
 # ---- narrow dtypes ---------------------------------------------------------------------------------------
 def unit(x):
     n = np.sqrt((x * x).sum(1, keepdims=True))

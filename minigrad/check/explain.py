@@ -23,7 +23,7 @@ from minigrad.check.slips_of_paths import SlipsOfPaths
 from minigrad.check.slips_of_shapes import SlipsOfShapes
 from minigrad.check.slips_of_sums import SlipsOfSums
 from minigrad.check.slips_of_values import SlipsOfValues
-from minigrad.check.suspicion import Explanation
+from minigrad.check.suspicion import LAST, Explanation
 from minigrad.check.sweep import Array, Sweep
 
 Search = Callable[[], Iterator[Explanation]]
@@ -44,7 +44,9 @@ class Explainer(
         with host.errstate(all="ignore"):
             searching = self._searching(k)
             plain = [e for explainer in searching for search in explainer._plain() for e in search()]
-            return _simplest_first(plain or self._far_fetched(searching))
+            if all(explanation.rank >= LAST for explanation in plain):
+                plain = self._far_fetched(searching) or plain
+            return _simplest_first(plain)
 
     def beside(self, k: int) -> list[Explanation]:
         """What of the k-th gradient's mistakes the searches find that another gradient needed."""

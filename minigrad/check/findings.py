@@ -7,12 +7,14 @@ explains several gradients is told once.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from minigrad.backend import numpy as host
 from minigrad.check.explain import Explainer
 from minigrad.check.forward import CannotRun, Forward, name_of, record
+from minigrad.check.numbers import STATISTICS, together
 from minigrad.check.rearranged import reshaped
 from minigrad.check.report import NOTE, VACUOUS, Finding, told_apart
 from minigrad.check.suspicion import Explanation
@@ -37,6 +39,23 @@ def of_a_zero(name: str, a: Array, sizes: Array) -> Finding:
     )
     evidence = {"absolute contributions": scale, "gradient": norm, "cancellation": cancellation}
     return Finding(name, "structural zero", message, evidence=evidence, severity=NOTE)
+
+
+def of_one_element(run: Forward, sweep: Sweep) -> list[Finding]:
+    """A note on statistics that are taken over one element each, where a batch or a layer has only one."""
+    alone = [
+        run.describe(node) for node in run.order
+        if node in sweep.cotangents and node.primitive is not None and node.primitive.name in STATISTICS
+        and node.inputs[0] is not None and together(node) == 1
+    ]  # fmt: skip
+    if not alone:
+        return []
+    words = ", ".join(dict.fromkeys(alone[:3])) + (" and others" if len(set(alone)) > 3 else "")
+    message = (
+        f"{words}: taken over one element each, as an axis has length 1. Mistakes in what is summed or averaged there "
+        "do not show, or cannot be told from others: check with two or more too"
+    )
+    return [Finding("", "one element", message, severity=NOTE)]
 
 
 def of_a_shape(run: Forward, sweep: Sweep, k: int, h: Array, tol: Array) -> Finding:
@@ -207,12 +226,23 @@ def _told(e: Explanation, names: list[str], others: list[Explanation], explainer
     evidence["worst"] = [row for k in ks for row in _worst(explainer, k, 3 if len(ks) == 1 else 1)]
     if others:
         evidence["the same numbers would come of"] = [in_words(o.message, names) for o in others]
-    message = in_words(e.message, names)
+    message = in_words(e.message, names) + (_indistinct(explainer, ks) if others else "")
     if e.key == ("swapped",):
         held = [next(other.paths[0] for other in explainer.found[k] if other.key == e.key) for k in ks]
         each = ", ".join(f"d{name} holds autodiff's d{other}" for name, other in zip(names, held, strict=True))
         message = f"the gradients are returned in another order: {each}" if set(held) == set(names) else each
     return Finding(", ".join(names), e.kind, message, e.paths, e.factor, evidence)
+
+
+def _indistinct(explainer: Explainer, ks: list[int]) -> str:
+    """What to choose larger, where axes of length 1 make several mistakes come to the same."""
+    for k in ks:
+        name, shape = explainer.run.leaf_name(k), explainer.run.leaves[k].shape
+        if math.prod(shape) == 1:
+            return f" (or something else of this one number: more elements of {name} would tell)"
+        if 1 in shape:
+            return f" (or something else of the same numbers: {name}.shape[{shape.index(1)}] above 1 may tell)"
+    return ""
 
 
 def _worst(explainer: Explainer, k: int, many: int = 3) -> list[dict[str, Any]]:

@@ -18,7 +18,16 @@ from minigrad import backend
 from minigrad.backend import numpy as host
 from minigrad.check.calling import steps_of, takes_cotangents_by_name, way_to_call
 from minigrad.check.comparison import Comparison, on_host
-from minigrad.check.findings import differs, explained, imprecise, not_compared, not_on_tape, of_a_zero, structural_zero
+from minigrad.check.findings import (
+    differs,
+    explained,
+    imprecise,
+    not_compared,
+    not_on_tape,
+    of_a_zero,
+    of_one_element,
+    structural_zero,
+)
 from minigrad.check.forward import CannotRun, Forward, floating, holding_arrays, kept_inside, name_of, record
 from minigrad.check.layers import Layer
 from minigrad.check.mutants import Mutant, Score, mutation_score, score_sentence
@@ -156,6 +165,7 @@ def _compared(
     if comparison.findings and all(h is None for h in comparison.hands) and not answer.steps and not beside.steps:
         return report, comparison
     _facts(report, own)
+    report.findings += of_one_element(run, comparison.sweep)
     if answer.steps or beside.steps:
         both = answer.steps | beside.steps
         rtol = of_steps(asked.rtol, run.leaves[0].dtype, *(step.dtype for step in both.values()))

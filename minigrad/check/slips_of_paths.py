@@ -10,7 +10,7 @@ from typing import Any
 from minigrad.backend import numpy as host
 from minigrad.check.numbers import STATISTICS, Factor, digits, together
 from minigrad.check.rearranged import fitted, rearrangements
-from minigrad.check.suspicion import COMPOUND, INVOLVED, LOCAL, PLAIN, SIMPLE, Explanation, Suspicion
+from minigrad.check.suspicion import COMPOUND, LAST, LOCAL, PLAIN, SIMPLE, Explanation, Suspicion
 from minigrad.check.sweep import DIRECTIONS, Array, Edge
 from minigrad.tape import Node
 
@@ -39,10 +39,11 @@ class SlipsOfPaths(Suspicion):
                 rank = PLAIN + 0.2 if "²" in named.text else SIMPLE + 0.1
                 yield Explanation(("whole", named.short, w < 0), rank, "factor", message, factor=named.short)
             elif a.size >= 3 or abs(w - 1) < 1e-5:
-                near = "is a constant rounded to few digits, or to float32?"
-                what = near if abs(w - 1) < 1e-5 else "a number that stands for nothing on the tape"
+                what, rank = "a number that stands for nothing on the tape", LAST
+                if abs(w - 1) < 1e-5:
+                    what, rank = "is a constant rounded to few digits, or to float32?", LOCAL
                 message = "{d} {is} " + f"{digits(w)} times autodiff's, everywhere: {what}"
-                yield Explanation(("whole", float(f"{w:.6g}")), INVOLVED, "factor", message, factor=digits(w))
+                yield Explanation(("whole", float(f"{w:.6g}")), rank, "factor", message, factor=digits(w))
         for j, other in enumerate(self.sweep.gradients):
             if j != self.k and other.shape == a.shape and self.fits(other):
                 yield Explanation(
@@ -141,13 +142,13 @@ class SlipsOfPaths(Suspicion):
         if named is not None:
             sign = " and the wrong sign" if w < 0 else ""
             message = "in {d} " + named.sentence(words) + sign + hint
-            rank += 0.0 if hint else 0.05
+            rank += 0.0 if hint else 0.7  # a path that is missing is believed before another that counts twice
             yield Explanation(
                 ("weight", site, named.short), rank, "factor", message, names, named.short, self._where(site)
             )
         elif self.a.size >= 6:
             message = "in {d} " + f"{words} counts {digits(w)} times"
-            yield Explanation(("weight", site), rank + 2, "factor", message, names, digits(w), self._where(site))
+            yield Explanation(("weight", site), rank + LAST, "factor", message, names, digits(w), self._where(site))
 
     def _segment(self, site: Node | Edge) -> list[Edge]:
         """The edges that carry the same thing as a site: the chain without forks that it stands on."""

@@ -36,7 +36,7 @@ class SlipsOfSums(Suspicion):
             (matrix @ hand).reshape(self.a.shape)
         ):
             mine, meant = (_sum(w / self.unit, names) for w in (hand, right))
-            if meant is None or mine is None:
+            if meant is None or mine in (None, meant):
                 return
             of = "the upstream gradient times " if self.unit != 1 else ""
             message = "{d} {is} " + f"{of}`{mine}` by hand, and `{meant}` is right"

@@ -25,8 +25,8 @@ from minigrad.tape import Node
 MATRIX = 4096
 """Up to so many elements factors are tried as the rows of one matrix."""
 
-SIMPLE, PLAIN, LOCAL, INVOLVED, COMPOUND = 1.0, 2.0, 3.0, 4.0, 6.0
-"""How readily a kind of mistake is believed, where several reproduce the numbers."""
+SIMPLE, PLAIN, LOCAL, INVOLVED, COMPOUND, LAST = 1.0, 2.0, 3.0, 4.0, 6.0, 9.0
+"""How readily a kind of mistake is believed, where several reproduce the numbers; LAST explains nothing."""
 
 
 @dataclass(frozen=True)
