@@ -146,6 +146,7 @@ def _in_order(parts: list[Any], names: list[str], run: Forward) -> Answer:
     if len(parts) != len(names):
         needed = ", ".join("d" + n for n in names)
         message = f"{len(parts)} gradients were returned, and {len(names)} are needed: {needed}"
+        message += "; where only some are meant, name their inputs in wrt=" if len(parts) < len(names) else ""
         return _nothing(names, "number of gradients", message)
     answer = Answer([None] * len(names), numbers=numbers)
     for k, part in enumerate(parts):

@@ -160,9 +160,14 @@ def record(f: Callable[..., Any], inputs: Sequence[Any], outputs: int = 1) -> Fo
     """
     kept: list[str] = getattr(f, "kept_by_layer", [])
     run = Forward(f, [*input_names(f, len(inputs) - len(kept)), *kept], list(inputs), kept=len(kept))
+    wrt = getattr(f, "wrt", None)
+    if unknown := [name for name in wrt or () if name not in run.input_names]:
+        raise CannotRun(f"wrt: {unknown[0]!r} is no input of {name_of(f)}; they are {', '.join(run.input_names)}")
     arguments: list[Any] = []
     for number, value in enumerate(inputs):
-        if floating(value):
+        if floating(value) and wrt is not None and run.input_names[number] not in (*wrt, *kept):
+            arguments.append(Tensor(value.copy()))
+        elif floating(value):
             leaf = Tensor(value.copy(), differentiable(value))
             run.differentiable.append(number)
             run.leaves.append(leaf)

@@ -46,6 +46,7 @@ def check_hand_gradient(
     cotangent: Any = None,
     *,
     outputs: int | None = None,
+    wrt: Sequence[str] | None = None,
     steps: Mapping[str, Any] | None = None,
     rtol: float | None = None,
     keep_dtype: bool = False,
@@ -63,6 +64,7 @@ def check_hand_gradient(
                hides; needed with plain gradients unless f returns one number
     outputs:   how many leading values that f returns have cotangents, `hand(g1, g2, cache)`. By default one,
                or as many as `cotangent` has parts or as hand's signature asks for
+    wrt:       the names of the inputs whose gradients `hand` returns. By default of all floating ones
     steps:     hand-derived cotangents of intermediates, by label or by the name of f's local variable.
                `hand` may return them too, in a dict. The first wrong step is then named.
     rtol:      relative tolerance; by default 1e-9 in float64. keep_dtype: compute in the inputs' dtype
@@ -72,7 +74,7 @@ def check_hand_gradient(
     Raises CannotRun (a ValueError) where f itself fails or cannot be differentiated. Everything that
     `hand` does wrong is a finding.
     """
-    asked = _Asked(Repeated(f, hand), hand, cotangent, outputs, rtol, keep_dtype, seed)
+    asked = _Asked(Repeated(f, hand, wrt), hand, cotangent, outputs, rtol, keep_dtype, seed)
     asked.require_sense(steps)
     with backend.using("numpy"), host.errstate(all="ignore"), asked.f.restored():
         report, comparison = _compared(asked, inputs, steps, progress)
@@ -100,6 +102,8 @@ class _Asked:
             raise CannotRun(f"f is {self.f.func!r:.60}: the forward function comes first, then the inputs, then hand")
         if self.hand is None or isinstance(self.hand, (str, bytes)):
             raise CannotRun(f"hand is {self.hand!r:.60}: it must be the backward function, or the gradients themselves")
+        if isinstance(self.f.wrt, str):
+            raise CannotRun(f"wrt={self.f.wrt!r}: it must be a tuple of names, such as ({self.f.wrt!r},)")
         if steps is not None and not isinstance(steps, Mapping):
             raise CannotRun(f"steps is a {type(steps).__name__}: it must be a dict of cotangents by name")
         if self.rtol is not None and not (isinstance(self.rtol, (int, float)) and 0 < self.rtol < float("inf")):
@@ -157,7 +161,9 @@ def _compared(
         report.details["precision"] = said
     report.findings += not_on_tape(run, comparison.sweep, values, len(run.outputs))
     for name in holding_arrays(run):
-        report.findings.append(Finding(name, "not compared", kept_inside(name), severity=NOTE))
+        report.details[f"in {name}"] = "arrays, for which no gradients are compared"
+        if any(finding.kind == "number of gradients" for finding in report.findings):
+            report.findings.append(Finding(name, "not compared", kept_inside(name), severity=NOTE))
     if own.left:
         report.findings.append(not_compared(own.left))
     beside = steps_of(steps)

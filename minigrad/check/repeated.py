@@ -13,7 +13,7 @@ import functools
 import random
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from minigrad.backend import numpy as host
@@ -32,11 +32,13 @@ OTHERS = (sys.stdlib_module_names | {"numpy"}) - {"types"}
 class Repeated:
     """func, with the same surroundings at every call. hand: the backward, which may share its state.
 
-    layer: parameters that func takes beside its arguments, after them
+    layer: parameters that func takes beside its arguments, after them.  wrt: the names of the arguments that are not
+    taken as constants, where not all are meant
     """
 
-    def __init__(self, func: Callable[..., Any], hand: Any) -> None:
+    def __init__(self, func: Callable[..., Any], hand: Any, wrt: Sequence[str] | None = None) -> None:
         self.func = self.__wrapped__ = func
+        self.wrt = wrt
         self.__name__ = name_of(func).removesuffix("()")
         self.__code__ = getattr(func, "__code__", None)
         self.state = (func, hand)
