@@ -102,6 +102,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--outputs", type=int, help="how many leading outputs have cotangents (default: as backward asks)"
     )
+    parser.add_argument("--wrt", metavar="W,b", help="the inputs whose gradients are meant (default: all floating)")
+    parser.add_argument("--budget", type=float, default=10.0, help="seconds of the search for causes (default 10)")
     parser.add_argument("--seed", type=int, default=0, help="of the random cotangent (default 0)")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.add_argument("--plot", metavar="FILE.png", help="save heat maps of the gradients")
@@ -111,7 +113,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         backward = function_at(options.backward)
         inputs, cotangent = inputs_of(options.inputs, forward)
         report = check_hand_gradient(
-            forward, inputs, backward, cotangent, outputs=options.outputs, seed=options.seed
+            forward, inputs, backward, cotangent, outputs=options.outputs, seed=options.seed, budget=options.budget,
+            wrt=options.wrt and options.wrt.split(","),
         )  # fmt: skip
     except (CannotRun, ImportError) as error:
         return _could_not("run", error)

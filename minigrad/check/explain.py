@@ -10,6 +10,8 @@ does, nothing is claimed.
 from __future__ import annotations
 
 import functools
+import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -23,7 +25,7 @@ from minigrad.check.slips_of_paths import SlipsOfPaths
 from minigrad.check.slips_of_shapes import SlipsOfShapes
 from minigrad.check.slips_of_sums import SlipsOfSums
 from minigrad.check.slips_of_values import SlipsOfValues
-from minigrad.check.suspicion import LAST, Explanation
+from minigrad.check.suspicion import LAST, Explanation, OutOfTime
 from minigrad.check.sweep import Array, Sweep
 
 Search = Callable[[], Iterator[Explanation]]
@@ -39,25 +41,38 @@ class Explainer(
         super().__init__(sweep, hand, tolerances)
         self.needed: dict[str, None] = {}
 
-    def explain(self, k: int) -> list[Explanation]:
-        """Mistakes known here that reproduce the k-th gradient, the simplest first."""
-        with host.errstate(all="ignore"):
-            searching = self._searching(k)
-            plain = [e for explainer in searching for search in explainer._plain() for e in search()]
-            if all(explanation.rank >= LAST for explanation in plain):
-                plain = self._far_fetched(searching) or plain
-            return _simplest_first(plain)
+    def explain(self, k: int, budget: float = math.inf) -> list[Explanation]:
+        """Mistakes known here that reproduce the k-th gradient, the simplest first.
 
-    def beside(self, k: int) -> list[Explanation]:
+        budget: seconds of computing that the search may take. Half of them are for single slips, and the rest for what
+        is less likely; where they do not suffice, k is in `ended`.
+        """
+        with host.errstate(all="ignore"):
+            searching = self._searching(k, budget / 2)
+            found = [e for explainer in searching for search in explainer._plain() for e in explainer._in_time(search)]
+            if all(explanation.rank >= LAST for explanation in found):
+                for explainer in searching:
+                    explainer.until += budget / 2
+                found = self._far_fetched(searching) or found
+        if any(explainer.late for explainer in searching):
+            self.ended.append(k)
+        return _simplest_first(found)
+
+    def beside(self, k: int, budget: float = math.inf) -> list[Explanation]:
         """What of the k-th gradient's mistakes the searches find that another gradient needed."""
         with host.errstate(all="ignore"):
-            searching = self._searching(k)
-            return _simplest_first([e for x in searching for name in self.needed for e in getattr(x, name)()])
+            searching = self._searching(k, budget)
+            return _simplest_first(
+                [e for x in searching for name in self.needed for e in x._in_time(getattr(x, name))]
+            )
 
-    def _searching(self, k: int) -> list[Explainer]:
+    def _searching(self, k: int, budget: float) -> list[Explainer]:
+        """Who looks for the mistakes of the k-th gradient, for so many seconds."""
         searching = [self] if self.without_zeros is None else [self, self.without_zeros]
+        begun = time.thread_time()
         for explainer in searching:
             explainer._prepare(k)
+            explainer.until = begun + budget
         return searching
 
     def _plain(self) -> tuple[Search, ...]:
@@ -74,10 +89,18 @@ class Explainer(
             "formulas", "sums_of_values", "combinations",
         ):  # fmt: skip
             for explainer in searching:
-                if found := list(getattr(explainer, name)()):
+                if found := list(explainer._in_time(getattr(explainer, name))):
                     self.needed[name] = None
                     return found
         return []
+
+    def _in_time(self, search: Search) -> Iterator[Explanation]:
+        """What a search finds before its time is up."""
+        try:
+            self.in_time()
+            yield from search()
+        except OutOfTime:
+            self.late = True
 
     @functools.cached_property
     def without_zeros(self) -> Explainer | None:

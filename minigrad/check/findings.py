@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -170,12 +171,17 @@ def not_compared(names: list[str]) -> Finding:
     return Finding("", "not compared", message, severity=NOTE)
 
 
-def explained(explainer: Explainer, wrong: list[int], names: list[str], progress: bool | None) -> list[Finding]:
-    """For each wrong gradient its explanation; one that explains several is told once."""
+def explained(
+    explainer: Explainer, wrong: list[int], names: list[str], progress: bool | None, budget: float
+) -> list[Finding]:
+    """For each wrong gradient its explanation; one that explains several is told once.
+
+    budget: seconds of computing for all of them
+    """
     bar = _bar(progress, len(wrong), explainer.run)
-    found = explainer.found
-    for k in wrong:
-        found[k] = explainer.explain(k)
+    found, until = explainer.found, time.thread_time() + budget
+    for number, k in enumerate(wrong):
+        found[k] = explainer.explain(k, (until - time.thread_time()) / (len(wrong) - number))
         bar()
     if explainer.needed and len(wrong) > 1:
         for k in wrong:
@@ -204,7 +210,10 @@ def explained(explainer: Explainer, wrong: list[int], names: list[str], progress
             left = [k for k in left if k not in chosen]
         else:
             k = left.pop(0)
-            findings.append(differs(explainer, k, names[k], "none of the mistakes known here explains it"))
+            because = "none of the mistakes known here explains it"
+            if k in explainer.ended:
+                because = f"none of the mistakes tried in {budget:g} s explains it (budget= sets how long is searched)"
+            findings.append(differs(explainer, k, names[k], because))
     return findings
 
 

@@ -52,6 +52,7 @@ def check_hand_gradient(
     keep_dtype: bool = False,
     seed: int = 0,
     score: bool = True,
+    budget: float = 10.0,
     progress: bool | None = None,
 ) -> Report:
     """Compares a hand-derived backward pass with autodiff, and says which path or factor is wrong.
@@ -68,13 +69,15 @@ def check_hand_gradient(
     steps:     hand-derived cotangents of intermediates, by label or by the name of f's local variable.
                `hand` may return them too, in a dict. The first wrong step is then named.
     rtol:      relative tolerance; by default 1e-9 in float64. keep_dtype: compute in the inputs' dtype
-               instead of float64. score: measure what the check could have caught. progress: show a bar
-               (by default where the search takes long and the terminal is one).
+               instead of float64. score: measure what the check could have caught
+    budget:    seconds of computing that the search for the causes may take, for all gradients together. It goes
+               from the likely mistakes to the far-fetched; where it ends early, the report says so.
+    progress:  show a bar (by default where the search takes long and the terminal is one)
 
     Raises CannotRun (a ValueError) where f itself fails or cannot be differentiated. Everything that
     `hand` does wrong is a finding.
     """
-    asked = _Asked(Repeated(f, hand, wrt), hand, cotangent, outputs, rtol, keep_dtype, seed)
+    asked = _Asked(Repeated(f, hand, wrt), hand, cotangent, outputs, rtol, keep_dtype, seed, budget)
     asked.require_sense(steps)
     with backend.using("numpy"), host.errstate(all="ignore"), asked.f.restored():
         report, comparison = _compared(asked, inputs, steps, progress)
@@ -95,6 +98,7 @@ class _Asked:
     rtol: float | None
     keep_dtype: bool
     seed: int
+    budget: float
 
     def require_sense(self, steps: Any) -> None:
         """Raises CannotRun for arguments of which no check can be made."""
@@ -108,6 +112,8 @@ class _Asked:
             raise CannotRun(f"steps is a {type(steps).__name__}: it must be a dict of cotangents by name")
         if self.rtol is not None and not (isinstance(self.rtol, (int, float)) and 0 < self.rtol < float("inf")):
             raise CannotRun(f"rtol={self.rtol!r}: it must be a number above 0, such as 1e-9")
+        if not (isinstance(self.budget, (int, float)) and self.budget > 0):
+            raise CannotRun(f"budget={self.budget!r}: it must be a number of seconds above 0")
         try:
             if self.outputs is not None and operator.index(self.outputs) < 1:
                 raise ValueError
@@ -177,7 +183,9 @@ def _compared(
         rtol = of_steps(asked.rtol, run.leaves[0].dtype, *(step.dtype for step in both.values()))
         report.findings += walk(run, comparison.sweep, both, rtol)
     if comparison.wrong and comparison.finite:
-        report.findings += explained(comparison.explainer, comparison.wrong, names, progress)
+        report.findings += explained(comparison.explainer, comparison.wrong, names, progress, asked.budget)
+        if ended := [f"d{names[k]}" for k in comparison.explainer.ended]:
+            report.details["search"] = f"ended early for {', '.join(ended)}, after {asked.budget:g} s in all (budget=)"
     else:
         because = "no cause is looked for where numbers of the reverse pass are not finite"
         report.findings += [differs(comparison.explainer, k, names[k], because) for k in comparison.wrong]

@@ -10,7 +10,7 @@ from typing import Any
 from minigrad.backend import numpy as host
 from minigrad.check.numbers import STATISTICS, Factor, digits, together
 from minigrad.check.rearranged import fitted, rearrangements
-from minigrad.check.suspicion import COMPOUND, LAST, LOCAL, PLAIN, SIMPLE, Explanation, Suspicion
+from minigrad.check.suspicion import COMPOUND, LAST, LOCAL, NEAR, PLAIN, SIMPLE, Explanation, Suspicion
 from minigrad.check.sweep import DIRECTIONS, Array, Edge
 from minigrad.tape import Node
 
@@ -192,6 +192,7 @@ class SlipsOfPaths(Suspicion):
             n for n in self.run.order
             if n in below and n in self.sweep.cotangents and n.primitive is not None and n not in self.seed_nodes
             and (n in self.run.names or n.primitive.name in STATISTICS)
+            and len(self.turns[self.made_by(n)]) <= NEAR
         ]  # fmt: skip
         statistics = statistics[:12]
         for many in (2, 3):

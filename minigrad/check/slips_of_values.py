@@ -64,7 +64,7 @@ class SlipsOfValues(Suspicion):
                 if not isinstance(held, host.ndarray) or held.dtype.kind not in "fb":
                     continue
                 meant = self._meant(node, row.lifts[place] if number is None else number)
-                for text, other, source in self._candidates(held, g):
+                for text, other, source in self._candidates(node, held, g):
                     if source is not None and text == meant:
                         continue
                     values = list(node.residuals)
@@ -140,12 +140,12 @@ class SlipsOfValues(Suspicion):
                     return text
         return "another value"
 
-    def _candidates(self, held: Array, upstream: Array | None = None) -> Iterator[tuple[str, Array, Node | None]]:
+    def _candidates(self, node: Node, held: Array, upstream: Array) -> Iterator[tuple[str, Array, Node | None]]:
         """What could have been used in place of a value: others of its shape, and itself rearranged."""
         if held.dtype.kind == "b":
             yield "the condition inverted", ~held, None
             return
-        for text, value, source in self.values:
+        for text, value, source in self.near(node):
             if value.dtype.kind == "f" and value is not held:
                 shaped = fitted(value, held.shape)
                 if shaped is not None:
@@ -158,7 +158,7 @@ class SlipsOfValues(Suspicion):
             if moved.shape == held.shape:
                 yield f"{itself} {words}", moved, None
         yield f"minus {itself}", -held, None
-        if upstream is not None and upstream.shape == held.shape:
+        if upstream.shape == held.shape:
             yield "the cotangent that arrives", upstream, None
         if ((held == 0) | (held == held.max(initial=0.0))).all():
             yield f"{itself} with its zeros where it has none", held.max(initial=0.0) - held, None

@@ -7,8 +7,10 @@ prediction, which has to reproduce every element of the hand-derived gradient.
 
 from __future__ import annotations
 
+import bisect
 import functools
 import math
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,6 +29,14 @@ MATRIX = 4096
 
 SIMPLE, PLAIN, LOCAL, INVOLVED, COMPOUND, LAST = 1.0, 2.0, 3.0, 4.0, 6.0, 9.0
 """How readily a kind of mistake is believed, where several reproduce the numbers; LAST explains nothing."""
+
+
+NEAR = 4
+"""Of the values that a line makes again and again in a loop, so many before and after a place are tried there."""
+
+
+class OutOfTime(Exception):
+    """A search has taken as long as it may."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +61,8 @@ class Suspicion:
     """The vocabulary and the tests, for one recorded run and the gradients that a hand derived for it.
 
     hand: for each leaf its hand-derived gradient (of the leaf's shape) or None.  tolerances: of each
-    leaf's elements.  found: what was found already, for each leaf.
+    leaf's elements.  found: what was found already, for each leaf.  until: the time (of this thread) when a search
+    is to end; late: whether one did.  ended: the leaves for which one did
     """
 
     def __init__(self, sweep: Sweep, hand: Sequence[Array | None], tolerances: Sequence[Array]) -> None:
@@ -69,6 +80,8 @@ class Suspicion:
         self.counts = counts_of(self.run)
         self.values = self._values()
         self.found: dict[int, list[Explanation]] = {}
+        self.until, self.late = math.inf, False
+        self.ended: list[int] = []
         self._forms: list[tuple[Factor, Array]] | None = None
         self._weighed: dict[int, list[tuple[Node | Edge, Array]]] = {}
         self._acted: dict[Any, list[Array]] = {}
@@ -88,6 +101,30 @@ class Suspicion:
             if number not in self.run.differentiable and isinstance(value, host.ndarray) and value.dtype.kind in "fiub":
                 named.append((f"`{self.run.input_names[number]}`", value.astype(float), None))
         return named + unnamed
+
+    def made_by(self, node: Node | None) -> tuple[Any, ...]:
+        """What all turns of a loop have in common: the line and the row."""
+        if node is None or node not in self.run.lines or node.primitive is None:
+            return (node,)
+        return self.run.lines[node][0], node.primitive.name, node in self.run.names
+
+    @functools.cached_property
+    def turns(self) -> dict[tuple[Any, ...], list[int]]:
+        """For what makes values the places among all values of those that it makes, in their order."""
+        found: dict[tuple[Any, ...], list[int]] = {}
+        for place, (_, _, node) in enumerate(self.values):
+            found.setdefault(self.made_by(node), []).append(place)
+        return found
+
+    def near(self, node: Node) -> list[tuple[str, Array, Node | None]]:
+        """The values that a hand could have used at a node: all, but of a long loop's those of the turns near by."""
+        chosen: list[int] = []
+        for made, places in self.turns.items():
+            if len(places) > 2 * NEAR and len(made) > 1:
+                at = bisect.bisect(places, node.serial, key=lambda place: self.values[place][2].serial)  # type: ignore[union-attr]
+                places = places[max(0, at - NEAR) : at + NEAR]
+            chosen += places
+        return [self.values[place] for place in sorted(chosen)]
 
     @functools.cached_property
     def scalars(self) -> list[Factor]:
@@ -149,7 +186,7 @@ class Suspicion:
     def _prepare(self, k: int) -> None:
         hand = self.hand[k]
         assert hand is not None
-        self.k, self.a, self.h = k, self.sweep.gradients[k], hand
+        self.k, self.a, self.h, self.late = k, self.sweep.gradients[k], hand, False
         self.d = self.h - self.a
         self.tol = host.broadcast_to(self.tolerances[k], self.a.shape)
         most = float(host.abs(self.d).max())
@@ -160,8 +197,14 @@ class Suspicion:
         self.q = self.u.reshape(DIRECTIONS, -1) @ self.d.reshape(-1)
         self.q_tol = 1e-5 * float(host.abs(self.q).max()) + 5 * math.sqrt(float((self.tol**2).sum()))
 
+    def in_time(self) -> None:
+        """Ends a search that has taken as long as it may."""
+        if time.thread_time() > self.until:
+            raise OutOfTime
+
     def fits(self, predicted: Array) -> bool:
         """Whether a prediction reproduces the hand-derived gradient in every element."""
+        self.in_time()
         if predicted.size > MATRIX and not self._fits(predicted.reshape(-1)[:: predicted.size // 64], self._few):
             return False
         return self._fits(predicted, (self.h, self.bound))
@@ -172,6 +215,7 @@ class Suspicion:
 
     def suspected(self, node: Node, delta: Array) -> bool:
         """The cheap test of an error `delta` in the cotangent of a node."""
+        self.in_time()
         with host.errstate(all="ignore"):
             return bool((host.abs(self.sweep.seen(self.k, node, delta) - self.q) <= self.q_tol).all())
 
