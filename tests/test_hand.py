@@ -216,6 +216,29 @@ def cell_backward(dnext_h, dnext_c, cache):
     return d * np.tanh(c), d * x * (1 - np.tanh(c) ** 2)
 
 
+def test_a_hand_that_names_its_cotangents_is_held_to_all_of_them():
+    def forgets(dnext_h, dnext_c, cache):
+        return cell_backward(dnext_h, 0, cache)
+
+    def forgets_too(dh, dstate, cache):
+        return cell_backward(dh, 0, cache)
+
+    assert mg.check_hand_gradient(cell, TWO, cell_backward)
+    finding = only(mg.check_hand_gradient(cell, TWO, forgets))
+    assert "ignore the upstream gradient of the output `next_c`" in finding.message
+    report = mg.check_hand_gradient(cell, TWO, forgets_too)
+    assert report and "with the cotangents of 1 of the values" in report.findings[-1].message
+
+
+def test_numbers_among_the_settings_are_factors_with_a_name():
+    def dropped(x, settings):
+        mask = (np.random.rand(*x.shape) < settings["keep"]) / settings["keep"]
+        return x * mask, mask
+
+    finding = only(mg.check_hand_gradient(dropped, (X, {"keep": 0.6}), lambda g, mask: g * (mask > 0)))
+    assert "dx has a factor 0.6 (settings['keep']) too many" in finding.message
+
+
 def squared_error(x, y):
     return ((x - y) ** 2).mean()
 
@@ -318,6 +341,7 @@ def test_a_forward_may_return_a_list_and_what_is_kept_inside_one_has_no_gradient
     report = mg.check_hand_gradient(lambda x, p: x @ p["w"], (X, {"w": W}), lambda g, x, p: g @ p["w"].T)
     assert report and "no gradients" in report.details["in p"]
     report = mg.check_hand_gradient(lambda x, p: x @ p["w"], (X, {"w": W}), lambda g, x, p: (g @ p["w"].T, x.T @ g))
+    assert report
     assert any("arrays in p have no gradients" in finding.message for finding in report.findings)
     with pytest.raises(CannotRun, match=r"returned a dict as output 0.*\(out, cache\)"):
         mg.check_hand_gradient(lambda x: {"out": x * 2}, (X,), lambda g, x: 2 * g)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from minigrad.backend import numpy as host
-from minigrad.check.forward import Forward, arrays_of, complaint, name_of
+from minigrad.check.forward import Forward, arrays_of, complaint, holding_arrays, kept_inside, name_of
 from minigrad.check.report import MISTAKE, NOTE, Finding
 
 Array = Any
@@ -105,6 +105,11 @@ def takes_cotangents_by_name(hand: Any, run: Forward) -> bool:
     )
 
 
+def may_take_cotangents(hand: Any, run: Forward) -> bool:
+    """Whether the first arguments of `hand` have names that cotangents may have: `dout`, `grad`, `g`."""
+    return all(re.match("[dg]", name) for name in _parameters(hand)[2][: len(run.outputs)])
+
+
 def ask(hand: Any, run: Forward, gs: list[Array]) -> Answer:
     """Calls `hand` and sorts what it returns; what is wrong with the form of it becomes a finding.
 
@@ -138,17 +143,23 @@ def ask(hand: Any, run: Forward, gs: list[Array]) -> Answer:
 def _in_order(parts: list[Any], names: list[str], run: Forward) -> Answer:
     """Gradients in the order of the inputs, those of a layer's parameters among them or not."""
     numbers, returned = [], names[: len(names) - run.kept]
+    inside = [Finding(name, "not compared", kept_inside(name), severity=NOTE) for name in holding_arrays(run)]
     if len(parts) == len(_inputs(run)) and len(parts) != len(returned):
         numbers = [i for i in _floats(run) if isinstance(parts[i], host.ndarray) or parts[i]]
+        inside = [note for note in inside if parts[run.input_names.index(note.argument)] is not None]
         parts = [parts[i] for i in run.differentiable[: len(returned)]]
+    elif len(parts) == len(returned):
+        inside = []
     if len(parts) != len(names):
         names = returned
     if len(parts) != len(names):
         needed = ", ".join("d" + n for n in names)
         message = f"{len(parts)} gradients were returned, and {len(names)} are needed: {needed}"
         message += "; where only some are meant, name their inputs in wrt=" if len(parts) < len(names) else ""
-        return _nothing(names, "number of gradients", message)
-    answer = Answer([None] * len(names), numbers=numbers)
+        answer = _nothing(names, "number of gradients", message)
+        answer.findings += inside
+        return answer
+    answer = Answer([None] * len(names), {}, inside, numbers)
     for k, part in enumerate(parts):
         answer.gradients[k] = _numbers(names[k], f"d{names[k]}", part, answer.findings)
     return answer

@@ -16,7 +16,7 @@ from typing import Any
 
 from minigrad import backend
 from minigrad.backend import numpy as host
-from minigrad.check.calling import steps_of, takes_cotangents_by_name, way_to_call
+from minigrad.check.calling import may_take_cotangents, steps_of, takes_cotangents_by_name, way_to_call
 from minigrad.check.comparison import Comparison, on_host
 from minigrad.check.findings import (
     differs,
@@ -28,7 +28,7 @@ from minigrad.check.findings import (
     of_one_element,
     structural_zero,
 )
-from minigrad.check.forward import CannotRun, Forward, floating, holding_arrays, kept_inside, name_of, record
+from minigrad.check.forward import CannotRun, Forward, floating, holding_arrays, name_of, record
 from minigrad.check.layers import Layer
 from minigrad.check.mutants import Mutant, Score, mutation_score, score_sentence
 from minigrad.check.repeated import Repeated, require_the_same_twice
@@ -168,8 +168,6 @@ def _compared(
     report.findings += not_on_tape(run, comparison.sweep, values, len(run.outputs))
     for name in holding_arrays(run):
         report.details[f"in {name}"] = "arrays, for which no gradients are compared"
-        if any(finding.kind == "number of gradients" for finding in report.findings):
-            report.findings.append(Finding(name, "not compared", kept_inside(name), severity=NOTE))
     if own.left:
         report.findings.append(not_compared(own.left))
     beside = steps_of(steps)
@@ -189,7 +187,7 @@ def _compared(
     else:
         because = "no cause is looked for where numbers of the reverse pass are not finite"
         report.findings += [differs(comparison.explainer, k, names[k], because) for k in comparison.wrong]
-    if not sure and any(finding.kind in ("unexplained", "raised") for finding in report.findings):
+    if not sure and (comparison.right or any(f.kind in ("unexplained", "raised") for f in report.findings)):
         message = (
             f"{name_of(asked.hand)} was called with the cotangents of {len(run.outputs)} of the values that "
             f"{name_of(asked.f)} returns; where it takes more or fewer, pass outputs="
@@ -260,12 +258,16 @@ def _best(asked: _Asked, run: Forward, values: list[Any]) -> tuple[Comparison, b
     for one in runs:
         tried.append(Comparison(one, values, asked.hand, asked.cotangent, asked.rtol, asked.seed))
         if tried[-1].right:
-            return tried[-1], True
+            more = [other for other in runs if len(other.outputs) > len(one.outputs)]
+            return tried[-1], not any(may_take_cotangents(asked.hand, other) for other in more)
     return tried[0], len(runs) == 1
 
 
 def _readings(asked: _Asked, run: Forward, values: list[Any]) -> list[Forward]:
-    """The runs with as many cotangents as the signature of `hand` allows, the likeliest first."""
+    """The runs with as many cotangents as the signature of `hand` allows, the likeliest first.
+
+    Where it names several cotangents after the outputs (`dh, dc`), that is the one.
+    """
     if asked.outputs is not None or asked.cotangent is not None or not callable(asked.hand):
         return [run]
     runs = [run]
@@ -280,7 +282,8 @@ def _readings(asked: _Asked, run: Forward, values: list[Any]) -> list[Forward]:
         one for one in runs
         if way_to_call(asked.hand, one)[1] and all(y.node is not None for y in one.outputs[1:])
     ]  # fmt: skip
-    return sorted(fitting, key=lambda one: -len(one.outputs) * takes_cotangents_by_name(asked.hand, one)) or [run]
+    named = [one for one in fitting[::-1] if len(one.outputs) > 1 and takes_cotangents_by_name(asked.hand, one)]
+    return named[:1] or fitting or [run]
 
 
 # ---- what the check could have caught --------------------------------------------------------------------

@@ -101,6 +101,9 @@ def known_numbers(run: Forward, counts: dict[int, str]) -> list[Factor]:
         add(f"{value:.6g} {of}{_also(value, counts)}", value)
     for n, words in sorted(counts.items(), key=lambda item: (item[1][0] != "m", item[0])):
         add(words, float(n))
+    for words, value in _settings(run):
+        if value not in constants:
+            add(f"{value:.6g} ({words})", value)
     for k, x in enumerate(run.leaves):
         for first, last in itertools.combinations(range(x.ndim + 1), 2):
             n = math.prod(x.shape[first:last])
@@ -150,6 +153,16 @@ def fraction(number: float) -> str | None:
         if 0.5 < value < 1e7 and abs(value - round(value)) < 1e-7 * value:
             return text.format(round(value))
     return None
+
+
+def _settings(run: Forward) -> Iterator[tuple[str, float]]:
+    """Numbers among the inputs, also in a dict of settings, that may be factors."""
+    for name, value in zip(run.input_names, run.inputs, strict=True):
+        held = {f"{name}[{key!r}]": one for key, one in value.items()} if isinstance(value, dict) else {name: value}
+        for words, one in held.items():
+            number = isinstance(one, (int, float)) and not isinstance(one, bool)
+            if number and math.isfinite(one) and abs(one) not in (0, 1):
+                yield words, float(one)
 
 
 def _scales(run: Forward, counts: dict[int, str]) -> dict[float, str]:
