@@ -395,6 +395,18 @@ def test_in_a_long_loop_the_same_slip_at_every_step_is_named():
     assert "the derivative of tanh at each of 29 steps" in finding.message
 
 
+def test_numbers_are_inputs_where_there_is_no_array_and_whole_numbers_get_a_hint():
+    assert mg.check_hand_gradient(lambda x: x**3, (1.5,), lambda g, x: 3 * g * x**2)
+    assert "2" in only(mg.check_hand_gradient(lambda x: x**2, (1.5,), lambda g, x: 4 * g * x)).message
+    with pytest.raises(CannotRun, match="give the inputs as arrays of floats"):
+        mg.check_hand_gradient(lambda x: x * 2.0, (np.arange(3),), lambda g, x: 2 * g)
+
+
+@pytest.mark.parametrize("scale", [1e-310, 1e-200, 1e200])
+def test_constants_whose_squares_are_no_numbers_lead_to_a_finding_too(scale):
+    assert only(mg.check_hand_gradient(lambda x: x * scale, (X,), lambda g, x: 0.3 * scale * g))
+
+
 def test_where_there_are_no_elements_nothing_is_compared():
     report = mg.check_hand_gradient(linear, (X[:0], W), linear_backward)
     assert not report and not report.mistakes
@@ -508,6 +520,35 @@ def test_where_every_gradient_is_zero_nothing_is_proved(form):
     report = mg.check_hand_gradient(dead, inputs, hand, cotangent=np.ones((4, 2)) if form == "arrays" else None)
     assert not report and not report.mistakes
     assert "every gradient is zero" in report.findings[0].message
+
+
+# ---- rounding --------------------------------------------------------------------------------------------
+def stable_sigmoid(x):
+    z, top = np.zeros_like(x), np.ones_like(x)
+    z[x >= 0] = np.exp(-x[x >= 0])
+    z[x < 0] = top[x < 0] = np.exp(x[x < 0])
+    s = top / (1 + z)
+    return s, s
+
+
+@pytest.mark.parametrize("size", [20, 35, 40, 800])
+def test_a_saturated_sigmoid_written_with_masks_has_a_right_derivative_in_its_own_digits(size):
+    x = size * np.array([[1.0, -1.0, 0.9], [0.01, -0.8, 0.7]])
+    assert not mg.check_hand_gradient(stable_sigmoid, (x,), lambda g, s: g * s * (1 - s)).mistakes
+    assert mg.check_hand_gradient(stable_sigmoid, (x,), lambda g, s: g * s).mistakes
+
+
+def test_a_condition_that_comes_out_otherwise_an_ulp_away_lets_no_mistake_off():
+    def largest(x):
+        out = x.max(1, keepdims=True)
+        return out, (x, out)
+
+    def backward(g, cache):
+        x, out = cache
+        return g * (x == out)
+
+    assert mg.check_hand_gradient(largest, (X,), backward)
+    assert not mg.check_hand_gradient(largest, (X,), lambda g, c: 1.001 * backward(g, c))
 
 
 # ---- axes of length 1 --------------------------------------------------------------------------------------

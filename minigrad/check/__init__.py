@@ -2,7 +2,8 @@
 
 A `level` is a function at a point (or its derivative), `oracles` differentiate it by numbers, a `trial` compares
 in one direction, `kinks` and `culprits` name the op at a kink and the row that is wrong.
-`forward` records a user's function with names and lines, `calling` asks their backward, `comparison` and
+`forward` records a user's function with names and lines (`repeated` runs it again and again, `layers` finds what it
+keeps in attributes), `calling` asks their backward, `comparison` and
 `rounding` tell whether it is right, `sweep` acts out backward passes with mistakes in them, `explain` looks for
 the mistake that was made, `mutants` measures what a check could have caught; `findings`, `steps` and `report`
 say it. `python -m minigrad.check` does it from the command line.

@@ -11,12 +11,12 @@ import copy
 import inspect
 import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from minigrad.backend import numpy as host
-from minigrad.check.forward import Forward, arrays_of, complaint, holding_arrays, kept_inside, name_of
+from minigrad.check.forward import Forward, arrays_of, complaint, each, holding_arrays, kept_inside, name_of
 from minigrad.check.report import MISTAKE, NOTE, Finding
 
 Array = Any
@@ -110,10 +110,10 @@ def may_take_cotangents(hand: Any, run: Forward) -> bool:
     return all(re.match("[dg]", name) for name in _parameters(hand)[2][: len(run.outputs)])
 
 
-def ask(hand: Any, run: Forward, gs: list[Array]) -> Answer:
+def ask(hand: Any, run: Forward, gs: list[Array], change: Callable[[Any], Any] | None = None) -> Answer:
     """Calls `hand` and sorts what it returns; what is wrong with the form of it becomes a finding.
 
-    gs: the cotangents of the outputs
+    gs: the cotangents of the outputs.  change: of everything that the hand is given
     """
     names = [run.leaf_name(k) for k in range(len(run.leaves))]
     returned = names[: len(names) - run.kept]
@@ -121,7 +121,8 @@ def ask(hand: Any, run: Forward, gs: list[Array]) -> Answer:
         run.f.layer.clear()  # type: ignore[attr-defined]
     if callable(hand):
         try:
-            result = hand(*_arguments(hand, run, gs))
+            arguments = _arguments(hand, run, gs)
+            result = hand(*(each(arguments, change) if change is not None else arguments))
         except (Exception, SystemExit) as error:
             return _nothing(names, "raised", complaint("the backward function", hand, error))
     else:

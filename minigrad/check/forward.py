@@ -122,16 +122,19 @@ def floating(x: Any) -> bool:
 
 def arrays_of(value: Any) -> Any:
     """The same value with NumPy arrays where Tensors stood, also inside tuples, lists and dicts."""
-    if isinstance(value, Tensor):
-        return to_numpy(value.data)
+    return each(value, lambda part: to_numpy(part.data) if isinstance(part, Tensor) else part)
+
+
+def each(value: Any, change: Callable[[Any], Any]) -> Any:
+    """A value changed, or what is inside of tuples, lists and dicts."""
     if isinstance(value, tuple):
-        parts = [arrays_of(part) for part in value]
+        parts = [each(part, change) for part in value]
         return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
     if isinstance(value, list):
-        return [arrays_of(part) for part in value]
+        return [each(part, change) for part in value]
     if isinstance(value, dict):
-        return {key: arrays_of(part) for key, part in value.items()}
-    return value
+        return {key: each(part, change) for key, part in value.items()}
+    return change(value)
 
 
 def holding_arrays(run: Forward) -> list[str]:

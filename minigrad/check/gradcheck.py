@@ -19,8 +19,8 @@ from minigrad import backend
 from minigrad.backend import numpy as host
 from minigrad.backend import to_numpy
 from minigrad.check.culprits import culprits
-from minigrad.check.forward import CannotRun, complaint, input_names, name_of
-from minigrad.check.level import Level, floating
+from minigrad.check.forward import CannotRun, complaint, floating, input_names, name_of
+from minigrad.check.level import Level
 from minigrad.check.oracles import Slope, smooth
 from minigrad.check.report import NOTE, VACUOUS, Finding, Report
 from minigrad.check.trial import Point, Settings, Trial

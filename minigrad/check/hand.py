@@ -130,6 +130,8 @@ def _compared(
 ) -> tuple[Report, Comparison]:
     """The report but for its mutation score, and the comparison that it is about."""
     given = [on_host(x) for x in (inputs if isinstance(inputs, (tuple, list)) else (inputs,))]
+    if not any(map(floating, given)):
+        given = [host.asarray(x) if isinstance(x, float) else x for x in given]
     narrow = sorted({str(x.dtype) for x in given if floating(x) and x.dtype != host.float64})
     kept = asked.keep_dtype
     values = given if kept else [x.astype(host.float64) if floating(x) else x for x in given]

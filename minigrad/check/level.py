@@ -12,16 +12,12 @@ from typing import Any
 from minigrad import autodiff, backend, ops
 from minigrad.backend import numpy as host
 from minigrad.backend import to_numpy, xp
-from minigrad.check.forward import CannotRun, complaint, name_of, no_floating
+from minigrad.check.forward import CannotRun, complaint, floating, name_of, no_floating
 from minigrad.check.oracles import Grain, largest
 from minigrad.tape import history, leaf
 from minigrad.tensor import Tensor, differentiable
 
 Array = Any
-
-
-def floating(x: Any) -> bool:
-    return isinstance(x, host.ndarray) and x.dtype.kind == "f"
 
 
 class Level:

@@ -93,7 +93,8 @@ def known_numbers(run: Forward, counts: dict[int, str]) -> list[Factor]:
     found: list[Factor] = []
 
     def add(text: str, value: float) -> None:
-        found.extend((Factor(text, value), Factor(text, 1 / value, True)))
+        if value and math.isfinite(value) and math.isfinite(1 / value):
+            found.extend((Factor(text, value), Factor(text, 1 / value, True)))
 
     add(f"2{_also(2, counts)}", 2.0)
     constants = _scales(run, counts)
@@ -118,7 +119,7 @@ def known_numbers(run: Forward, counts: dict[int, str]) -> list[Factor]:
         add(f"sqrt(m) ({name})", math.sqrt(n))
         add(f"m² ({name})", float(n * n))
     for value, of in constants.items():
-        add(f"{value:.6g}² {of}", value**2)
+        add(f"{value:.6g}² {of}", value * value)
     return [*found, Factor("4", 4.0), Factor("4", 0.25, True), Factor("3", 3.0), Factor("3", 1 / 3, True)]
 
 

@@ -9,7 +9,7 @@ moves them.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from minigrad.backend import numpy as host
@@ -51,12 +51,13 @@ class Rounding:
         self.sizes, self.rtol = sizes, rtol
         self.own = run.leaves[0].dtype
         self.terms = [host.where(host.isfinite(t), t, 0.0) for t in without_cancellation(run, sweep)]
-        self._moved: dict[str, list[float]] = {}
+        self._noise: dict[tuple[str, str], list[float]] = {}
 
     def tolerance(self, k: int, dtype: Any = None) -> Array:
         """Of the k-th gradient's elements.  dtype: that the hand computed in, where it is not the run's own."""
         dtype = self.own if dtype is None else host.dtype(dtype)
-        return self.of_dtype(k, dtype) + 32 * self.moved(dtype)[k]
+        noise = max(self._once(measure, dtype)[k] for measure in (self.moved, self.handed))
+        return self.of_dtype(k, dtype) + 32 * noise
 
     def of_dtype(self, k: int, dtype: Any = None) -> Array:
         """The part of a tolerance that does not depend on how much the inputs' rounding is magnified."""
@@ -82,7 +83,7 @@ class Rounding:
             rounding = bound + 16 * eps * host.maximum(self.terms[k], self.sizes[k])
             if (gap <= bound).all() or not (gap <= rounding).all():
                 continue
-            if callable(self.hand) and float(gap.max()) <= 4 * self.moved(host.dtype(dtype))[k]:
+            if callable(self.hand) and float(gap.max()) <= 4 * self._once(self.moved, host.dtype(dtype))[k]:
                 return dtype
             if not callable(self.hand) and (h.astype(dtype) == h).all():
                 return dtype
@@ -90,21 +91,37 @@ class Rounding:
 
     def moved(self, dtype: Any) -> list[float]:
         """For each leaf how far hand-derived minus autodiff changes with the inputs' last place, at most."""
-        if dtype.name not in self._moved:
-            generator, eps = host.random.default_rng(11), host.finfo(dtype).eps
-            noise = [0.0] * len(self.run.leaves)
+        move, noise = _by_an_ulp(dtype), [0.0] * len(self.run.leaves)
+        for _ in range(2):
+            noise = list(map(max, noise, self._changed(move) or noise))
+        return noise
 
-            def move(x: Any) -> Any:
-                return host.asarray(x * (1 + eps * generator.choice([-1.0, 1.0], x.shape)), x.dtype)
+    def handed(self, dtype: Any) -> list[float]:
+        """For each leaf how far the hand's gradient changes with the last place of what it is given, a cache too.
 
-            for _ in range(2):
-                noise = list(map(max, noise, self._changed(move) or noise))
-            self._moved[dtype.name] = noise
-        return self._moved[dtype.name]
+        What changes by more than rounding can is a condition that came out otherwise, and is left out.
+        """
+        noise = [0.0] * len(self.run.leaves)
+        if not callable(self.hand):
+            return noise
+        again = ask(self.hand, self.run, list(self.sweep.seeds.values()), _by_an_ulp(dtype))
+        largest = _largest(self.sweep.cotangents.values()) * max(1.0, _largest(self.run.values.values()))
+        for k, (h, i) in enumerate(zip(self.answer.gradients, again.gradients, strict=True)):
+            if h is not None and i is not None and h.shape == i.shape:
+                shift = host.abs(h - i)
+                noise[k] = float(shift[shift <= 1e3 * host.finfo(dtype).eps * largest].max(initial=0.0))
+        return noise
+
+    def _once(self, measure: Callable[[Any], list[float]], dtype: Any) -> list[float]:
+        """What a measurement gives, which is made once."""
+        key = measure.__name__, dtype.name
+        if key not in self._noise:
+            self._noise[key] = measure(dtype)
+        return self._noise[key]
 
     def _changed(self, move: Callable[[Array], Array]) -> list[float] | None:
         """How far hand-derived minus autodiff changes with all numbers, at most; None where they cannot be run."""
-        values = [move(x) if floating(x) else x for x in self.values]
+        values = [move(x) for x in self.values]
         try:
             again = record(self.run.f, values, len(self.run.outputs))
             pairs = zip(again.outputs, self.run.outputs, strict=True)
@@ -125,6 +142,21 @@ class Rounding:
                 continue
             noise[k] = float(host.abs(shift[host.isfinite(shift)]).max(initial=0.0))
         return noise
+
+
+def _by_an_ulp(dtype: Any) -> Callable[[Any], Any]:
+    """What moves each number of a floating array by one unit in the last place of a dtype, up or down."""
+    generator, eps = host.random.default_rng(11), host.finfo(dtype).eps
+
+    def move(x: Any) -> Any:
+        return host.asarray(x * (1 + eps * generator.choice([-1.0, 1.0], x.shape)), x.dtype) if floating(x) else x
+
+    return move
+
+
+def _largest(arrays: Iterable[Array]) -> float:
+    """The largest finite size."""
+    return max(float(host.abs(a[host.isfinite(a)]).max(initial=0.0)) for a in arrays)
 
 
 def without_cancellation(run: Forward, sweep: Sweep) -> list[Array]:
