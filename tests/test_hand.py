@@ -679,6 +679,14 @@ def test_a_mistake_of_the_size_of_single_precision_is_not_taken_for_rounding():
     assert finding.kind == "eps left out"
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_a_small_mistake_is_no_rounding_where_statistics_magnify_the_inputs(seed):
+    generator = np.random.default_rng(seed)
+    inputs = 1 + 20 * generator.normal(size=(7, 4)), generator.normal(size=4)
+    finding = only(mg.check_hand_gradient(batchnorm, inputs, lambda g, c: batchnorm_backward(g, c, eps=1e-3)))
+    assert finding.kind == "eps outside"
+
+
 def test_a_constant_with_few_digits_is_called_so():
     finding = only(mg.check_hand_gradient(lambda x: x * 0.1, (X,), lambda g, x: g * np.float32(0.1)))
     assert "dx is 1 + 1.5e-08 times autodiff's" in finding.message and "float32" in finding.message

@@ -68,26 +68,23 @@ class Rounding:
         return part + 16 * float(host.finfo(dtype).eps) * self.terms[k]
 
     def narrower(self, k: int, gap: Array) -> str | None:
-        """The dtype that the hand computed in, where its k-th gradient is right to that dtype's digits and no further.
+        """The narrower dtype that the hand computed in: its k-th gradient's own, or float32 by its digits.
 
-        What comes of rounding is otherwise at inputs a unit in that dtype's last place away, and a mistake the same.
+        What comes of rounding is otherwise at inputs a unit in float32's last place away, and a mistake the same.
         """
-        h, bound = self.answer.gradients[k], self.tolerance(k)
+        h, eps = self.answer.gradients[k], float(host.finfo(host.float32).eps)
         assert h is not None
-        for dtype in UNMEASURED:
-            eps = float(host.finfo(dtype).eps)
-            if eps <= host.finfo(self.own).eps:
-                continue
-            if h.dtype == dtype:
-                return dtype
-            rounding = bound + 16 * eps * host.maximum(self.terms[k], self.sizes[k])
-            if (gap <= bound).all() or not (gap <= rounding).all():
-                continue
-            if callable(self.hand) and float(gap.max()) <= 4 * self._once(self.moved, host.dtype(dtype))[k]:
-                return dtype
-            if not callable(self.hand) and (h.astype(dtype) == h).all():
-                return dtype
-        return None
+        if host.finfo(h.dtype).eps > host.finfo(self.own).eps:
+            return h.dtype.name
+        bound = self.tolerance(k)
+        single = bound + 16 * eps * host.maximum(self.terms[k], self.sizes[k])
+        if self.own.name in UNMEASURED or (gap <= bound).all() or not (gap <= single).all():
+            return None
+        if callable(self.hand):
+            rounded = float(gap.max()) <= 4 * self._once(self.moved, host.dtype(host.float32))[k]
+        else:
+            rounded = bool((h.astype(host.float32) == h).all())
+        return "float32" if rounded else None
 
     def moved(self, dtype: Any) -> list[float]:
         """For each leaf how far hand-derived minus autodiff changes with the inputs' last place, at most."""
