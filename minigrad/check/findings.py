@@ -186,7 +186,7 @@ def explained(
     if explainer.needed and len(wrong) > 1:
         for k in wrong:
             known = {explanation.key for explanation in found[k]}
-            found[k] += [explanation for explanation in explainer.beside(k) if explanation.key not in known]
+            found[k] += [e for e in explainer.beside(k, until - time.thread_time()) if e.key not in known]
     findings: list[Finding] = []
     left = list(wrong)
     while left:
