@@ -231,7 +231,8 @@ class SlipsOfPaths(Suspicion):
                             f"of the {len(edges)} contributions to {at} " + "only one is left in {d}, the one from "
                         )
                         message += f"{self.run.describe(edge[0])}: the others are overwritten instead of added up"
-                        loop = len({self.run.lines.get(node) for node, _ in edges}) == 1
+                        turns = {node for node, _ in edges}
+                        loop = len(turns) > 2 and len({self.made_by(node)[:2] for node in turns}) == 1
                         rank = PLAIN - 0.2 if loop else LOCAL
                         yield Explanation(("only", source), rank, "overwritten", message, self.names_of(source))
             takes = [node for node, _ in edges if node.primitive is not None and node.primitive.name == "take"]
