@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from operator import index as index_of
 from typing import Any
 
-from minigrad import convolution, kernels, meanings, pooling, sums
+from minigrad import convolution, kernels, meanings, pooling, pytorch_names, sums
 from minigrad.backend import is_scalar, or_kernel, xp
 from minigrad.primitive import bilinear, describe, discrete, elementwise, linear, name_rows, primitive
 from minigrad.tensor import Tensor, Versioned, as_array, fitting, overwriting, plain, raw_index
@@ -806,7 +806,7 @@ _METHODS = [
 
 
 def _attach() -> None:
-    """Gives Tensor Python's operators and, as methods, the ops whose first argument is the Tensor."""
+    """Gives Tensor Python's operators, as methods the ops whose first argument is the Tensor, and what PyTorch's say."""
     for name, op in (_OPERATORS | _UNARY | _COMPARISONS).items():
         setattr(Tensor, f"__{name}__", op)
     for name, op in _OPERATORS.items():
@@ -816,6 +816,8 @@ def _attach() -> None:
         setattr(Tensor, name, globals()[name])
     for name, move in _PROPERTIES.items():
         setattr(Tensor, name, property(move))
+    for name, here in pytorch_names.TENSOR.items():
+        setattr(Tensor, name, pytorch_names.Elsewhere(name, here))
 
 
 def _swapped(op: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:

@@ -6,7 +6,7 @@ are the ones that count for arrays. In the replacements `t` is a Tensor, `F` is 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
 
 TENSOR = {
     "add": "t + u", "bool": "t.astype(mg.bool_)", "bmm": "t @ u", "chunk": "t.split(parts, axis)",
@@ -27,6 +27,10 @@ TENSOR = {
     "type": "t.astype(dtype)", "unbind": "tuple(t), along the first axis", "unique": "np.unique(t.numpy())",
     "unsqueeze": "t.expand_dims(axis)", "values": "t itself: t.max(axis) gives the values, t.argmax(axis) the places",
     "view": "t.reshape(shape)", "view_as": "t.reshape(u.shape)",
+    **dict.fromkeys(
+        ("add_", "clamp_", "copy_", "div_", "fill_", "mul_", "sub_", "uniform_", "normal_", "zero_"),
+        "p.update(values) of a Parameter or Buffer, t[...] = values of a constant",
+    ),
 }  # fmt: skip
 
 MODULE = {
@@ -108,11 +112,17 @@ def of_module(module: object, name: str) -> Any:
     return object.__getattribute__(module, name)
 
 
-def of_tensor(t: object, name: str) -> AttributeError:
-    """The error of a name that a Tensor lacks; PyTorch's `add_`, `zero_` and their like write in place."""
-    in_place = "p.update(values) of a Parameter or Buffer, t[...] = values of a constant"
-    written = name.endswith("_") and not name.startswith("_")
-    return missing(f"{type(t).__name__!r} object", name, TENSOR.get(name, in_place if written else None), t)
+class Elsewhere:
+    """A method of PyTorch's Tensor that has another name here: looking it up is an AttributeError that says so.
+
+    (A `__getattr__` would do the same and slow every look at every attribute down.)
+    """
+
+    def __init__(self, name: str, here: str) -> None:
+        self.name, self.here = name, here
+
+    def __get__(self, t: object, kind: type) -> NoReturn:
+        raise missing(f"{kind.__name__!r} object", self.name, self.here, t)
 
 
 def missing(who: str, name: str, here: str | None, owner: object = None) -> AttributeError:

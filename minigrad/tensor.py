@@ -7,11 +7,10 @@ attached by `ops`, next to the table that they come from.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, NoReturn, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from minigrad import tape
+from minigrad import pytorch_names, tape
 from minigrad.backend import Array, current, from_numpy, is_array, is_scalar, on_host, to_numpy, xp
 from minigrad.tape import Node, recording, writes
 from minigrad.uses import arrangement
@@ -88,11 +87,9 @@ class Tensor:
         def split(self, sections: Any, axis: int = 0) -> tuple[Tensor, ...]: ...
         def backward(self, cotangent: Any = None, retain_graph: bool = False) -> None: ...
 
-    else:
-
-        def __getattr__(self, name: str) -> NoReturn:
-            """What PyTorch calls otherwise is told by the error."""
-            raise importlib.import_module("minigrad.pytorch_names").of_tensor(self, name)
+    def __dir__(self) -> list[str]:
+        """What there is: without the names that only say what PyTorch's are called here."""
+        return [name for name in super().__dir__() if name not in pytorch_names.TENSOR]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
         """A Tensor of its own, with a copy of the values and, on a leaf, of the gradient."""
