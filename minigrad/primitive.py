@@ -152,11 +152,11 @@ NARROW = """\
             _y = _narrow(_primitive, _y, ({arrays}), ({params}))
 """
 FROM_TAPE = """\
-        if {on_tape}:
+        if _recording.on and ({on_tape}):
             _detached.note(_y)
 """
 FROM_CONSTANTS = """\
-        if {noted}:
+        if _recording.on and ({noted}):
             _detached.pass_on(_y, ({arrays}))
 """
 IN_BLOCKS = "_in_blocks(_primitive, ({arrays}), ({params})) if {large} else "

@@ -15,6 +15,7 @@ from minigrad import functional as F
 from minigrad.backend import kernel
 from minigrad.given import fraction, non_negative, whole
 from minigrad.nn.module import Layer, title, unusual
+from minigrad.tape import no_grad
 from minigrad.tensor import Buffer, Parameter, Tensor
 
 
@@ -81,7 +82,8 @@ class BatchNorm(Layer):
             )
         y, mean, var = F.batch_norm(x, gamma, beta, tuple(i for i in range(x.ndim) if i != 1), self.eps)
         if self.training:
-            self._remember(mean.detach(), var.detach(), m)
+            with no_grad():  # remembered, not learnt
+                self._remember(mean, var, m)
         return y
 
     def _remember(self, mean: Tensor, var: Tensor, m: int) -> None:
