@@ -544,11 +544,7 @@ def settle(row: Primitive, y: Any, arguments: Sequence[Any]) -> Array:
             f"{row.name}: operands of another array library: {describe(arguments)}; the backend in use is {current()!r}"
         )
     if not isinstance(y, NUMBERS):
-        if any(isinstance(a, Tensor) for a in arguments):
-            raise TypeError(
-                f"{row.name}: an operand's `data` is a Tensor: where it was assigned, a raw array was due (t.data = "
-                "other.data)"
-            )
+        refuse_tensors(row, arguments)
         raise TypeError(f"{row.name}: the forward function returned {type(y).__name__} {y!r:.60}, not one array")
     return xp.asarray(y)
 
@@ -572,12 +568,22 @@ def describe(values: Sequence[Any]) -> str:
     return ", ".join(parts)
 
 
+def refuse_tensors(row: Primitive, arguments: Sequence[Any]) -> None:
+    """Raises TypeError where a raw operand is a Tensor, which only an assignment to `data` makes it."""
+    if any(isinstance(a, Tensor) for a in arguments):
+        raise TypeError(
+            f"{row.name}: an operand's `data` is a Tensor: where it was assigned, a raw array was due (t.data = "
+            "other.data)"
+        )
+
+
 def complain(row: Primitive, error: Exception, arguments: Sequence[Any], params: Sequence[Any]) -> NoReturn:
     """Raises the library's error again with the name of the op, its operands and its parameters."""
     if isinstance(error, MemoryError):
         raise out_of_memory(f"{row.name} of {describe(arguments)}", error) from error
     if str(error).startswith(f"{row.name}:"):
         raise error
+    refuse_tensors(row, arguments)
     operands = [a for a in arguments if not is_array(a)]
     if isinstance(error, AttributeError) and operands and not is_scalar(operands[0]):
         hint = "; make it a Tensor with mg.tensor"

@@ -262,7 +262,10 @@ def test_assigning_what_does_not_fit_raises() -> None:
     for dtype, value in (("uint8", 300), ("uint8", -1), ("int8", [1, 300]), ("int64", 2**63)):
         with pytest.raises(OverflowError, match=rf"setitem: .* the dtype asked for is {dtype}"):
             mg.zeros(2, dtype=dtype)[:] = value
-    for dtype, value in (("float32", WIDE[0] * 1e99), ("int8", np.array([1, 200])), ("bool", 2), ("float32", 1j)):
+    wrong = [("int8", np.array([1, 200])), ("bool", 2), ("float32", 1j)]
+    if mg.current() == "numpy":  # a device is not asked for the largest value: the program would wait for it
+        wrong.append(("float32", WIDE[0, :2] * 1e99))
+    for dtype, value in wrong:
         with pytest.raises(TypeError, match=rf"setitem: .* values do not fit into a {dtype} Tensor; use \.astype"):
             mg.zeros(3, dtype=dtype)[:2] = value
     with pytest.raises(ValueError, match=r"setitem: .*\(a int64 \[2\] Tensor\)"):
