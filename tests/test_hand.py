@@ -601,6 +601,28 @@ def test_a_path_that_is_missing_is_believed_before_another_that_counts_twice():
         assert ("a.shape[1] above 1 may tell" in finding.message) is (columns == 1)
 
 
+def test_the_state_after_a_step_for_the_one_before_is_named_where_a_loop_only_fills_a_list():
+    def recurrent(x, h0, w):
+        hs = [h0]
+        for t in range(len(x)):
+            hs.append(np.tanh(x[t] + hs[-1] @ w))
+        return np.stack(hs[1:]), (hs, w)
+
+    def backward(g, cache):
+        hs, w = cache
+        dx, dw, dh = np.zeros_like(g), np.zeros_like(w), 0
+        for t in reversed(range(len(g))):
+            dx[t] = (g[t] + dh) * (1 - hs[t + 1] ** 2)
+            dw += hs[t + 1].T @ dx[t]
+            dh = dx[t] @ w.T
+        return dx, dh, dw
+
+    rng = np.random.default_rng(0)
+    report = mg.check_hand_gradient(recurrent, (rng.normal(size=(5, 2, 3)), np.ones((2, 3)), np.eye(3)), backward)
+    finding = only(report)
+    assert finding.argument == "w" and "of the step after where the step itself is meant" in finding.message
+
+
 # ---- narrow dtypes ---------------------------------------------------------------------------------------
 def unit(x):
     n = np.sqrt((x * x).sum(1, keepdims=True))

@@ -73,20 +73,20 @@ class SlipsOfLoops(Suspicion):
     def _only_one_left(self) -> Iterator[Explanation]:
         """What a loop carries on assigned where it should be added to: of all uses only one contributes."""
         kind = {node: key for key, nodes in self.repeated().items() for node in nodes}
-        for name, nodes in self._series().items():
+        for words, nodes in self._series():
             uses: dict[Any, list[Edge]] = {}
             for node, i in (edge for source in nodes for edge in self.consumers.get(source, ())):
                 uses.setdefault((kind.get(node), i), []).append((node, i))
             for key, left in uses.items() if len(uses) > 2 else ():
                 others = [edge for other, edges in uses.items() if other != key for edge in edges]
                 if self.acted(("only", *left), functools.partial(self._with_slip, others, PATHS["cut"][2])):
-                    message = f"of the {len(uses)} contributions to `{name}` only one is left in {{d}}, at every step, "
+                    message = f"of the {len(uses)} contributions to {words} only one is left in {{d}}, at every step, "
                     message += f"from {_at_any_step(self.run.describe(left[0][0]))}: the others are overwritten"
-                    yield Explanation(("only", name), LOCAL, "overwritten", message, (name,))
+                    yield Explanation(("only", words), LOCAL, "overwritten", message, self._named(nodes))
 
     def _a_step_off(self) -> Iterator[Explanation]:
         """The value of the step before, or after, where that of a step is meant."""
-        for name, nodes in self._series().items():
+        for words, nodes in self._series():
             values = [self._before(nodes), *(self.run.values[n] for n in nodes)]
             place_of = {id(v): t for t, v in enumerate(values) if v is not None}
             uses: dict[tuple[str, int], list[tuple[Node, int, int]]] = {}
@@ -106,17 +106,26 @@ class SlipsOfLoops(Suspicion):
                         continue
                     found = self.sweep.down(self.sweep.seeds, residuals=moved)
                     if self.fits(self.sweep.at_leaf(found, self.k)):
-                        message = "{d} {uses} `" + f"{name}` of the step {which} where the step itself is meant, "
+                        message = "{d} {uses} " + f"{words} of the step {which} where the step itself is meant, "
                         message += f"in the derivative of {row.rstrip('_')}{self.run.where(places[0][0])}"
-                        yield Explanation(("step off", name, row, shift), LOCAL, "mistaken value", message, (name,))
+                        key = ("step off", words, row, shift)
+                        yield Explanation(key, LOCAL, "mistaken value", message, self._named(nodes))
 
-    def _series(self) -> dict[str, list[Node]]:
-        """The nodes that a loop gives one name, in their order."""
-        series: dict[str, list[Node]] = {}
+    def _series(self) -> list[tuple[str, list[Node]]]:
+        """What a loop makes at each step, in words, and its nodes in their order: they have one name, or one line."""
+        named: dict[str, list[Node]] = {}
         for node in self.run.order:
             if node in self.run.names and node.primitive is not None:
-                series.setdefault(self.run.names[node].split(" #")[0], []).append(node)
-        return {name: nodes for name, nodes in series.items() if len({n.shape for n in nodes}) == 1 < len(nodes)}
+                named.setdefault(f"`{self.run.names[node].split(' #')[0]}`", []).append(node)
+        unnamed = [
+            (_at_any_step(self.run.describe(nodes[0])), nodes)
+            for nodes in self.repeated().values() if len(nodes) > 2 and self.run.names.keys().isdisjoint(nodes)
+        ]  # fmt: skip
+        series = [*named.items(), *unnamed]
+        return [(words, nodes) for words, nodes in series if len({n.shape for n in nodes}) == 1 < len(nodes)]
+
+    def _named(self, nodes: list[Node]) -> tuple[str, ...]:
+        return tuple({self.run.names[node].split(" #")[0]: None for node in nodes if node in self.run.names})
 
     def _before(self, nodes: list[Node]) -> Array | None:
         """What the first of a series was made of that has its shape and is an input: where the loop began."""
