@@ -333,7 +333,7 @@ def test_a_new_run_sets_an_unfinished_one_aside_and_says_how_to_go_on_with_it(ru
     aside = tmp_path / "out" / "checkpoint.1.safetensors"
     assert status == 0 and aside.read_bytes() == stopped
     assert f"unfinished run (0 of 2 epochs done). It is now {aside}" in complaints
-    again = shlex.split(complaints.splitlines()[-1])
+    again = shlex.split(next(line for line in complaints.splitlines() if "--resume" in line))
     assert run(*again[3:])[0] == 0
     assert runs.read(aside)[1]["progress"]["history"][1]["epoch"] == 2
 
