@@ -158,6 +158,8 @@ def _in_blocks(
             return None
         return parallel.elementwise(rule, (g, *others), g.shape, into=g if spare else None)
     stretched = _stretched(source.shape, g.shape)
+    if stretched is None:  # the caller tells
+        return rule(g, *others)
     if all(_constant_along(operand, stretched, g.ndim) for operand in others):
         # a pullback is linear in g: the sum goes before what does not change along it
         c = rule(sums.summed(_same, [g], g.shape, stretched), *others)
@@ -171,6 +173,8 @@ def _in_blocks(
 def _summed_back(rule: Function, g: Array, others: list[Any], source: Node, summing: Function) -> Array:
     """A pullback of an elementwise row whose argument was broadcast, summed by kernels of a device."""
     stretched = _stretched(source.shape, g.shape)
+    if stretched is None:  # the caller tells
+        return rule(g, *others)
     if all(_constant_along(operand, stretched, g.ndim) for operand in others):  # as above
         c = rule(ops.sum(g, stretched, True), *others)
     else:
@@ -208,9 +212,11 @@ def _same(g: Any) -> Any:
     return g
 
 
-def _stretched(shape: tuple[int, ...], to: tuple[int, ...]) -> tuple[int, ...]:
-    """The axes along which an array of a shape repeats when it broadcasts to another."""
+def _stretched(shape: tuple[int, ...], to: tuple[int, ...]) -> tuple[int, ...] | None:
+    """The axes along which an array of a shape repeats when it broadcasts to another; None where it does not."""
     lead = (1,) * (len(to) - len(shape))
+    if len(shape) > len(to) or any(n not in (1, m) for n, m in zip(lead + shape, to, strict=True)):
+        return None
     return tuple(axis for axis, (n, m) in enumerate(zip(lead + shape, to, strict=True)) if n == 1 and m != 1)
 
 
