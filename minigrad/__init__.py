@@ -3,7 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from minigrad import autodiff, creation, numpy_protocol, ops, random
+from minigrad import autodiff, creation, numpy_protocol, ops, pytorch_names, random
 from minigrad.autodiff import *  # noqa: F403
 from minigrad.backend import OutOfMemory, current, transfers, use, using
 from minigrad.creation import *  # noqa: F403
@@ -46,7 +46,7 @@ def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return importlib.import_module(f"minigrad.{name}")
     if name not in _PLACES:
-        raise importlib.import_module("minigrad.pytorch_names").of_package(__name__, name)
+        raise pytorch_names.of_package(__name__, name)
     found = globals()[name] = getattr(importlib.import_module(f"minigrad.{_PLACES[name]}"), name)
     return found
 

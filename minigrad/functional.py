@@ -6,13 +6,12 @@ width). Nothing here knows a derivative, and nothing here talks to the array lib
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Sequence
 from operator import index as integer
 from typing import Any, NoReturn
 
-from minigrad import creation, ops, random
+from minigrad import creation, ops, pytorch_names, random
 from minigrad.autodiff import label
 from minigrad.backend import kernel, on_host, require
 from minigrad.given import fraction, non_negative, positive, whole
@@ -558,4 +557,4 @@ sigmoid, tanh, softplus, flatten = ops.sigmoid, ops.tanh, ops.softplus, ops.flat
 
 def __getattr__(name: str) -> NoReturn:
     """What PyTorch calls otherwise is told by the error."""
-    raise importlib.import_module("minigrad.pytorch_names").of_package(__name__, name)
+    raise pytorch_names.of_package(__name__, name)

@@ -6,9 +6,9 @@ then downloaded into that cache (`loading`, `idx`, `published`). *Batches* hands
 image distorted a little where that is asked for (`augmentation`).
 """
 
-import importlib
 from typing import NoReturn
 
+from minigrad import pytorch_names
 from minigrad.data.augmentation import Augment, affine, shifted
 from minigrad.data.batches import Batches, normalisation
 from minigrad.data.dataset import DataError, DataNotFoundError, Dataset, split
@@ -24,4 +24,4 @@ __all__ = [
 
 def __getattr__(name: str) -> NoReturn:
     """What PyTorch calls otherwise is told by the error."""
-    raise importlib.import_module("minigrad.pytorch_names").of_package(__name__, name)
+    raise pytorch_names.of_package(__name__, name)

@@ -3,6 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from minigrad import pytorch_names
 from minigrad.nn.layers import (
     ELU,
     GELU,
@@ -48,4 +49,4 @@ def __getattr__(name: str) -> Any:
     """The translations of other frameworks' BatchNorm are imported when they are first asked for."""
     if name in ("CONVENTIONS", "batchnorm_from", "batchnorm_to"):
         return getattr(importlib.import_module("minigrad.nn.conventions"), name)
-    raise importlib.import_module("minigrad.pytorch_names").of_package(__name__, name)
+    raise pytorch_names.of_package(__name__, name)

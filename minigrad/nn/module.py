@@ -7,12 +7,11 @@ state dicts, optimizers, errors and on the tape.
 
 from __future__ import annotations
 
-import importlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
-from minigrad import creation, ops
+from minigrad import creation, ops, pytorch_names
 from minigrad.backend import is_array
 from minigrad.tape import recording
 from minigrad.tensor import Buffer, Parameter, Tensor, Versioned, as_array, as_tensor
@@ -115,7 +114,7 @@ class Module:
 
         def __getattr__(self, name: str) -> Any:
             """What PyTorch calls otherwise is told by the error."""
-            return importlib.import_module("minigrad.pytorch_names").of_module(self, name)
+            return pytorch_names.of_module(self, name)
 
     # ---- the walk ----------------------------------------------------------------------------------
     def members(self) -> Iterator[tuple[str, Any]]:

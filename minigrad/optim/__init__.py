@@ -11,9 +11,9 @@ Python numbers, which never widen an array. A call that raises has changed nothi
 Names, defaults and rules are PyTorch's.
 """
 
-import importlib
 from typing import NoReturn
 
+from minigrad import pytorch_names
 from minigrad.optim.clipping import clip_grad_norm
 from minigrad.optim.optimizer import Optimizer, decay_groups
 from minigrad.optim.rules import SGD, Adagrad, Adam, AdamW, RMSprop
@@ -27,4 +27,4 @@ __all__ = [
 
 def __getattr__(name: str) -> NoReturn:
     """What PyTorch calls otherwise is told by the error."""
-    raise importlib.import_module("minigrad.pytorch_names").of_package(__name__, name)
+    raise pytorch_names.of_package(__name__, name)
