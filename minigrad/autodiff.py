@@ -59,10 +59,10 @@ def reverse(
             if row is None:
                 if uses is not None:
                     uses.gradient(node)
-                _accumulate(node, g, _owned(g))
+                _accumulate(node, _owned(g), g)
                 continue
             if node.label is not None:
-                _accumulate(node, g, _owned(g))
+                _accumulate(node, _owned(g), g)
         else:
             if node in wanted:
                 found[node] = g
@@ -124,7 +124,12 @@ def reverse(
             held = cotangents.get(source)
             if held is None:
                 cotangents[source] = c
-            elif c.size >= IN_PLACE and _owned(held, 1):
+            elif c.size < IN_PLACE:
+                cotangents[source] = held + c
+            elif parallel.large(held):
+                into = held if _owned(held, 1) else None
+                cotangents[source] = parallel.elementwise(xp.add, (held, c), c.shape, into=into)
+            elif _owned(held, 1):
                 held += c
             else:
                 cotangents[source] = held + c
@@ -269,7 +274,7 @@ def _owned(array: Any, beside: int = 0) -> bool:
 _accumulating = Lock()
 
 
-def _accumulate(node: Node, g: Array, owned: bool) -> None:
+def _accumulate(node: Node, owned: bool, g: Array) -> None:
     """Adds a complete cotangent to the node's `grad`, in memory that is the node's own; owned: `g` is the pass's.
 
     One at a time, since passes of several threads may end at one leaf. (The lock takes as long as adding up a small
