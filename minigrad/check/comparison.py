@@ -41,14 +41,14 @@ class Comparison:
         steps = {f"{prefix}{name}" for name in run.names.values() for prefix in ("d", "d_", "grad_")}
         self.left = [name for name in run.f.unidentified(self.hands) if name not in steps]
         self.explainer = Explainer(sweep, self.hands, [])
-        sizes = [self.explainer.absolute(k) for k in range(len(self.names))]
+        sizes = [self.explainer.case.absolute(k) for k in range(len(self.names))]
         self.sizes = [host.where(host.isfinite(s), s, 0.0) for s in sizes]
         self.rounding = Rounding(run, values, sweep, hand, self.answer, self.sizes, rtol)
         self.tolerances = [self.rounding.tolerance(k) for k in range(len(self.names))]
         self.rounded: dict[str, list[str]] = {}
         if rtol is None:
             self._allow_for_narrow_numbers()
-        self.explainer.tolerances = self.tolerances
+        self.explainer.case.tolerances = self.tolerances
         self.wrong: list[int] = []
         for k, (a, h) in enumerate(zip(sweep.gradients, self.hands, strict=True)):
             if h is not None:

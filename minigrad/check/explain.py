@@ -12,34 +12,25 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from minigrad.backend import numpy as host
-from minigrad.check.slips_of_constants import SlipsOfConstants
-from minigrad.check.slips_of_derivatives import SlipsOfDerivatives
-from minigrad.check.slips_of_formulas import SlipsOfFormulas
-from minigrad.check.slips_of_loops import SlipsOfLoops
-from minigrad.check.slips_of_names import SlipsOfNames
-from minigrad.check.slips_of_paths import SlipsOfPaths
-from minigrad.check.slips_of_shapes import SlipsOfShapes
-from minigrad.check.slips_of_sums import SlipsOfSums
-from minigrad.check.slips_of_values import SlipsOfValues
-from minigrad.check.suspicion import LAST, Explanation, OutOfTime
+from minigrad.check.slips import FAR_FETCHED, SINGLE, Search
+from minigrad.check.suspicion import LAST, Explanation, OutOfTime, Suspicion
 from minigrad.check.sweep import Array, Sweep
 
-Search = Callable[[], Iterator[Explanation]]
 
+class Explainer:
+    """Looks for the mistake behind each wrong gradient of one recorded run.
 
-class Explainer(
-    SlipsOfPaths, SlipsOfDerivatives, SlipsOfValues, SlipsOfShapes, SlipsOfLoops, SlipsOfNames, SlipsOfConstants,
-    SlipsOfFormulas, SlipsOfSums,
-):  # fmt: skip
-    """Looks for the mistake behind each wrong gradient of one recorded run."""
+    needed: the far-fetched searches that found something.  ended: the gradients whose search took too long
+    """
 
     def __init__(self, sweep: Sweep, hand: Sequence[Array | None], tolerances: Sequence[Array]) -> None:
-        super().__init__(sweep, hand, tolerances)
-        self.needed: dict[str, None] = {}
+        self.case = Suspicion(sweep, hand, tolerances)
+        self.needed: dict[Search, None] = {}
+        self.ended: list[int] = []
 
     def explain(self, k: int, budget: float = math.inf) -> list[Explanation]:
         """Mistakes known here that reproduce the k-th gradient, the simplest first.
@@ -48,80 +39,67 @@ class Explainer(
         is less likely; where they do not suffice, k is in `ended`.
         """
         with host.errstate(all="ignore"):
-            searching = self._searching(k, budget / 2)
-            found = [e for explainer in searching for search in explainer._plain() for e in explainer._in_time(search)]
+            cases = self._cases(k, budget / 2)
+            found = [e for case in cases for search in SINGLE for e in _in_time(search, case)]
             if all(explanation.rank >= LAST for explanation in found):
-                for explainer in searching:
-                    explainer.until += budget / 2
-                found = self._far_fetched(searching) or found
-        if any(explainer.late for explainer in searching):
+                for case in cases:
+                    case.until += budget / 2
+                found = self._far_fetched(cases) or found
+        if any(case.late for case in cases):
             self.ended.append(k)
         return _simplest_first(found)
 
     def beside(self, k: int, budget: float = math.inf) -> list[Explanation]:
         """What of the k-th gradient's mistakes the searches find that another gradient needed."""
         with host.errstate(all="ignore"):
-            searching = self._searching(k, budget)
-            return _simplest_first(
-                [e for x in searching for name in self.needed for e in x._in_time(getattr(x, name))]
-            )
+            cases = self._cases(k, budget)
+            return _simplest_first([e for case in cases for search in self.needed for e in _in_time(search, case)])
 
-    def _searching(self, k: int, budget: float) -> list[Explainer]:
-        """Who looks for the mistakes of the k-th gradient, for so many seconds."""
-        searching = [self] if self.without_zeros is None else [self, self.without_zeros]
+    def _cases(self, k: int, budget: float) -> list[Suspicion]:
+        """The case of the k-th gradient, twice where hands may leave out zeros, with so many seconds for it."""
+        cases = [self.case] if self.without_zeros is None else [self.case, self.without_zeros]
         begun = time.thread_time()
-        for explainer in searching:
-            explainer._prepare(k)
-            explainer.until = begun + budget
-        return searching
+        for case in cases:
+            case.prepare(k)
+            case.until = begun + budget
+        return cases
 
-    def _plain(self) -> tuple[Search, ...]:
-        """The searches for single slips."""
-        return (
-            self.whole, self.upstream, self.sites, self.constants, self.factors, self.derivatives, self.mistaken,
-            self.sums, self.products, self.turned, self.added_up, self.overwritten, self.spread, self.too_late,
-        )  # fmt: skip
-
-    def _far_fetched(self, searching: list[Explainer]) -> list[Explanation]:
-        """What the first of the other searches finds that finds something: they take longer."""
-        for name in (
-            "everywhere", "names", "misplaced", "nothing_summed", "replays", "left_out", "other_axes", "pairs",
-            "formulas", "sums_of_values", "combinations",
-        ):  # fmt: skip
-            for explainer in searching:
-                if found := list(explainer._in_time(getattr(explainer, name))):
-                    self.needed[name] = None
+    def _far_fetched(self, cases: list[Suspicion]) -> list[Explanation]:
+        for search in FAR_FETCHED:
+            for case in cases:
+                if found := list(_in_time(search, case)):
+                    self.needed[search] = None
                     return found
         return []
 
-    def _in_time(self, search: Search) -> Iterator[Explanation]:
-        """What a search finds before its time is up."""
-        try:
-            self.in_time()
-            yield from search()
-        except OutOfTime:
-            self.late = True
-
     @functools.cached_property
-    def without_zeros(self) -> Explainer | None:
-        """The same search with what contributes nothing in all taken as constant, as hands rightly do.
+    def without_zeros(self) -> Suspicion | None:
+        """The same with what contributes nothing in all taken as constant, as hands rightly do.
 
         The maximum that a softmax subtracts has a zero cotangent only because its paths cancel. Who
         leaves it out is right, and one who then cuts another path has not cut what a cut tape has.
         """
-        if self.sweep.constants:
-            return None
+        case, sweep = self.case, self.case.sweep
         zeros = set()
-        for node, edges in self.consumers.items():
-            if node in self.leaf_nodes:
+        for node, edges in case.consumers.items():
+            if node in case.leaf_nodes:
                 continue
-            parts = (self.sweep.cotangents[n] if n.shape != node.shape else self.sweep.edges[n, i] for n, i in edges)
+            parts = (sweep.cotangents[n] if n.shape != node.shape else sweep.edges[n, i] for n, i in edges)
             terms = max(float(host.abs(part).max(initial=0.0)) for part in parts)
-            if terms > 0 and float(host.abs(self.sweep.cotangents[node]).max(initial=0.0)) <= 1e-12 * terms:
+            if terms > 0 and float(host.abs(sweep.cotangents[node]).max(initial=0.0)) <= 1e-12 * terms:
                 zeros.add(node)
         if not zeros:
             return None
-        return Explainer(Sweep(self.run, self.sweep.seeds, frozenset(zeros)), self.hand, self.tolerances)
+        return Suspicion(Sweep(case.run, sweep.seeds, frozenset(zeros)), case.hand, case.tolerances)
+
+
+def _in_time(search: Search, case: Suspicion) -> Iterator[Explanation]:
+    """What a search finds before its time is up."""
+    try:
+        case.in_time()
+        yield from search(case)
+    except OutOfTime:
+        case.late = True
 
 
 def _simplest_first(found: list[Explanation]) -> list[Explanation]:

@@ -178,8 +178,9 @@ def explained(
 
     budget: seconds of computing for all of them
     """
-    bar = _bar(progress, len(wrong), explainer.run)
-    found, until = explainer.found, time.thread_time() + budget
+    bar = _bar(progress, len(wrong), explainer.case.run)
+    found: dict[int, list[Explanation]] = {}
+    until = time.thread_time() + budget
     for number, k in enumerate(wrong):
         found[k] = explainer.explain(k, (until - time.thread_time()) / (len(wrong) - number))
         bar()
@@ -206,7 +207,7 @@ def explained(
             chosen = options[key]
             explanation = min((e for k in chosen for e in found[k] if e.key == key), key=lambda e: e.rank)
             others = [e for e in found[chosen[0]] if e.key != key][:4]
-            findings.append(_told(explanation, [names[k] for k in chosen], others, explainer, chosen))
+            findings.append(_told(explanation, [names[k] for k in chosen], others, explainer, chosen, found))
             left = [k for k in left if k not in chosen]
         else:
             k = left.pop(0)
@@ -230,14 +231,17 @@ def in_words(message: str, names: list[str]) -> str:
     return message.replace("{d}", d)
 
 
-def _told(e: Explanation, names: list[str], others: list[Explanation], explainer: Explainer, ks: list[int]) -> Finding:
+def _told(
+    e: Explanation, names: list[str], others: list[Explanation], explainer: Explainer, ks: list[int],
+    found: dict[int, list[Explanation]],
+) -> Finding:  # fmt: skip
     evidence: dict[str, Any] = dict(e.evidence)
     evidence["worst"] = [row for k in ks for row in _worst(explainer, k, 3 if len(ks) == 1 else 1)]
     if others:
         evidence["the same numbers would come of"] = [in_words(o.message, names) for o in others]
     message = in_words(e.message, names) + (_indistinct(explainer, ks) if others else "")
     if e.key == ("swapped",):
-        held = [next(other.paths[0] for other in explainer.found[k] if other.key == e.key) for k in ks]
+        held = [next(other.paths[0] for other in found[k] if other.key == e.key) for k in ks]
         each = ", ".join(f"d{name} holds autodiff's d{other}" for name, other in zip(names, held, strict=True))
         message = f"the gradients are returned in another order: {each}" if set(held) == set(names) else each
     return Finding(", ".join(names), e.kind, message, e.paths, e.factor, evidence)
@@ -246,7 +250,7 @@ def _told(e: Explanation, names: list[str], others: list[Explanation], explainer
 def _indistinct(explainer: Explainer, ks: list[int]) -> str:
     """What to choose larger, where axes of length 1 make several mistakes come to the same."""
     for k in ks:
-        name, shape = explainer.run.leaf_name(k), explainer.run.leaves[k].shape
+        name, shape = explainer.case.run.leaf_name(k), explainer.case.run.leaves[k].shape
         if math.prod(shape) == 1:
             return f" (or something else of this one number: more elements of {name} would tell)"
         if 1 in shape:
@@ -256,7 +260,7 @@ def _indistinct(explainer: Explainer, ks: list[int]) -> str:
 
 def _worst(explainer: Explainer, k: int, many: int = 3) -> list[dict[str, Any]]:
     """The elements that differ most."""
-    h, a = explainer.hand[k], explainer.sweep.gradients[k]
+    h, a = explainer.case.hand[k], explainer.case.sweep.gradients[k]
     assert h is not None
     gap = host.where(host.isfinite(a), host.abs(h - a), 0.0).reshape(-1)
     rows = []
@@ -267,7 +271,7 @@ def _worst(explainer: Explainer, k: int, many: int = 3) -> list[dict[str, Any]]:
         mine, right = float(h[index]), float(a[index])
         rows.append(
             {
-                "gradient": f"d{explainer.run.leaf_name(k)}",
+                "gradient": f"d{explainer.case.run.leaf_name(k)}",
                 "index": index,
                 "hand": mine,
                 "autodiff": right,
@@ -279,7 +283,7 @@ def _worst(explainer: Explainer, k: int, many: int = 3) -> list[dict[str, Any]]:
 
 def differs(explainer: Explainer, k: int, name: str, because: str) -> Finding:
     """Where the difference is, and no guess at its cause."""
-    h, a, tol = explainer.hand[k], explainer.sweep.gradients[k], explainer.tolerances[k]
+    h, a, tol = explainer.case.hand[k], explainer.case.sweep.gradients[k], explainer.case.tolerances[k]
     assert h is not None
     off = (host.abs(h - a) > tol) & host.isfinite(a)
     worst = _worst(explainer, k)

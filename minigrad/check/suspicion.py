@@ -61,8 +61,7 @@ class Suspicion:
     """The vocabulary and the tests, for one recorded run and the gradients that a hand derived for it.
 
     hand: for each leaf its hand-derived gradient (of the leaf's shape) or None.  tolerances: of each
-    leaf's elements.  found: what was found already, for each leaf.  until: the time (of this thread) when a search
-    is to end; late: whether one did.  ended: the leaves for which one did
+    leaf's elements.  until: the time (of this thread) when a search is to end; late: whether one did
     """
 
     def __init__(self, sweep: Sweep, hand: Sequence[Array | None], tolerances: Sequence[Array]) -> None:
@@ -79,9 +78,7 @@ class Suspicion:
         self.seed_nodes = set(sweep.seeds)
         self.counts = counts_of(self.run)
         self.values = self._values()
-        self.found: dict[int, list[Explanation]] = {}
         self.until, self.late = math.inf, False
-        self.ended: list[int] = []
         self._forms: list[tuple[Factor, Array]] | None = None
         self._weighed: dict[int, list[tuple[Node | Edge, Array]]] = {}
         self._acted: dict[Any, list[Array]] = {}
@@ -144,7 +141,7 @@ class Suspicion:
                 return factor
         return ratio_of(w, taken, self.counts)
 
-    def _known(self, w: float) -> tuple[str, float] | None:
+    def known(self, w: float) -> tuple[str, float] | None:
         """What a weight does to a path, where it is a known number, and that number."""
         if abs(w) < 1e-5:
             return "is missing", 0.0
@@ -183,7 +180,7 @@ class Suspicion:
                                 self._forms.append((Factor(words, inverse, True), inverse))
         return self._forms
 
-    def _prepare(self, k: int) -> None:
+    def prepare(self, k: int) -> None:
         hand = self.hand[k]
         assert hand is not None
         self.k, self.a, self.h, self.late = k, self.sweep.gradients[k], hand, False
@@ -276,7 +273,7 @@ class Suspicion:
                     places.append((node, i))
         return places
 
-    def _weights(self) -> list[tuple[Node | Edge, Array]]:
+    def weights(self) -> list[tuple[Node | Edge, Array]]:
         """For every site what passes through it, as the random directions see it."""
         if self.k not in self._weighed:
             seen = [(site, self.sweep.seen(self.k, *self.sweep.landing(site))) for site in self._sites()]
@@ -304,7 +301,7 @@ class Suspicion:
         nodes = (site,) if isinstance(site, Node) else (site[0].inputs[site[1]], site[0])
         return tuple(self.run.names[n] for n in nodes if n in self.run.names)
 
-    def _where(self, site: Node | Edge) -> dict[str, Any]:
+    def line_of(self, site: Node | Edge) -> dict[str, Any]:
         node = site if isinstance(site, Node) else site[0]
         return {"line": f"{self.run.lines[node][0]}: {self.run.lines[node][1]}"} if node in self.run.lines else {}
 

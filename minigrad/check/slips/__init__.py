@@ -1,0 +1,25 @@
+"""The mistakes that people make in backward passes, and the searches for them.
+
+A *search* is a function of a `Suspicion`, which is the case of one wrong gradient, and yields explanations: mistakes
+that reproduce that gradient. This is the list of all searches, in the order in which they are made.
+"""
+
+from collections.abc import Callable, Iterator
+
+from minigrad.check.slips import constants, derivatives, formulas, loops, names, paths, shapes, sums, values
+from minigrad.check.suspicion import Explanation, Suspicion
+
+Search = Callable[[Suspicion], Iterator[Explanation]]
+
+SINGLE: tuple[Search, ...] = (
+    paths.whole, paths.upstream, paths.sites, paths.constants, values.factors, derivatives.derivatives,
+    values.mistaken, shapes.sums, shapes.products, shapes.turned, shapes.added_up, paths.overwritten,
+    derivatives.spread, values.too_late,
+)  # fmt: skip
+"""The searches for single slips, all of which are made."""
+
+FAR_FETCHED: tuple[Search, ...] = (
+    loops.everywhere, names.names, values.misplaced, shapes.nothing_summed, constants.replays, names.left_out,
+    constants.other_axes, paths.pairs, formulas.formulas, sums.sums_of_values, paths.combinations,
+)  # fmt: skip
+"""The others, which take longer: the first that finds something is the last."""

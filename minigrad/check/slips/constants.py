@@ -1,0 +1,168 @@
+"""Constants of the forward that the backward pass has otherwise: eps left out or another, m - 1 for m."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping
+
+from minigrad.backend import numpy as host
+from minigrad.check.numbers import together, variances
+from minigrad.check.rearranged import fitted
+from minigrad.check.suspicion import INVOLVED, Explanation, Suspicion
+from minigrad.check.sweep import Array
+from minigrad.tape import Node
+
+REDUCTIONS = {"amax": "max", "mean": "mean", "sum": "sum"}
+"""Rows that may have been taken over other axes, and the methods of arrays that do what they do."""
+
+SMALL = 0.2
+"""What is added for the sake of a root or a quotient, and not as a term of its own."""
+
+LARGE = 50_000
+"""From so many elements on not every mixture of changed values is acted out."""
+
+
+def replays(case: Suspicion) -> Iterator[Explanation]:
+    """A backward pass of values with another eps, with none, or with m - 1 for m."""
+    spreads = _spreads(case)
+    for node in case.run.order:
+        if node.primitive is None or node not in case.sweep.cotangents:
+            continue
+        if node.primitive.name == "add":
+            yield from _eps(case, node)
+        elif node in spreads:
+            m = spreads[node]
+            value = case.run.values[node] * (m / (m - 1))
+            words = "{d} {uses} " + f"{case.run.describe(node)} divided by m - 1 instead of m = {m}"
+            if _replayed(case, {node: value}):
+                yield _otherwise(case, node, words, "factor", "m/(m-1)")
+
+
+def _eps(case: Suspicion, node: Node) -> Iterator[Explanation]:
+    """A constant that is added to one value: left out, added after the root, or another one."""
+    eps = next((a for a in case.run.arguments[node] if not getattr(a, "ndim", 0)), None)
+    sources = [s for s in node.inputs if s is not None]
+    if eps is None or len(sources) != 1 or not 0 < abs(float(eps)) < SMALL:
+        return
+    value, eps = host.broadcast_to(case.run.values[sources[0]], node.shape), float(eps)
+    text, at = f"{eps:.6g}", case.run.describe(node)
+    if _replayed(case, {node: value}):
+        smaller = _replayed(case, {node: value + 1e-3 * eps})
+        words = "{d} {leaves} out " + f"{text} (eps) that is added in {at}"
+        words += ", or {uses} one so small that it makes no difference" if smaller else ""
+        yield _otherwise(case, node, words, "eps left out", text)
+        return
+    for root, _ in case.consumers.get(node, ()):
+        if root.primitive is not None and root.primitive.name == "sqrt":
+            after = {node: value, root: host.sqrt(value) + eps}
+            if _replayed(case, after):
+                words = "{d} {uses} " + f"{text} (eps) added to the root, where it is added under the root in {at}"
+                yield _otherwise(case, node, words, "eps outside", text)
+                return
+    if host.unique(value).size < 3:  # one number explains one number, or two, whatever they come of
+        return
+    other = _solved(case, node, value, eps)
+    if other is not None:
+        words = "{d} {uses} " + f"{other:.4g} where {text} (eps) is added in {at}"
+        yield _otherwise(case, node, words, "another eps", f"{other:.4g}")
+
+
+def other_axes(case: Suspicion) -> Iterator[Explanation]:
+    """Values that were computed anew with a statistic over other axes."""
+    for node in case.run.order:
+        if node in case.sweep.cotangents and node.primitive is not None and node.primitive.name in REDUCTIONS:
+            yield from _over_others(case, node)
+
+
+def _over_others(case: Suspicion, node: Node) -> Iterator[Explanation]:
+    assert node.primitive is not None and node.inputs[0] is not None
+    elements = case.run.values[node.inputs[0]]
+    kept = dict(zip(node.primitive.statics, node.params, strict=True)).get("keepdims", False)
+    long = [axis for axis in range(elements.ndim) if elements.shape[axis] > 1]
+    for many in range(1, len(long) + 1):
+        for axes in itertools.combinations(long, many):
+            value = getattr(elements, REDUCTIONS[node.primitive.name])(axes, keepdims=kept)
+            if host.array_equal(value, case.run.values[node]):
+                continue
+            count = math.prod(elements.shape[axis] for axis in axes) / together(node)
+            try:
+                changed = _replayed(case, {node: value}) or (
+                    node.primitive.name == "mean" and _replayed(case, {node: value * count})
+                )
+            except (ValueError, TypeError, IndexError):  # the shapes do not meet further on
+                continue
+            if changed and not _replayed(case, {}):
+                at = case.run.describe(node)
+                words = "{d} {uses} values for which " + f"{at} was taken over axes {list(axes)}"
+                yield _otherwise(case, node, words, "wrong axes", "")
+
+
+def _solved(case: Suspicion, node: Node, value: Array, eps: float) -> float | None:
+    """The constant with which the backward pass reproduces the hand-derived gradient, found by secants."""
+
+    def predicted(e: float) -> Array:
+        return _mixture(case, case.sweep.replayed({node: value + e}))
+
+    at, found = eps, case.a
+    for _ in range(12):
+        step = 1e-3 * at
+        slope = (predicted(at + step) - found) / step
+        size = float((slope * slope).sum())
+        if not size:
+            return None
+        at += float((slope * (case.h - found)).sum()) / size
+        if not 0 < at < 1e6 * eps:
+            return None
+        found = predicted(at)
+        if case.fits(found):
+            rounded = (float(f"{at:.{digits}e}") for digits in range(5))
+            shortest = next((e for e in rounded if case.fits(predicted(e))), at)
+            return shortest if abs(shortest - eps) > 1e-3 * eps else None
+    return None
+
+
+def _otherwise(case: Suspicion, node: Node, words: str, kind: str, factor: str) -> Explanation:
+    words += case.run.where(node)
+    return Explanation((kind, node), INVOLVED - 0.5, kind, words, case.names_of(node), factor, case.line_of(node))
+
+
+def _spreads(case: Suspicion) -> dict[Node, int]:
+    """The variances: means of squares, and sums of squares divided by their number, with that number."""
+    found = {}
+    for node in variances(case.run):
+        assert node.primitive is not None
+        m = together(node)
+        if node.primitive.name == "mean":
+            found[node] = m
+        else:
+            for user, i in case.consumers.get(node, ()):
+                divided = i == 0 and user.primitive is not None and user.primitive.name == "divide"
+                if divided and host.array_equal(case.run.arguments[user][1], m):
+                    found[user] = m
+    return {node: m for node, m in found.items() if m > 1}
+
+
+def _replayed(case: Suspicion, changed: dict[Node, Array]) -> bool:
+    """Whether a backward pass in which some of the values below changed ones follow the change is the hand's."""
+    fresh = case.sweep.replayed(changed)
+    if any(not host.isfinite(v).all() for v in fresh.values()):
+        return False
+    below = [n for n in fresh if n not in changed]
+    for n in below:
+        if fresh[n].shape == case.run.values[n].shape:
+            ratio = fitted(case.run.values[n] / fresh[n], case.a.shape)
+            if ratio is not None and any(case.fits(case.a * ratio**power) for power in (1, -1, 2, -2, 3)):
+                return True
+    chosen = [n for n in below if n in case.sweep.cotangents][:7]
+    large = max((case.run.values[n].size for n in chosen), default=0) > LARGE
+    for many in (len(chosen), 1) if large else range(len(chosen), -1, -1):
+        for subset in itertools.combinations(chosen, many):
+            if case.fits(_mixture(case, {n: fresh[n] for n in subset} | changed)):
+                return True
+    return False
+
+
+def _mixture(case: Suspicion, changed: Mapping[Node, Array]) -> Array:
+    """The gradient by a backward pass that finds some values changed."""
+    return case.sweep.at_leaf(case.sweep.otherwise(changed), case.k)

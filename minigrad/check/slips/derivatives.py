@@ -1,0 +1,150 @@
+"""Mistakes in the derivative of a step, or of several at once: left out, applied twice, another in its place."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from minigrad.backend import numpy as host
+from minigrad.check.suspicion import LOCAL, Explanation, Suspicion
+from minigrad.check.sweep import Array
+from minigrad.ops import sum_to
+from minigrad.paths import pull
+from minigrad.tape import Node
+
+
+class Stretch(NamedTuple):
+    """A part of the tape whose derivative people write down at once.
+
+    c: what `high` contributes to `low`.  words: for the derivative.  doubt: added to the rank of a mistake in it.
+    step: the number of the argument, where the stretch is one step.
+    """
+
+    high: Node
+    low: Node
+    c: Array
+    words: str
+    doubt: float
+    step: int | None = None
+
+
+def derivatives(case: Suspicion) -> Iterator[Explanation]:
+    """The derivative of a stretch left out: the cotangent passed on as it came; or twice, or another one."""
+    for stretch in _stretches(case):
+        high, low, c, words, doubt, step = stretch
+        g, names, where = case.sweep.cotangents[high], case.names_of(high), case.line_of(high)
+        passed = g if g.shape == low.shape else sum_to(g, low.shape)
+        for sign, minus in ((1.0, ""), (-1.0, " (and a minus)")):
+            if case.confirmed(low, sign * passed - c):
+                rank = LOCAL + doubt + (0.0 if sign > 0 else 0.4)
+                yield Explanation(
+                    ("local", high, low, step), rank, "derivative left out", "{d} {lacks} " + words + minus, names,
+                    None, where,
+                )  # fmt: skip
+        if c.shape != g.shape:
+            continue
+        if step is not None:
+            twice = next(again for i, _, again in pull(high, c, False, case.sweep.needed) if i == step)
+            if case.confirmed(low, twice - c):
+                yield Explanation(
+                    ("again", high, step), LOCAL + 0.3, "derivative twice", "{d} {has} " + words + " twice", names,
+                    None, where,
+                )  # fmt: skip
+            if not _is_function(case, high):
+                continue
+            if ((c == 0) | (c == g)).all() and case.confirmed(low, g - 2 * c):
+                message = "{d} {uses} the condition of " + f"{high.primitive.name.rstrip('_')} inverted, at "  # type: ignore[union-attr]
+                message += f"{case.run.describe(high)}{case.run.where(high)}"
+                yield Explanation(("inverted", high, step), LOCAL, "wrong derivative", message, names, None, where)
+        if doubt > 0.3 or _is_inside(case, high):
+            continue
+        for factor, value in case.likely(low, c, instead=g):
+            if not factor.doubt and case.confirmed(low, g * value - c):
+                yield Explanation(
+                    ("replaced", high, factor.short), LOCAL + 0.35 + doubt, "wrong derivative",
+                    "{d} {uses} " + f"{factor.short} for {words}", names, factor.short, where,
+                )  # fmt: skip
+
+
+def _stretches(case: Suspicion) -> Iterator[Stretch]:
+    """Every elementwise step, the chains of them, and the ways between named values of one shape."""
+    run, sweep = case.run, case.sweep
+    for node in run.order:
+        if node.primitive is None or node.primitive.kind != "elementwise":
+            continue
+        for i, source in enumerate(node.inputs):
+            if source is not None and (node, i) in sweep.edges:
+                yield Stretch(node, source, sweep.edges[node, i], _derivative(case, node, i), 0.0, i)
+        edges = _chain(case, node)
+        if len(edges) > 1:
+            last, i = edges[-1]
+            yield _between(case, node, last.inputs[i], sweep.edges[last, i], 0.1)  # type: ignore[arg-type]
+    below = sweep.directions(case.k)[1]
+    named = [n for n in run.order if n in below and n in sweep.cotangents and n in run.names]
+    for low, high in itertools.combinations(named, 2):
+        if low.shape == high.shape and low in sweep.effect(high):
+            yield _between(case, high, low, sweep.effect(high)[low], 0.4)
+
+
+def _between(case: Suspicion, high: Node, low: Node, c: Array, doubt: float) -> Stretch:
+    words = f"the derivative of {case.run.describe(high)} by {case.run.describe(low)}{case.run.where(high)}"
+    return Stretch(high, low, c, words, doubt)
+
+
+def _chain(case: Suspicion, node: Node) -> list[tuple[Node, int]]:
+    """The edges of a chain of elementwise steps without forks, such as a sigmoid written out."""
+    edges: list[tuple[Node, int]] = []
+    while node.primitive is not None and node.primitive.kind == "elementwise":
+        inputs = [(i, s) for i, s in enumerate(node.inputs) if s is not None and s in case.sweep.needed]
+        if len(inputs) != 1 or (node, inputs[0][0]) not in case.sweep.edges:
+            break
+        edges.append((node, inputs[0][0]))
+        node = inputs[0][1]
+        if len(case.consumers.get(node, ())) != 1:
+            break
+    return edges
+
+
+def _is_inside(case: Suspicion, node: Node) -> bool:
+    """Whether a step has no name and is one of a chain, so that nobody thinks of its derivative alone."""
+    users = case.consumers.get(node, ())
+    return node not in case.run.names and len(users) == 1 and len(_chain(case, users[0][0])) > 1
+
+
+def _is_function(case: Suspicion, node: Node) -> bool:
+    """Whether a row is a function of one value, whose derivative is known by heart."""
+    row = node.primitive
+    return row is not None and (len(row.arguments) == 1 or row.name in ("maximum", "minimum"))
+
+
+def _derivative(case: Suspicion, node: Node, i: int) -> str:
+    """The local derivative of an op in words."""
+    assert node.primitive is not None
+    name, where = node.primitive.name.rstrip("_"), f"{case.run.describe(node)}{case.run.where(node)}"
+    if len(node.inputs) == 2 and (name == "multiply" or (name == "divide" and i == 0)):
+        other, value = node.inputs[1 - i], host.asarray(case.run.arguments[node][1 - i])
+        if other is not None or not value.ndim:
+            words = f"{float(value):.6g}" if other is None else case.run.describe(other)
+            return f"the factor {'1/' * (name == 'divide')}{words} of {where}"
+    return f"the derivative of {name} at {where}"
+
+
+def spread(case: Suspicion) -> Iterator[Explanation]:
+    """The cotangent of a maximum given to all elements."""
+    for node in case.run.order:
+        source = node.inputs[0] if node.primitive is not None and node.primitive.name == "amax" else None
+        if source is None or (node, 0) not in case.sweep.edges:
+            continue
+        g, (axis, keepdims) = case.sweep.cotangents[node], node.params
+        wide = g if keepdims or axis is None else host.expand_dims(g, axis)
+        wide = host.broadcast_to(wide, source.shape)
+        for many, words in ((math.prod(source.shape) / g.size, "spread evenly over"), (1.0, "copied to")):
+            if case.confirmed(source, wide / many - case.sweep.edges[node, 0]):
+                message = "in {d} the cotangent of the maximum at " + f"{case.run.describe(node)}"
+                message += f"{case.run.where(node)} is {words} all elements; only the largest has it"
+                yield Explanation(
+                    ("spread", node), LOCAL, "wrong derivative", message, case.names_of(node), None,
+                    case.line_of(node),
+                )  # fmt: skip

@@ -1,0 +1,337 @@
+"""Mistakes in what is added up: paths cut, of the wrong sign, scaled, overwritten; the upstream gradient misused."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from minigrad.backend import numpy as host
+from minigrad.check.numbers import STATISTICS, Factor, digits, together
+from minigrad.check.rearranged import fitted, rearrangements
+from minigrad.check.suspicion import COMPOUND, LAST, LOCAL, NEAR, PLAIN, SIMPLE, Explanation, Suspicion
+from minigrad.check.sweep import DIRECTIONS, Array, Edge
+from minigrad.tape import Node
+
+
+def whole(case: Suspicion) -> Iterator[Explanation]:
+    """The gradient as a whole: zero, the other sign, scaled, rearranged, another argument's."""
+    a, h, d = case.a, case.h, "{d}"
+    if not host.any(h):
+        yield Explanation(("zero",), SIMPLE, "zero", "{d} {is} zero everywhere, and autodiff's {is} not")
+        return
+    if case.fits(-a):
+        yield Explanation(("sign",), SIMPLE, "wrong sign", "{d} {has} the wrong sign", factor="-1")
+    size = float((a * a).sum())
+    w = float((a * h).sum()) / size if size else 0.0
+    if case.fits(w * a) and abs(w + 1) > 1e-6:
+        if (places := _places(case)) > 1 and abs(w * places - 1) < 1e-6:
+            message = "{d} {is} averaged over the places where " + f"`{case.run.leaf_name(case.k)}` is used, and "
+            yield Explanation(("averaged",), SIMPLE, "factor", message + "should be summed", factor=f"{w:.6g}")
+        named = case.name_weight(w, [n for n, words in case.counts.items() if words[0] == "m"])
+        sign = " and the wrong sign" if w < 0 else ""
+        if named is not None:
+            message = named.sentence(d).replace("lacks", "{lacks}").replace("has", "{has}") + sign
+            rank = PLAIN + 0.2 if "²" in named.text else SIMPLE + 0.1
+            yield Explanation(("whole", named.short, w < 0), rank, "factor", message, factor=named.short)
+        elif a.size >= 3 or abs(w - 1) < 1e-5:
+            what, rank = "a number that stands for nothing on the tape", LAST
+            if abs(w - 1) < 1e-5:
+                what, rank = "is a constant rounded to few digits, or to float32?", LOCAL
+            message = "{d} {is} " + f"{digits(w)} times autodiff's, everywhere: {what}"
+            yield Explanation(("whole", float(f"{w:.6g}")), rank, "factor", message, factor=digits(w))
+    for j, other in enumerate(case.sweep.gradients):
+        if j != case.k and other.shape == a.shape and case.fits(other):
+            yield Explanation(
+                ("swapped",), SIMPLE, "swapped", "{d} holds " + f"autodiff's "
+                f"d{case.run.leaf_name(j)}", (case.run.leaf_name(j),)
+            )  # fmt: skip
+    for node, g in case.sweep.cotangents.items():
+        if node.shape == a.shape and node not in case.leaf_nodes and node not in case.seed_nodes and case.fits(g):
+            message = "{d} {is} the cotangent of " + f"{case.run.describe(node)}{case.run.where(node)}"
+            yield Explanation(
+                ("another", node), LOCAL + 0.45, "derivative left out", message, case.names_of(node), None,
+                case.line_of(node),
+            )  # fmt: skip
+    for words, moved in rearrangements(a):
+        if moved.shape == a.shape and case.fits(moved):
+            yield Explanation(("moved", words), SIMPLE + 0.05, "permuted", "{d} {is} autodiff's " + words)
+
+
+def _places(case: Suspicion) -> float:
+    """To how many places each element of this leaf is broadcast, where that is the same wherever it is used."""
+    edges = case.consumers.get(case.run.leaves[case.k].node, ())  # type: ignore[arg-type]
+    sizes = {math.prod(node.shape) for node, _ in edges if node.primitive.kind == "elementwise"}  # type: ignore[union-attr]
+    return sizes.pop() / max(1, case.a.size) if len(sizes) == 1 else 1.0
+
+
+def upstream(case: Suspicion) -> Iterator[Explanation]:
+    """The cotangent ignored, applied twice, or only its mean used."""
+    ways: dict[str, Callable[[Array], Array]] = {
+        "ignored": host.ones_like,
+        "twice": lambda g: g * g,
+        "summed": lambda g: host.full_like(g, g.sum()),
+        "averaged": lambda g: host.full_like(g, g.mean()),
+    }
+    words = {
+        "ignored": "{d} {ignores} the upstream gradient (a cotangent of ones gives the same)",
+        "twice": "{d} {has} the upstream gradient applied twice",
+        "summed": "{d} {is} as if every output had the sum of the upstream gradient",
+        "averaged": "{d} {is} as if every output had the mean of the upstream gradient",
+    }
+    for name, way in ways.items():
+        seeds = {node: way(g) for node, g in case.sweep.seeds.items()}
+        if _seeded(case, name, seeds):
+            yield Explanation(("upstream", name), SIMPLE, f"upstream {name}", words[name])
+
+    for node, g in case.sweep.seeds.items():
+        for turn, moved in rearrangements(g):
+            if moved.shape == g.shape and _seeded(case, turn, {**case.sweep.seeds, node: moved}):
+                message = "{d} {uses} the upstream gradient " + turn
+                yield Explanation(("upstream", turn), LOCAL + 0.5, "permuted", message)
+        for axis in range(g.ndim if g.size > 1 else 0):
+            for place, which in ((-1, "last"), (0, "first")):
+                alone = host.zeros_like(g)
+                host.swapaxes(alone, 0, axis)[place] = host.swapaxes(g, 0, axis)[place]
+                seeds = {**case.sweep.seeds, node: alone}
+                if g.shape[axis] > 1 and _seeded(case, (node, axis, place), seeds):
+                    message = "{d} {uses} " + f"only the {which} of the {g.shape[axis]} parts of the upstream "
+                    message += f"gradient along axis {axis}"
+                    yield Explanation(("part", axis, place), LOCAL + 0.5, "upstream ignored", message)
+    if len(case.sweep.seeds) > 1:
+        for node in case.sweep.seeds:
+            left = {other: g for other, g in case.sweep.seeds.items() if other is not node}
+            if _seeded(case, node, left):
+                message = "{d} {ignores} the upstream gradient of the output " + case.run.describe(node)
+                yield Explanation(("output", node), SIMPLE, "missing path", message, case.names_of(node))
+
+
+def _seeded(case: Suspicion, key: Any, seeds: Mapping[Node, Array]) -> bool:
+    """Whether other upstream gradients lead to the hand-derived gradient."""
+    return case.acted(("upstream", key), lambda: case.sweep.down(seeds))
+
+
+def sites(case: Suspicion) -> Iterator[Explanation]:
+    """One path missing, of the wrong sign, or scaled by a number."""
+    whole = case.u.reshape(DIRECTIONS, -1) @ case.a.reshape(-1)
+    for site, p in case.weights():
+        w = 1 + float(p @ case.q) / float(p @ p)
+        if not (host.abs((w - 1) * p - case.q) <= case.q_tol).all():
+            continue
+        everything = bool((host.abs(p - whole) <= 1e-9 * host.abs(whole).max()).all())
+        effect = case.sweep.at_leaf(case.sweep.effect(site), case.k)
+        yield from _weighted(case, site, w, effect, everything)
+
+
+def _weighted(case: Suspicion, site: Node | Edge, w: float, effect: Array, everything: bool) -> Iterator[Explanation]:
+    words, names = case.path_words(site), case.names_of(site)
+    rank = PLAIN + case.believed(site) + (0.8 if everything else 0.0)
+    if abs(w) < 1e-5 and case.fits(case.a - effect):
+        if not everything:
+            message = "{d} {equals} autodiff with " + words + " cut: it is missing"
+            yield Explanation(("cut", site), rank, "missing path", message, names, "0", case.line_of(site))
+        return
+    if not case.fits(case.a + (w - 1) * effect):
+        return
+    hint = _hint(case, site, w)
+    if abs(w + 1) < 2e-6:
+        message = "in {d} " + words + f" has the wrong sign{hint}"
+        yield Explanation(("sign", site), rank, "wrong sign", message, names, "-1", case.line_of(site))
+        return
+    means = [n for n, _ in _segment(case, site) if n.primitive is not None and n.primitive.name in STATISTICS]
+    named = case.name_weight(w, map(together, means))
+    if named is not None:
+        sign = " and the wrong sign" if w < 0 else ""
+        message = "in {d} " + named.sentence(words) + sign + hint
+        rank += 0.0 if hint else 0.7  # a path that is missing is believed before another that counts twice
+        yield Explanation(
+            ("weight", site, named.short), rank, "factor", message, names, named.short, case.line_of(site)
+        )
+    elif case.a.size >= 6:
+        message = "in {d} " + f"{words} counts {digits(w)} times"
+        yield Explanation(("weight", site), rank + LAST, "factor", message, names, digits(w), case.line_of(site))
+
+
+def _segment(case: Suspicion, site: Node | Edge) -> list[Edge]:
+    """The edges that carry the same thing as a site: the chain without forks that it stands on."""
+    chain: list[Edge] = [] if isinstance(site, Node) else [site]
+    node = site if isinstance(site, Node) else site[0].inputs[site[1]]
+    top = node
+    while top is not None and len(case.consumers.get(top, ())) == 1:
+        edge = case.consumers[top][0]
+        chain.append(edge)
+        top = edge[0] if sum(s in case.sweep.needed for s in edge[0].inputs if s is not None) == 1 else None
+    while node is not None and node.primitive is not None:
+        inputs = [(node, i) for i, s in enumerate(node.inputs) if s is not None and s in case.sweep.needed]
+        if len({e[0].inputs[e[1]] for e in inputs}) != 1:
+            break
+        chain += inputs
+        node = node.inputs[inputs[0][1]]
+        if len(case.consumers.get(node, ())) != len(inputs):  # type: ignore[arg-type]
+            break
+    return chain
+
+
+def _hint(case: Suspicion, site: Node | Edge, w: float) -> str:
+    """Where on a chain a factor like this one is easily lost."""
+    for node, i in _segment(case, site):
+        assert node.primitive is not None
+        row, same = node.primitive.name, len(set(node.inputs)) < len(node.inputs)
+        where = case.run.where(node)
+        if abs(w + 1) < 1e-6 and ((row in ("subtract", "divide") and i == 1) or row in ("negative", "reciprocal")):
+            return f" (the minus that the derivative of the {row} brings{where})"
+        if abs(w - 2) < 1e-6 and row == "sqrt":
+            return f" (the 1/2 of the derivative of the root{where} is left out)"
+        if abs(w - 0.5) < 1e-6 and (row == "square" or (row == "multiply" and same)):
+            return f" (the 2 of the derivative of the square{where} is left out)"
+        if row == "mean" and abs(w - math.prod(node.inputs[0].shape) / math.prod(node.shape)) < 1e-6 * abs(w):  # type: ignore[union-attr]
+            return f" (the 1/m of the mean{where} is left out)"
+    return ""
+
+
+def constants(case: Suspicion) -> Iterator[Explanation]:
+    """Several statistics treated as constants at once."""
+    below = case.sweep.directions(case.k)[1]
+    statistics = [
+        n for n in case.run.order
+        if n in below and n in case.sweep.cotangents and n.primitive is not None and n not in case.seed_nodes
+        and (n in case.run.names or n.primitive.name in STATISTICS)
+        and len(case.turns[case.made_by(n)]) <= NEAR
+    ]  # fmt: skip
+    statistics = statistics[:12]
+    for many in (2, 3):
+        for chosen in itertools.combinations(statistics, many):
+            if _dropped(case, *chosen):
+                if any(_dropped(case, n) for n in chosen):
+                    continue
+                words = " and ".join(case.run.describe(n) for n in chosen)
+                quantity = "both" if many == 2 else "all three"
+                message = (
+                    "{d} {equals} autodiff with "
+                    + f"{words} {quantity} treated as constants: their paths are missing"
+                )
+                rank = PLAIN + 0.5 + 0.3 * (many - 2) + sum(case.believed(n) for n in chosen)
+                names = tuple(case.run.names.get(n, case.run.describe(n)) for n in chosen)
+                yield Explanation(("constants", chosen), rank, "missing path", message, names, "0")
+
+
+def _dropped(case: Suspicion, *nodes: Node) -> bool:
+    """Whether some nodes taken as constants lead to the hand-derived gradient."""
+    return case.acted(("drop", *nodes), lambda: case.sweep.down(case.sweep.seeds, drop=frozenset(nodes)))
+
+
+def overwritten(case: Suspicion) -> Iterator[Explanation]:
+    """Contributions that were assigned, or multiplied, where they should have been added up."""
+    for source, edges in case.consumers.items():
+        if len(edges) == 2:
+            one, other = (case.sweep.edges[edge] for edge in edges)
+            if case.confirmed(source, one * other - one - other):
+                message = f"the two contributions to {case.run.describe(source)} are multiplied in {{d}}, and "
+                message += "should be added up"
+                yield Explanation(("times", source), LOCAL, "overwritten", message, case.names_of(source))
+        if len(edges) > 2:
+            for edge in edges:
+                if case.confirmed(source, case.sweep.edges[edge] - case.sweep.cotangents[source]):
+                    at = case.run.describe(source)
+                    message = (
+                        f"of the {len(edges)} contributions to {at} " + "only one is left in {d}, the one from "
+                    )
+                    message += f"{case.run.describe(edge[0])}: the others are overwritten instead of added up"
+                    turns = {node for node, _ in edges}
+                    loop = len(turns) > 2 and len({case.made_by(node)[:2] for node in turns}) == 1
+                    rank = PLAIN - 0.2 if loop else LOCAL
+                    yield Explanation(("only", source), rank, "overwritten", message, case.names_of(source))
+        takes = [node for node, _ in edges if node.primitive is not None and node.primitive.name == "take"]
+        if not takes or source not in case.sweep.cotangents or len(takes) != len(edges):
+            continue
+        written = host.zeros(source.shape, source.dtype)
+        for node in takes:
+            written[node.params[0]] = case.sweep.cotangents[node]
+        if case.confirmed(source, written - case.sweep.cotangents[source]):
+            at = case.run.describe(source)
+            message = (
+                "in {d} contributions to "
+                + f"{at} that meet in one element overwrite each other, and should be added up"
+            )
+            yield Explanation(("overwritten", source), LOCAL, "overwritten", message, case.names_of(source))
+
+
+def pairs(case: Suspicion) -> Iterator[Explanation]:
+    """Two paths off by known numbers, or a factor on everything and one path besides."""
+    weights = case.weights()
+    weights = [(s, p) for s, p in weights if isinstance(s, Node) and s in case.run.names] or weights
+    whole = case.u.reshape(DIRECTIONS, -1) @ case.a.reshape(-1)
+    parts = [(s, p) for s, p in weights if host.abs(p - whole).max() > 1e-9 * host.abs(whole).max()]
+    for (s1, p1), (s2, p2) in itertools.combinations(weights[:24], 2):
+        if _within(case, s1, p1, s2) or _within(case, s2, p2, s1):
+            continue
+        both = host.stack([p1, p2], 1)
+        w, *_ = host.linalg.lstsq(both, case.q, rcond=1e-9)
+        if not (host.abs(both @ w - case.q) <= case.q_tol).all():
+            continue
+        one, other = case.known(1 + w[0]), case.known(1 + w[1])
+        if one is None or other is None:
+            continue
+        (first, w1), (second, w2) = one, other
+        effects = [case.sweep.at_leaf(case.sweep.effect(s), case.k) for s in (s1, s2)]
+        if case.fits(case.a + (w1 - 1) * effects[0] + (w2 - 1) * effects[1]):
+            message = "two things in {d}: " + f"{case.path_words(s1)} {first}, and {case.path_words(s2)} {second}"
+            rank = COMPOUND + case.believed(s1) + case.believed(s2)
+            kind = "missing path" if {first, second} == {"is missing"} else "combination"
+            yield Explanation(("pair", s1, s2), rank, kind, message, case.names_of(s1) + case.names_of(s2))
+    off = [(f, fitted(v, case.a.shape)) for f, v in case.forms()]
+    off += [(f, host.asarray(f.value)) for f in case.scalars] + [(Factor("-1", -1.0), host.asarray(-1.0))]
+    for factor, value in off:
+        if value is None or not host.all(value):
+            continue
+        q = case.u.reshape(DIRECTIONS, -1) @ (case.h / value - case.a).reshape(-1)
+        tol = 1e-5 * float(host.abs(whole).max()) * 1e-2
+        for site, p in parts:
+            w1 = 1 + float(p @ q) / float(p @ p)
+            if not (host.abs((w1 - 1) * p - q) <= tol).all():
+                continue
+            told = case.known(w1)
+            if told is None:
+                continue
+            known, w1 = told
+            effect = case.sweep.at_leaf(case.sweep.effect(site), case.k)
+            if case.fits((case.a + (w1 - 1) * effect) * value):
+                message = "two things: " + factor.sentence("{d}").replace("lacks", "{lacks}").replace(
+                    "has", "{has}"
+                )
+                message += f", and {case.path_words(site)} {known}"
+                rank = COMPOUND + 0.5 + case.believed(site)
+                yield Explanation(
+                    ("both", factor.short, site), rank, "combination", message, case.names_of(site), factor.short
+                )
+
+
+def _within(case: Suspicion, site: Node | Edge, p: Array, other: Node | Edge) -> bool:
+    """Whether all that passes a site (p, as the random directions see it) passes another one too."""
+    node = case.sweep.landing(other)[0]
+    shared = case.sweep.effect(site).get(node)
+    if shared is None:
+        return False
+    return bool((host.abs(case.sweep.seen(case.k, node, shared) - p) <= 1e-9 * host.abs(p).max()).all())
+
+
+def combinations(case: Suspicion) -> Iterator[Explanation]:
+    """The gradient as a weighted sum of all its paths, apart by the named intermediates."""
+    groups = case.groups(case.k)
+    if not 2 <= len(groups) <= DIRECTIONS - 1 or case.a.size <= len(groups):
+        return
+    columns = host.stack([c.reshape(-1) for c in groups.values()], 1)
+    if host.linalg.matrix_rank(columns, tol=1e-8 * host.abs(columns).max()) < len(groups):
+        return
+    assert case.h is not None
+    w, *_ = host.linalg.lstsq(columns, case.h.reshape(-1), rcond=None)
+    if not case.fits((columns @ w).reshape(case.a.shape)):
+        return
+    changed = [(labels, x) for labels, x in zip(groups, w, strict=True) if abs(x - 1) > 1e-5]
+    told = [(labels, (case.known(x) or (f"counts {digits(x)} times", x))[0]) for labels, x in changed]
+    name = case.run.leaf_name(case.k)
+    words = "; ".join(f"the path {name} -> {' -> '.join(labels) or 'y'} {what}" for labels, what in told)
+    yield Explanation(
+        ("weights",), COMPOUND + 1, "combination", "in {d} " + words, tuple({n for ls, _ in told for n in ls})
+    )

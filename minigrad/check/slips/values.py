@@ -1,0 +1,257 @@
+"""Mistakes in what is multiplied: factors, one value taken for another, two exchanged."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from minigrad.backend import numpy as host
+from minigrad.check.rearranged import fitted, rearrangements
+from minigrad.check.suspicion import LOCAL, PLAIN, Explanation, Suspicion
+from minigrad.check.sweep import Array
+from minigrad.ops import sum_to
+from minigrad.paths import pull
+from minigrad.tape import Node
+
+TURNED = " transposed"
+
+
+def factors(case: Suspicion) -> Iterator[Explanation]:
+    """Off by a named array: the whole gradient, or what passes one site."""
+    for factor, value in case.forms():
+        value = fitted(value, case.a.shape)
+        for sign, also in ((1.0, ""), (-1.0, " and has the wrong sign")):
+            if value is not None and case.fits(sign * case.a * value):
+                message = factor.sentence("{d}").replace("lacks", "{lacks}").replace("has", "{has}") + also
+                rank = PLAIN + 0.1 + 0.15 * (1 - sign) + factor.doubt
+                yield Explanation(
+                    ("whole", factor.short, sign), rank, "factor", message, factor=factor.short
+                )
+    divisors = {n.inputs[1] for n in case.run.order if n.primitive is not None and n.primitive.name == "divide"}
+    named = [(text, v, n) for text, v, n in case.values if text[:1] == "`" and v.dtype.kind == "f" and v.all()]
+    fit = [(text, v, n in divisors) for text, value, n in named if (v := fitted(value, case.a.shape)) is not None]
+    for (one, v1, divides), (other, v2, _) in itertools.permutations(fit, 2):
+        if case.fits(case.a * (v1 / v2)):
+            message = "{d} {has} a factor " + f"{one}/{other} too many: is "
+            message += f"{other} used where {one} is meant?" if divides else f"{one} used where {other} is meant?"
+            yield Explanation(
+                ("ratio", one, other), LOCAL + 0.3, "mistaken value", message,
+                (one.strip("`"), other.strip("`")), f"{one}/{other}",
+            )  # fmt: skip
+    for site, _ in case.weights():
+        source, c = case.sweep.landing(site)
+        for factor, value in case.likely(source, c):
+            if case.confirmed(source, c * value - c):
+                message = "in {d} " + factor.sentence(case.path_words(site))
+                rank = LOCAL + 0.2 + case.believed(site) + factor.doubt + 0.2 * (not factor.plain)
+                yield Explanation(
+                    ("factor", site, factor.short), rank, "factor", message, case.names_of(site), factor.short,
+                    case.line_of(site),
+                )  # fmt: skip
+
+
+def mistaken(case: Suspicion) -> Iterator[Explanation]:
+    """A value used where another was meant, and a value transposed, flipped or negated."""
+    for node in case.run.order:
+        row = node.primitive
+        if row is None or row.joint is not None or node not in case.sweep.cotangents or not row.lifts:
+            continue
+        g = case.sweep.cotangents[node]
+        for place, number, held in _slots(node.residuals):
+            if not isinstance(held, host.ndarray) or held.dtype.kind not in "fb":
+                continue
+            meant = _meant(case, node, row.lifts[place] if number is None else number)
+            for text, other, source in _candidates(case, node, held, g):
+                if source is not None and text == meant:
+                    continue
+                values = list(node.residuals)
+                if number is None:
+                    values[place] = other
+                else:
+                    values[place] = [*values[place][:number], other, *values[place][number + 1 :]]
+                try:
+                    wrong = {i: c for i, _, c in pull(node, g, False, case.sweep.needed, values)}
+                except (ValueError, TypeError, IndexError):
+                    continue
+                if held.dtype.kind == "b" and len(wrong) > 1:
+                    yield from _all_at_once(case, node, wrong, text)
+                for i, c in wrong.items():
+                    right = case.sweep.edges[node, i]
+                    target = node.inputs[i]
+                    assert target is not None
+                    if c.shape == right.shape and case.confirmed(target, c - right):
+                        at = case.run.describe(node)
+                        turned = text.endswith(TURNED) and meant.endswith(TURNED)
+                        used, needed = (w.removesuffix(TURNED) if turned else w for w in (text, meant))
+                        message = (
+                            "{d} {uses} "
+                            + f"{used} where {needed} is meant, in the derivative of {at}{case.run.where(node)}"
+                        )
+                        later = source is not None and source.serial > node.serial
+                        rank = LOCAL + _doubt(case, text, meant) + 0.3 * later
+                        names = tuple(w.strip("`") for w in (text, meant))
+                        yield Explanation(
+                            ("mistaken", node, place, number, text),
+                            rank,
+                            "mistaken value",
+                            message,
+                            names,
+                            None,
+                            case.line_of(node),
+                        )
+
+
+def _doubt(case: Suspicion, used: str, meant: str) -> float:
+    """How much less one value in place of another is believed than a slip in one letter."""
+    if used[:1] == meant[:1] == "`":
+        return 0.15
+    if used == f"minus {meant}":
+        return 0.1
+    return 0.4 + 0.3 * (meant[:1] != "`") + 0.3 * ("`" not in used)
+
+
+def _all_at_once(case: Suspicion, node: Node, wrong: Mapping[int, Array], text: str) -> Iterator[Explanation]:
+    """A condition that is wrong for all branches that it chooses from."""
+    deltas: dict[Node, Array] = {}
+    for i, c in wrong.items():
+        target, delta = node.inputs[i], c - case.sweep.edges[node, i]
+        assert target is not None
+        deltas[target] = deltas[target] + delta if target in deltas else delta
+    if _both(case, deltas):
+        message = "{d} {uses} " + f"{text} in {case.run.describe(node)}{case.run.where(node)}"
+        yield Explanation(
+            ("condition", node), LOCAL, "mistaken value", message, case.names_of(node), None, case.line_of(node)
+        )
+
+
+def _meant(case: Suspicion, node: Node, origin: int | None) -> str:
+    """What the backward pass needs there, in words."""
+    if origin == -1:
+        return case.run.describe(node)
+    if origin is not None and origin >= 0:
+        source = node.inputs[origin]
+        if source is not None:
+            below = source.inputs[0] if source not in case.run.names and source.inputs else None
+            if below in case.run.names and source.primitive is not None and source.primitive.name == "transpose":
+                return case.run.describe(below) + TURNED  # type: ignore[arg-type]
+            return case.run.describe(source)
+        for text, value, _ in case.values:
+            if value is case.run.arguments[node][origin]:
+                return text
+    return "another value"
+
+
+def _candidates(case: Suspicion, node: Node, held: Array, upstream: Array) -> Iterator[tuple[str, Array, Node | None]]:
+    """What could have been used in place of a value: others of its shape, and itself rearranged."""
+    if held.dtype.kind == "b":
+        yield "the condition inverted", ~held, None
+        return
+    for text, value, source in case.near(node):
+        if value.dtype.kind == "f" and value is not held:
+            shaped = fitted(value, held.shape)
+            if shaped is not None:
+                yield text, host.broadcast_to(shaped, held.shape), source
+            turned = value.swapaxes(-1, -2) if value.ndim == held.ndim > 1 and text[:1] == "`" else None
+            if turned is not None and turned.shape == held.shape:
+                yield text + TURNED, turned, source
+    itself = next((text for text, value, _ in case.values if value is held), "a value")
+    for words, moved in rearrangements(held):
+        if moved.shape == held.shape:
+            yield f"{itself} {words}", moved, None
+    yield f"minus {itself}", -held, None
+    if upstream.shape == held.shape:
+        yield "the cotangent that arrives", upstream, None
+    if ((held == 0) | (held == held.max(initial=0.0))).all():
+        yield f"{itself} with its zeros where it has none", held.max(initial=0.0) - held, None
+    if (held > 0).all():
+        yield f"the square of {itself}", held * held, None
+        yield f"the root of {itself}", host.sqrt(held), None
+
+
+def too_late(case: Suspicion) -> Iterator[Explanation]:
+    """A factor of a product that multiplies the finished gradient instead of the cotangent it belongs to."""
+    for node in case.run.order:
+        row = node.primitive
+        if row is None or node not in case.sweep.cotangents:
+            continue
+        g = case.sweep.cotangents[node]
+        if row.name == "multiply":
+            yield from _too_late(case, node, g)
+
+
+def misplaced(case: Suspicion) -> Iterator[Explanation]:
+    """Parts of an array written into one another's place."""
+    for source, edges in case.consumers.items():
+        takes = [n for n, _ in edges if n.primitive is not None and n.primitive.name == "take"]
+        for first, second in itertools.combinations(takes[:8], 2):
+            if first.shape != second.shape or source not in case.sweep.cotangents:
+                continue
+            moved = host.zeros(source.shape)
+            moved[first.params[0]] += case.sweep.cotangents[second] - case.sweep.cotangents[first]
+            moved[second.params[0]] += case.sweep.cotangents[first] - case.sweep.cotangents[second]
+            if case.confirmed(source, moved):
+                parts = " and ".join(_part(case, n) for n in (first, second))
+                message = "in {d} the parts that belong to " + f"{parts} are written into one another's place"
+                yield Explanation(
+                    ("places", source, first, second),
+                    LOCAL,
+                    "permuted",
+                    message,
+                    (_part(case, first).strip("`"), _part(case, second).strip("`")),
+                )
+
+
+def _part(case: Suspicion, node: Node) -> str:
+    """What became of a slice, under the nearest name."""
+    seen = node
+    while seen not in case.run.names or "." in case.run.names[seen]:
+        edges = case.consumers.get(seen, ())
+        if len(edges) != 1:
+            break
+        seen = edges[0][0]
+    return case.run.describe(seen if seen in case.run.names else node)
+
+
+def _both(case: Suspicion, deltas: Mapping[Node, Array]) -> bool:
+    seen = sum(case.sweep.seen(case.k, node, delta) for node, delta in deltas.items())
+    if not (host.abs(seen - case.q) <= case.q_tol).all():
+        return False
+    return case.fits(case.a + case.sweep.at_leaf(case.sweep.down(deltas), case.k))
+
+
+def _too_late(case: Suspicion, node: Node, g: Array) -> Iterator[Explanation]:
+    for i, source in enumerate(node.inputs):
+        if source is None or (node, i) not in case.sweep.edges:
+            continue
+        other = case.run.arguments[node][1 - i]
+        value = fitted(host.asarray(other), case.a.shape)
+        if value is None:
+            continue
+        passed = g if g.shape == source.shape else sum_to(g, source.shape)
+        without = case.a + case.sweep.at_leaf(case.sweep.down({source: passed - case.sweep.edges[node, i]}), case.k)
+        if case.fits(without * value):
+            factor = node.inputs[1 - i]
+            words = case.run.describe(factor) if factor is not None else "a constant"
+            message = (
+                "{d} {has} the factor " + f"{words} applied too late: it belongs to the cotangent that enters "
+            )
+            message += f"{case.run.describe(node)}, before the sums{case.run.where(node)}"
+            yield Explanation(
+                ("late", node, i),
+                LOCAL + 0.3,
+                "factor too late",
+                message,
+                case.names_of(node),
+                words,
+                case.line_of(node),
+            )
+
+
+def _slots(residuals: Sequence[Any]) -> Iterator[tuple[int, int | None, Any]]:
+    """The values that a node kept, each with its place, and its number where that holds all of a row's arguments."""
+    for place, held in enumerate(residuals):
+        if isinstance(held, (list, tuple)):
+            yield from ((place, number, one) for number, one in enumerate(held))
+        else:
+            yield place, None, held
