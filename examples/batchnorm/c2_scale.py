@@ -61,7 +61,7 @@ def run(full: bool = False) -> Finding:
         "BN(aWu) = BN(Wu) exactly for a > 0 and eps = 0; the gradient scales by 1/a and is orthogonal to "
         "W; a < 0 flips "
         "the sign; eps breaks it for small a.",
-        f"eps = 0: equal to {max(exact):.0e}, gradient 1/a to {ratio:.0e}, cos(W, dW) = {orthogonal:.0e}; "
+        f"eps = 0: equal to {max(exact):.0g}, gradient 1/a to {ratio:.0g}, cos(W, dW) = {orthogonal:.0g}; "
         f"a = 0.1 with eps = 1e-5: off by {at_tenth:.2f}",
         max(exact) < 1e-11 and ratio < 1e-11 and orthogonal < 1e-11 and flipped < 1e-11 and at_tenth > 0.1,
         [

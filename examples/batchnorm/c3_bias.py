@@ -88,8 +88,8 @@ def run(full: bool = False) -> Finding:
         a2.plot(naive_loss, label="E[x] taken as a constant")
         a2.plot(right_loss, "--", label="with its gradient")
         a2.set(xlabel="step", title="loss", ylim=(0, 1.2 * max(naive_loss)))
-        for name, walk in walks.items():
-            a3.semilogy([max(v, 1e-12) for v in walk], label=name, lw=1)
+        for (name, walk), style in zip(walks.items(), ("-", "-", "--"), strict=True):
+            a3.plot(walk, style, label=f"{name}: {walk[-1]:.2g}", lw=1.2)
         a3.set(xlabel="step", title="largest |change of b| before BatchNorm")
         a3.legend(fontsize=8)
 
@@ -97,10 +97,10 @@ def run(full: bool = False) -> Finding:
         "Taken as a constant, E[x] lets b drift without end while the loss stands still; the true "
         "gradient of b is 0; "
         "rounding noise is enough for Adam to move b in float32.",
-        f"naive: b = {naive_b[-1]:.1f} after {steps} steps, loss moved by {moved:.0e}; correct gradient "
-        f"{correct:.0e}; "
+        f"naive: b = {naive_b[-1]:.1f} after {steps} steps, loss moved by {moved:.0g}; correct gradient "
+        f"{correct:.0g}; "
         f"Adam in float32 moved a dead bias by {farthest['Adam, float32']:.2f}, "
-        f"SGD by {farthest['SGD, float32']:.0e}",
+        f"SGD by {farthest['SGD, float32']:.0g}",
         abs(naive_b[-1]) > 5 and moved < 1e-12 and correct < 1e-15 and shift_one < 1e-14 and shift_each > 0.1
         and behind > 1e-3 and farthest["Adam, float32"] > 0.1 and farthest["SGD, float32"] < 1e-4,
         [
@@ -108,11 +108,11 @@ def run(full: bool = False) -> Finding:
             "by the same amount, "
             "so the normalised value, and the loss, are what they were: E[u + b + delta] = E[u + b] + "
             "delta. That holds "
-            f"because delta is one number for the batch (the centred values move by {shift_one:.0e}). With "
+            f"because delta is one number for the batch (the centred values move by {shift_one:.0g}). With "
             f"a delta of its own "
             f"for each sample they move by up to {shift_each:.1f}, and with a nonlinearity between b and "
             f"the mean the gradient "
-            f"of b is no longer zero ({behind:.1e}).",
+            f"of b is no longer zero ({behind:.2g}).",
             "Differentiating the mean as well gives b the gradient 0, exactly in mathematics and to the "
             "last digit here. In "
             "float32 the zero is rounding noise, about 1e-9, and Adam divides every gradient by its own "

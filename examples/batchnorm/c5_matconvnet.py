@@ -82,7 +82,7 @@ def run(full: bool = False) -> Finding:
     return Finding(
         "MatConvNet's third weight is our two Buffers in another form: its mean equals ours exactly, its "
         "sigma cannot, since the average of sigma is not the sigma of the average.",
-        f"means equal to {mean_gap:.0e}, sigma equal to an average of roots to {root_gap:.0e}, and "
+        f"means equal to {mean_gap:.0g}, sigma equal to an average of roots to {root_gap:.0g}, and "
         f"{jensen:.1%} below the root of the average",
         mean_gap < 1e-13 and root_gap < 1e-13 and min(below) > 0 and jensen > 0.01,
         [

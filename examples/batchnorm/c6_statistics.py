@@ -77,14 +77,14 @@ def run(full: bool = False) -> Finding:
         values = [together.numpy()[:, 0], together.numpy()[:, 1]]
         a2.hist(values, 60, histtype="step", label=["dimension 1", "dimension 2"], density=True)
         a2.hist(each.numpy()[:, 0], 60, histtype="step", color="k", density=True, label="each by its own")
-        a2.set(title="one statistic for all dimensions leaves them unlike")
+        a2.set(xlabel="normalised value", ylabel="density", title="one statistic for all dimensions leaves them unlike")
         a2.legend(fontsize=8)
 
     return Finding(
         "Each dimension has statistics of its own, over one batch; TensorFlow's decay = 1 - PyTorch's "
         "momentum is one recursion, and only the unbiased variance averages to the population's.",
-        f"the two recursions agree to {apart:.0e} over {steps} steps; biased / unbiased = {bias:.4f} = "
-        f"(m-1)/m to {bias_gap:.0e}; cumulative average within {unbiased_error:.1%} of the truth",
+        f"the two recursions agree to {apart:.0g} over {steps} steps; biased / unbiased = {bias:.4f} = "
+        f"(m-1)/m to {bias_gap:.0g}; cumulative average within {unbiased_error:.1%} of the truth",
         apart < 1e-12 and bias_gap < 1e-12 and whole < 1e-12 and unbiased_error < 0.03 and own < 1e-9
         and abs(shared[0] / shared[1] - 1) > 0.5,
         [

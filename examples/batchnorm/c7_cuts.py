@@ -81,8 +81,8 @@ def run(full: bool = False) -> Finding:
     def draw(figure: Any) -> None:
         axes = figure.subplots(1, 4)
         for axis, key in zip(axes, ("loss", "norm of W", "largest |b|", "activations"), strict=True):
-            for name, seen in runs.items():
-                axis.semilogy([max(v, 1e-6) for v in seen[key]], lw=1, label=name)
+            for (name, seen), style in zip(runs.items(), ("-", "-", "--", "-"), strict=True):
+                axis.semilogy([max(v, 1e-6) for v in seen[key]], style, lw=1, label=name)
             axis.set(xlabel="step", title=key if key != "activations" else "rms of Wu + b")
         axes[0].legend(fontsize=8)
 
@@ -91,9 +91,9 @@ def run(full: bool = False) -> Finding:
     return Finding(
         "Without the gradient of the moments, steps go along directions that normalisation takes out "
         "again: weights and biases grow, activations with them, and the loss falls more slowly or not at all.",
-        f"final loss {end['full gradient']['loss']:.1e} in full, at best {cut_worse:.1e} with a path cut; "
+        f"final loss {end['full gradient']['loss']:.2g} in full, at best {cut_worse:.2g} with a path cut; "
         f"pre-activations grow {grown:.1f} times as large with both cut; cos(W, dW): "
-        f"{along_w['full gradient']:.0e} in full, {along_w['variance cut']:.2f} without the variance",
+        f"{along_w['full gradient']:.0g} in full, {along_w['variance cut']:.2f} without the variance",
         along_w["full gradient"] < 1e-12 and along_w["variance cut"] > 1e-3 and along_one["full gradient"] < 1e-12
         and along_one["mean cut"] > 1e-2 and grown > 1.2 and end["full gradient"]["loss"] < cut_worse
         and end["mean cut"]["largest |b|"] > 2 * end["full gradient"]["largest |b|"],

@@ -132,8 +132,8 @@ def run(full: bool = False) -> Finding:
     return Finding(
         "BatchNorm's derivatives of orders 1 to 5 are exact to rounding in every nesting of jvp and vjp, "
         "in training and evaluation mode, and with gamma = 0.",
-        f"{len(rows)} derivatives, worst relative error {largest:.0e} against series in 50 digits; the "
-        f"path through the mean inside the variance: {first:.0e} at first order, "
+        f"{len(rows)} derivatives, worst relative error {largest:.0g} against series in 50 digits; the "
+        f"path through the mean inside the variance: {first:.0g} at first order, "
         f"{second:.0%} at second",
         largest < 1e-10 and first < 1e-13 and second > 1e-2 and explained < 1e-11,
         [
@@ -141,12 +141,10 @@ def run(full: bool = False) -> Finding:
             "power series, in decimal arithmetic with 50 digits, and the k-th derivative is k! times the "
             "k-th coefficient. Fused or hand-derived backward passes often stop being right at order two; "
             "a composition whose rules are themselves recorded does not.",
-            "The path through the mean inside the variance is the one that hand derivations leave out, "
-            "since it is "
-            "identically zero: the centred values sum to zero. At second order it is not: whoever drops "
-            "it still has the "
-            f"right gradient (changed by {first:.0e}) and a wrong Hessian (changed by "
-            f"{second:.0%}).",
+            "The path through the mean inside the variance is the one that hand derivations leave out, since what it "
+            "brings to the gradient is identically zero: the centred values sum to zero. The Hessian needs it all the "
+            f"same: whoever takes that mean for a constant still has the right gradient (changed by {first:.0g}) and a "
+            f"wrong Hessian (changed by {second:.0%}).",
         ],
         {"worst": worst, "rows": rows, "changes": changes, "explained": explained},
         draw,
