@@ -33,8 +33,9 @@ class Imitation(Affine):
 
     def forward(self, x: mg.Tensor) -> mg.Tensor:
         if not self.started:
-            for parameter, value in zip(self.parameters(), study.affine_equivalent(x, *self.parameters()), strict=True):
-                parameter.update(value.reshape(-1))
+            slope, shift = study.affine_equivalent(x, self.weight, self.bias)
+            self.weight.update(slope.reshape(-1))
+            self.bias.update(shift.reshape(-1))
             self.started = True
         return super().forward(x)
 

@@ -357,8 +357,7 @@ def dot(tape: Tape) -> str:
         elif line.node.primitive is None:
             shape, texts = "box", [item.title, _shape(line.node)]
         else:
-            shown = f"{item.title} = " if line.node in tape.given else ""
-            shape, texts = "ellipse", [shown + line.expression, _shape(line.node)]
+            shape, texts = "ellipse", [f"{item.title} = {line.expression}", _shape(line.node)]
         quoted = "\\n".join(text.replace("\\", "\\\\").replace('"', '\\"') for text in texts)
         lines.append(f'  n{i} [shape={shape}, label="{quoted}"];')
     lines += [f"  n{a} -> n{b};" for a, b in edges_between(tape, items)]

@@ -339,9 +339,9 @@ class Tape:
     ) -> list[split.Path]:
         """The gradient with respect to x (a name, a line's number, or a Tensor), split into its paths.
 
-        through: what to tell ways apart by (names, lines' numbers, Tensors): by default every line between
-        that has a label or was named by a keyword. Paths carry the tape's names. Else as
-        `minigrad.paths.paths`; the cotangent is the view's own where none is given.
+        through: what to tell ways apart by (names, lines' numbers, Tensors; a label stands for all lines that have
+        it): by default every line between that has a label or was named by a keyword. Paths carry the tape's names.
+        Else as `minigrad.paths.paths`; the cotangent is the view's own where none is given.
         """
         if isinstance(through, str):
             through = [through]
@@ -349,7 +349,11 @@ class Tape:
         assert y is not None
         self._alive("a split into paths")
         g = _seed(self.y, self.seed if cotangent is None else cotangent, "paths")
-        marks = self.waypoints(line.node, None if through is None else [self[item].node for item in through])
+        chosen = None
+        if through is not None:
+            lines = [(isinstance(item, str) and self._called(item)) or [self[item]] for item in through]
+            chosen = [one.node for several in lines for one in several]
+        marks = self.waypoints(line.node, chosen)
         ends = (line.name, self.names[y])
         return split.split(y, line.node, g, marks, ends, create_graph, whole("paths: limit", limit))
 

@@ -7,6 +7,7 @@ format writes the same cells; LaTeX sets names and expressions as mathematics.
 from __future__ import annotations
 
 import html
+import re
 from typing import TYPE_CHECKING
 
 from minigrad.tape import FREED
@@ -106,7 +107,7 @@ class StepTable:
         """Two Markdown tables."""
 
         def part(title: str, head: Row, rows: list[Row]) -> list[str]:
-            cells = [" | ".join(cell.replace("|", "\\|").replace("*", "\\*") for cell in row) for row in rows]
+            cells = [" | ".join(re.sub(r"[\\`*_<|]", r"\\\g<0>", cell) for cell in row) for row in rows]
             rule = "|" + "---|" * len(head)
             return [f"**{title}**", "", f"| {' | '.join(head)} |", rule, *(f"| {c} |" for c in cells), ""]
 

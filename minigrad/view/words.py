@@ -1,7 +1,7 @@
 """The tape in words: the expression of a line, the rule of a step, and arrays as short text.
 
-Expressions are written from the row's name and its operands; rules have a sentence where one says more
-than the formula, and every rule can show its formula, read from the table's own source.
+Expressions are written from the row's name and its operands. An elementwise rule is said by its derivative,
+others have a sentence, and every rule can show its formula, read from the table's own source.
 """
 
 from __future__ import annotations
@@ -13,56 +13,21 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from minigrad.backend import is_array, is_scalar, to_numpy
+from minigrad.meanings import DERIVATIVES
+from minigrad.tape import HERE
 
 INFIX = {"add": "+", "subtract": "-", "multiply": "*", "divide": "/", "matmul": "@", "power": "**"}
 
 SAME = "hands the cotangent on unchanged"
 RULES: dict[str, tuple[str, ...]] = {
-    "add": (SAME, SAME),
-    "subtract": (SAME, "hands on its negative"),
-    "multiply": ("times the other factor, {b}", "times the other factor, {a}"),
-    "divide": ("divided by {b}", "times -{y} / {b}"),
-    "negative": ("hands on its negative",),
-    "power": ("times {b} {a} ** ({b} - 1)", "times {y} log {a}"),
-    "power_of": ("times {n} {x} ** ({n} - 1)",),
-    "square": ("times 2 {x}",),
-    "reciprocal": ("times -{y} ** 2",),
+    "power": ("times {b} * {a}**({b} - 1)", "times {y} * log({a})"),
+    "power_of": ("times {n} * {x}**({n} - 1)",),
     "maximum": ("passes where {a} > {b}, half where they tie", "passes where {b} > {a}, half where they tie"),
     "minimum": ("passes where {a} < {b}, half where they tie", "passes where {b} < {a}, half where they tie"),
-    "remainder": (SAME, "times minus the quotient {a} / {b}, rounded down"),
     "where": ("", "passes where the condition holds", "passes where the condition fails"),
     "clip": ("passes where {x} was left as it is, is 0 where it was clipped",),
     "astype": ("converted back",),
     "alias": (SAME,),
-    "exp": ("times {y}",),
-    "exp2": ("times {y} log 2",),
-    "expm1": ("times {y} + 1",),
-    "log": ("divided by {x}",),
-    "log2": ("divided by {x} log 2",),
-    "log10": ("divided by {x} log 10",),
-    "log1p": ("divided by 1 + {x}",),
-    "sqrt": ("divided by 2 {y}",),
-    "abs": ("times the sign of {x}",),
-    "sin": ("times cos {x}",),
-    "cos": ("times -sin {x}",),
-    "tan": ("times 1 + {y} ** 2",),
-    "arcsin": ("divided by sqrt(1 - {x} ** 2)",),
-    "arccos": ("divided by -sqrt(1 - {x} ** 2)",),
-    "arctan": ("divided by 1 + {x} ** 2",),
-    "arctan2": ("times {b} / ({a} ** 2 + {b} ** 2)", "times -{a} / ({a} ** 2 + {b} ** 2)"),
-    "sinh": ("times cosh {x}",),
-    "cosh": ("times sinh {x}",),
-    "tanh": ("times 1 - {y} ** 2",),
-    "arcsinh": ("divided by sqrt(1 + {x} ** 2)",),
-    "arccosh": ("divided by sqrt({x} ** 2 - 1)",),
-    "arctanh": ("divided by 1 - {x} ** 2",),
-    "erf": ("times 2 exp(-{x} ** 2) / sqrt(pi)",),
-    "erfc": ("times -2 exp(-{x} ** 2) / sqrt(pi)",),
-    "sigmoid": ("times {y} (1 - {y})",),
-    "softplus": ("times the sigmoid of {x}",),
-    "relu": ("passes where {y} > 0, is 0 elsewhere",),
-    "leaky_relu": ("passes where {x} > 0, times {slope} elsewhere",),
-    "elu": ("passes where {x} > 0, times {alpha} exp {x} elsewhere",),
     "sum": ("copied to every element that was summed",),
     "mean": ("1/{m} of it to each of the {m} elements averaged",),
     "broadcast_to": ("summed over the copies",),
@@ -77,7 +42,7 @@ RULES: dict[str, tuple[str, ...]] = {
     "flip": ("turned back",),
     "roll": ("rolled back",),
     "pad": ("the part within the frame",),
-    "take": ("written back to where it was taken, 0 elsewhere",),
+    "take": ("added up where it was taken from, 0 elsewhere",),
     "scatter": ("taken from where it was written",),
     "windows": ("written back to where each window was taken, added up where they overlap",),
     "fold": ("taken in windows",),
@@ -91,7 +56,8 @@ RULES: dict[str, tuple[str, ...]] = {
     "conv_input": ("convolved with {w}", "the adjoint in the weight of convolving it to {a}"),
     "conv_weight": ("the adjoint in the input of convolving with it to {a}", "{x} convolved with it"),
 }
-"""What the pullback of each argument does to the cotangent ("it"), in the names of the line's operands."""
+"""What the pullback of each argument does to the cotangent ("it"), in the names of the line's operands; of the other
+elementwise rows `meanings.DERIVATIVES` says it."""
 
 LATEX = {
     "add": "{a} + {b}", "subtract": "{a} - {b}", "multiply": r"{a} \odot {b}", "divide": r"\frac{{{a}}}{{{b}}}",
@@ -181,18 +147,28 @@ def latex_expression(row: Any, operands: Sequence[str], params: Sequence[Any]) -
 
 def rule_words(row: Any, i: int, names: dict[str, str], shape: tuple[int, ...], params: Sequence[Any], m: int) -> str:
     """What the pullback of argument i does to the cotangent, with the operands' own names."""
-    sentences = RULES.get(op_name(row), ())
-    if i < len(sentences) or (row.variadic and sentences):
-        known = {**names, "m": str(m)}
-        known |= {s: short_static(p) for s, p in zip(row.statics, params, strict=False)}
-        return sentences[0 if row.variadic else i].format(**known)
     if row.joint is not None:
         return "its hand-derived pullback" if row.reference is not None else "through a new recording of the function"
     plan = row.pullbacks[0 if row.variadic else i]
     if plan is None:
         return ""
-    known = {**names, **{s: short_static(p) for s, p in zip(row.statics, params, strict=False)}}
-    return "becomes " + re.sub(r"[A-Za-z_]\w*", lambda word: known.get(word.group(), word.group()), formula(plan[0]))
+    known = {**names, **{s: short_static(p) for s, p in zip(row.statics, params, strict=False)}, "m": str(m)}
+    own = plan[0].__code__.co_filename.startswith(HERE)  # another's row may have the name of one of the table's
+    if own and op_name(row) in RULES:
+        return RULES[op_name(row)][0 if row.variadic else i].format(**known)
+    text = times(DERIVATIVES[row.name][1 + i]) if own and row.name in DERIVATIVES else f"becomes {formula(plan[0])}"
+    return re.sub(r"[A-Za-z_]\w*", lambda word: known.get(word.group(), word.group()), text)
+
+
+def times(slope: str) -> str:
+    """What a multiplication by a derivative does to the cotangent, in words where there are any."""
+    if slope in ("0", "1", "-1"):
+        return {"0": "is 0", "1": SAME, "-1": "hands on its negative"}[slope]
+    if cases := re.fullmatch(r"where\((.*), 1, (.*)\)", slope):
+        return f"passes where {cases[1]}, {times(cases[2])} elsewhere"
+    if slope.startswith("1 / "):
+        return f"divided by {slope[4:]}"
+    return f"times ({slope})" if re.match(r"[^(]* [+-] ", slope) else f"times {slope}"
 
 
 def formula(rule: Callable[..., Any]) -> str:
@@ -233,10 +209,14 @@ def short(array: Any, elements: int = 6) -> str:
         return f"empty {list(values.shape)}"
     if values.size <= elements:
         return nested(values.tolist())
-    low, high, mean, std = statistics(values)
-    if low == high:
-        return f"all {number(low)}"
-    return f"mean {number(mean)}, std {number(std)}, {number(low)} to {number(high)}"
+    finite = values[abs(values) < math.inf]  # NaN is not less than anything
+    lost = f"{values.size - finite.size} of {values.size} not finite" if finite.size < values.size else ""
+    if not finite.size:
+        return lost
+    low, high, mean, std = statistics(finite)
+    text = f"mean {number(mean)}, std {number(std)}, {number(low)} to {number(high)}"
+    text = text if low < high else f"all {number(low)}" if not lost else f"else {number(low)}"
+    return f"{lost}, {text}" if lost else text
 
 
 def statistics(values: Any) -> tuple[float, float, float, float]:
