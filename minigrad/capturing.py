@@ -26,6 +26,7 @@ from typing import Any
 
 from minigrad import backend
 from minigrad.backend import Array, current, kernel, xp
+from minigrad.generator import generator
 from minigrad.given import whole
 from minigrad.optim.given import of_kind
 from minigrad.optim.optimizer import Memory, Optimizer
@@ -161,7 +162,7 @@ class Captured:
     def _record(self, inputs: tuple[Tensor, ...], of: tuple[Any, ...], numbers: Any) -> None:
         """Records one run of the step, of which nothing is computed or counted yet, or sets why there is none."""
         held = [Tensor(given.data.copy()) for given in inputs]
-        drawn, asked = backend.generator().bit_generator.state, len(backend._pending)
+        drawn, asked = generator().bit_generator.state, len(backend._pending)
         self._mark = arrangement.mark
         begin: list[Callable[[], None]] = []
         trouble: BaseException | None = None
@@ -200,7 +201,7 @@ class Captured:
         # Nothing was computed: what Python noted of it is undone, since the step now runs in earnest.
         self.reason = refused
         uses.forget()
-        backend.generator().bit_generator.state = drawn
+        generator().bit_generator.state = drawn
         if trouble is not None and not isinstance(trouble, Exception):
             raise trouble
 
@@ -212,7 +213,7 @@ class Captured:
             return f"capturing failed: {type(trouble).__name__}: {trouble}"
         if crossed.to_host or crossed.to_device:
             return "the step moves arrays between host and device, which a replay would not repeat"
-        if backend.generator().bit_generator.state != drawn:
+        if generator().bit_generator.state != drawn:
             return "the step draws random numbers on the host (dropout, augmentation), and a replay would not"
         if self._mark != arrangement.mark:
             return f"a replay would not repeat what the step does: {arrangement.last}"

@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 from minigrad import backend
-from minigrad.backend import from_numpy, seed, xp
+from minigrad.backend import from_numpy, xp
 from minigrad.creation import float32, shape_of
+from minigrad.generator import generator, seed
 from minigrad.given import finite, fraction, non_negative, whole
 from minigrad.tensor import Tensor, differentiable
 
@@ -27,7 +28,7 @@ def normal(
 ) -> Tensor:
     """Independent draws from the normal distribution: `normal(2, 3)` or `normal((2, 3))`."""
     mean, std = finite("normal: mean", mean), non_negative("normal: std", std)
-    return _finish(backend.generator().normal(mean, std, shape_of("normal", shape)), dtype, requires_grad)
+    return _finish(generator().normal(mean, std, shape_of("normal", shape)), dtype, requires_grad)
 
 
 def uniform(
@@ -37,7 +38,7 @@ def uniform(
     low, high = finite("uniform: low", low), finite("uniform: high", high)
     if low > high:
         raise ValueError(f"uniform: low must not be above high, but low is {low} and high {high}")
-    drawn = _finish(backend.generator().uniform(low, high, shape_of("uniform", shape)), dtype, requires_grad)
+    drawn = _finish(generator().uniform(low, high, shape_of("uniform", shape)), dtype, requires_grad)
     if drawn.dtype.kind == "f":  # a double just below `high` may round to it
         below = xp.nextafter(xp.asarray(high, drawn.dtype), xp.asarray(low, drawn.dtype))
         xp.minimum(drawn.data, below, out=drawn.data)
@@ -46,7 +47,7 @@ def uniform(
 
 def permutation(n: int) -> Tensor:
     """The integers below n in random order."""
-    return Tensor(from_numpy(backend.generator().permutation(whole("permutation: n", n, least=0))))
+    return Tensor(from_numpy(generator().permutation(whole("permutation: n", n, least=0))))
 
 
 def bernoulli(p: float, *shape: Any, dtype: Any = float32) -> Tensor:
@@ -55,14 +56,14 @@ def bernoulli(p: float, *shape: Any, dtype: Any = float32) -> Tensor:
     lengths = shape_of("bernoulli", shape)
     if (own := backend.kernel("bernoulli")) is not None and (drawn := own(p, lengths, dtype)) is not None:
         return drawn
-    return Tensor(from_numpy((backend.generator().random(lengths, dtype="float32") < p).astype(dtype)))
+    return Tensor(from_numpy((generator().random(lengths, dtype="float32") < p).astype(dtype)))
 
 
 def state() -> dict[str, Any]:
     """The generator's state, to be stored with a checkpoint."""
-    return dict(backend.generator().bit_generator.state)
+    return dict(generator().bit_generator.state)
 
 
 def set_state(state: dict[str, Any]) -> None:
     """Continues exactly where `state` was taken."""
-    backend.generator().bit_generator.state = state
+    generator().bit_generator.state = state

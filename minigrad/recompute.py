@@ -16,7 +16,8 @@ from typing import Any
 
 from minigrad import ops
 from minigrad.autodiff import reverse
-from minigrad.backend import Draws, Redraws, drawing_from, on_host, require, xp
+from minigrad.backend import on_host, require, xp
+from minigrad.generator import Draws, Redraws, drawing_from
 from minigrad.primitive import Primitive
 from minigrad.tape import Node, enable_grad, history, leaf, next_serial, no_grad, recording, writes
 from minigrad.tensor import Buffer, Tensor, set_attribute

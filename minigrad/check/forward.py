@@ -26,8 +26,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from minigrad.backend import generator, to_numpy
 from minigrad.backend import numpy as host
+from minigrad.backend import to_numpy
+from minigrad.generator import generator
 from minigrad.numpy_protocol import writable
 from minigrad.primitive import Primitive, describe
 from minigrad.tape import Node, Reviewer, enable_grad, history, no_grad, recording

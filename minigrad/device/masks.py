@@ -9,15 +9,16 @@ from __future__ import annotations
 from typing import Any
 
 from minigrad import backend
-from minigrad.backend import generator, xp
+from minigrad.backend import xp
 from minigrad.device.launch import function, launch, module, offer, per_thread, small
+from minigrad.generator import generator, noting_draws
 from minigrad.tensor import Tensor
 
 
 @offer("bernoulli")
 def bernoulli(p: float, shape: tuple[int, ...], dtype: Any) -> Tensor | None:
     """Ones with probability p, zeros otherwise; None outside of a capture, and for what must be drawn twice."""
-    if not backend.capturing() or backend.noting_draws():
+    if not backend.capturing() or noting_draws():
         return None
     after, y = backend.after_capture, xp.empty(shape, dtype)
     if y.dtype.char not in "fd" or not small(y):
