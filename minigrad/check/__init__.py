@@ -5,8 +5,9 @@ in one direction, `kinks` and `culprits` name the op at a kink and the row that 
 `forward` records a user's function with names and lines (`repeated` runs it again and again, `layers` finds what it
 keeps in attributes), `calling` asks their backward, `comparison` and
 `rounding` tell whether it is right, `sweep` acts out backward passes with mistakes in them, `explain` looks for
-the mistake that was made, `mutants` measures what a check could have caught; `findings`, `steps` and `report`
-say it. `python -m minigrad.check` does it from the command line.
+the mistake that was made (`slips` lists the searches, of which each gets a `case` and its `clues`), `mutants` measures
+what a check could have caught; `findings`, `causes`, `steps` and `report` say it.
+`python -m minigrad.check` does it from the command line.
 """
 
 from typing import Any

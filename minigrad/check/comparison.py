@@ -11,11 +11,11 @@ from minigrad import backend
 from minigrad.backend import numpy as host
 from minigrad.backend import to_numpy
 from minigrad.check.calling import ask, way_to_call
-from minigrad.check.explain import Explainer
 from minigrad.check.findings import of_a_shape, of_nan, of_no_derivative
 from minigrad.check.forward import CannotRun, Forward, arrays_of, name_of
 from minigrad.check.rounding import Rounding
 from minigrad.check.sweep import Sweep
+from minigrad.check.terms import absolute
 from minigrad.tape import Node
 from minigrad.tensor import Tensor
 
@@ -40,15 +40,13 @@ class Comparison:
         self.findings = list(self.answer.findings)
         steps = {f"{prefix}{name}" for name in run.names.values() for prefix in ("d", "d_", "grad_")}
         self.left = [name for name in run.f.unidentified(self.hands) if name not in steps]
-        self.explainer = Explainer(sweep, self.hands, [])
-        sizes = [self.explainer.case.absolute(k) for k in range(len(self.names))]
+        sizes = [absolute(sweep, k) for k in range(len(self.names))]
         self.sizes = [host.where(host.isfinite(s), s, 0.0) for s in sizes]
         self.rounding = Rounding(run, values, sweep, hand, self.answer, self.sizes, rtol)
         self.tolerances = [self.rounding.tolerance(k) for k in range(len(self.names))]
         self.rounded: dict[str, list[str]] = {}
         if rtol is None:
             self._allow_for_narrow_numbers()
-        self.explainer.case.tolerances = self.tolerances
         self.wrong: list[int] = []
         for k, (a, h) in enumerate(zip(sweep.gradients, self.hands, strict=True)):
             if h is not None:

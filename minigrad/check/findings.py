@@ -1,24 +1,16 @@
-"""What a check finds, as `Finding`s: sentences about one gradient or several, with their evidence.
-
-A wrong gradient is explained by `explain`, or told as unexplained with the places where it differs; a mistake that
-explains several gradients is told once.
-"""
+"""What a check finds before any cause is looked for, as `Finding`s: on the form of a gradient, zeros, the tape."""
 
 from __future__ import annotations
 
 import itertools
-import math
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from minigrad.backend import numpy as host
-from minigrad.check.explain import Explainer
 from minigrad.check.forward import CannotRun, Forward, name_of, record
 from minigrad.check.numbers import STATISTICS, together
 from minigrad.check.rearranged import reshaped
-from minigrad.check.report import NOTE, VACUOUS, Finding, told_apart
-from minigrad.check.suspicion import Explanation
+from minigrad.check.report import NOTE, VACUOUS, Finding
 from minigrad.check.sweep import Sweep
 
 Array = Any
@@ -169,163 +161,3 @@ def not_compared(names: list[str]) -> Finding:
         "To have it compared, make the array an argument of the forward and return its gradient"
     )
     return Finding("", "not compared", message, severity=NOTE)
-
-
-def explained(
-    explainer: Explainer, wrong: list[int], names: list[str], progress: bool | None, budget: float
-) -> list[Finding]:
-    """For each wrong gradient its explanation; one that explains several is told once.
-
-    budget: seconds of computing for all of them
-    """
-    bar = _bar(progress, len(wrong), explainer.case.run)
-    found: dict[int, list[Explanation]] = {}
-    until = time.thread_time() + budget
-    for number, k in enumerate(wrong):
-        found[k] = explainer.explain(k, (until - time.thread_time()) / (len(wrong) - number))
-        bar()
-    if explainer.needed and len(wrong) > 1:
-        for k in wrong:
-            known = {explanation.key for explanation in found[k]}
-            found[k] += [e for e in explainer.beside(k, until - time.thread_time()) if e.key not in known]
-    findings: list[Finding] = []
-    left = list(wrong)
-    while left:
-        options: dict[Any, list[int]] = {}
-        for k in left:
-            for explanation in found[k]:
-                options.setdefault(explanation.key, []).append(k)
-        options = {key: list(dict.fromkeys(ks)) for key, ks in options.items()}
-
-        def cost(key: Any, options: dict[Any, list[int]] = options) -> float:
-            ranks = [min(e.rank for e in found[k] if e.key == key) for k in options[key]]
-            best = [found[k][0].rank for k in options[key]]
-            return sum(r - b for r, b in zip(ranks, best, strict=True)) / len(ranks) - 1.5 * (len(ranks) - 1)
-
-        if options:
-            key = min(options, key=cost)
-            chosen = options[key]
-            explanation = min((e for k in chosen for e in found[k] if e.key == key), key=lambda e: e.rank)
-            others = [e for e in found[chosen[0]] if e.key != key][:4]
-            findings.append(_told(explanation, [names[k] for k in chosen], others, explainer, chosen, found))
-            left = [k for k in left if k not in chosen]
-        else:
-            k = left.pop(0)
-            because = "none of the mistakes known here explains it"
-            if k in explainer.ended:
-                because = f"none of the mistakes tried in {budget:g} s explains it (budget= sets how long is searched)"
-            findings.append(differs(explainer, k, names[k], because))
-    return findings
-
-
-def in_words(message: str, names: list[str]) -> str:
-    """The sentence about one gradient or several."""
-    many = len(names) > 1
-    d = ", ".join(f"d{n}" for n in names[:-1]) + f" and d{names[-1]}" if many else f"d{names[0]}"
-    verbs = {
-        "is": ("is", "are"), "has": ("has", "have"), "lacks": ("lacks", "lack"), "equals": ("equals", "equal"),
-        "ignores": ("ignores", "ignore"), "uses": ("uses", "use"), "leaves": ("leaves", "leave"),
-    }  # fmt: skip
-    for verb, forms in verbs.items():
-        message = message.replace("{" + verb + "}", forms[many])
-    return message.replace("{d}", d)
-
-
-def _told(
-    e: Explanation, names: list[str], others: list[Explanation], explainer: Explainer, ks: list[int],
-    found: dict[int, list[Explanation]],
-) -> Finding:  # fmt: skip
-    evidence: dict[str, Any] = dict(e.evidence)
-    evidence["worst"] = [row for k in ks for row in _worst(explainer, k, 3 if len(ks) == 1 else 1)]
-    if others:
-        evidence["the same numbers would come of"] = [in_words(o.message, names) for o in others]
-    message = in_words(e.message, names) + (_indistinct(explainer, ks) if others else "")
-    if e.key == ("swapped",):
-        held = [next(other.paths[0] for other in found[k] if other.key == e.key) for k in ks]
-        each = ", ".join(f"d{name} holds autodiff's d{other}" for name, other in zip(names, held, strict=True))
-        message = f"the gradients are returned in another order: {each}" if set(held) == set(names) else each
-    return Finding(", ".join(names), e.kind, message, e.paths, e.factor, evidence)
-
-
-def _indistinct(explainer: Explainer, ks: list[int]) -> str:
-    """What to choose larger, where axes of length 1 make several mistakes come to the same."""
-    for k in ks:
-        name, shape = explainer.case.run.leaf_name(k), explainer.case.run.leaves[k].shape
-        if math.prod(shape) == 1:
-            return f" (or something else of this one number: more elements of {name} would tell)"
-        if 1 in shape:
-            return f" (or something else of the same numbers: {name}.shape[{shape.index(1)}] above 1 may tell)"
-    return ""
-
-
-def _worst(explainer: Explainer, k: int, many: int = 3) -> list[dict[str, Any]]:
-    """The elements that differ most."""
-    h, a = explainer.case.hand[k], explainer.case.sweep.gradients[k]
-    assert h is not None
-    gap = host.where(host.isfinite(a), host.abs(h - a), 0.0).reshape(-1)
-    rows = []
-    for flat in host.argsort(-gap)[:many]:
-        if not gap[flat]:
-            break
-        index = tuple(int(i) for i in host.unravel_index(int(flat), a.shape)) if a.ndim else ()
-        mine, right = float(h[index]), float(a[index])
-        rows.append(
-            {
-                "gradient": f"d{explainer.case.run.leaf_name(k)}",
-                "index": index,
-                "hand": mine,
-                "autodiff": right,
-                "ratio": mine / right if right else float("inf"),
-            }
-        )
-    return rows
-
-
-def differs(explainer: Explainer, k: int, name: str, because: str) -> Finding:
-    """Where the difference is, and no guess at its cause."""
-    h, a, tol = explainer.case.hand[k], explainer.case.sweep.gradients[k], explainer.case.tolerances[k]
-    assert h is not None
-    off = (host.abs(h - a) > tol) & host.isfinite(a)
-    worst = _worst(explainer, k)
-    first = tuple(int(i) for i in host.argwhere(off)[0]) if a.ndim else ()
-    places = []
-    for axis in range(a.ndim):
-        hit = host.flatnonzero(off.any(axis=tuple(i for i in range(a.ndim) if i != axis)))
-        if len(hit) < a.shape[axis] and len(hit) <= 6:
-            places.append(f"only at {[int(i) for i in hit]} of axis {axis}")
-    mine, right = told_apart(float(h[first]), float(a[first]))
-    message = (
-        f"d{name} differs from autodiff in {int(off.sum())} of {a.size} "
-        f"elements{' (' + ', '.join(places) + ')' if places else ''}, "
-        f"and {because}. The first is at {list(first)}: {mine} by hand, {right} by autodiff. "
-        "To find the step, return the intermediates' cotangents in a dict too"
-    )
-    return Finding(name, "unexplained", message, evidence={"worst": worst, "different": int(off.sum())})
-
-
-def imprecise(explainer: Explainer, k: int, name: str, dtype: str, off: Array, severity: str) -> Finding:
-    """A gradient that is right in float64, and in a narrow dtype (at the elements `off`) further off than it rounds."""
-    message = (
-        f"d{name} is right in float64; in {dtype} it differs from autodiff in {int(off.sum())} of {off.size} elements "
-        f"by more than {dtype} rounds: numbers overflow, vanish or cancel on the way"
-    )
-    return Finding(name, "precision", message, evidence={"worst": _worst(explainer, k)}, severity=severity)
-
-
-def _bar(progress: bool | None, total: int, run: Forward) -> Callable[[], None]:
-    """Shows progress where it is wanted, or where it will take long on a terminal."""
-    long = sum(node.primitive is not None for node in run.order) * max(v.size for v in run.values.values()) > 5e6
-    if progress is False or (progress is None and not long):
-        return lambda: None
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        return lambda: None
-    bar = tqdm(total=total, desc="explaining", leave=False, disable=None if progress is None else False)
-
-    def step() -> None:
-        bar.update()
-        if bar.n >= total:
-            bar.close()
-
-    return step

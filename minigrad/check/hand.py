@@ -17,17 +17,9 @@ from typing import Any
 from minigrad import backend
 from minigrad.backend import numpy as host
 from minigrad.check.calling import may_take_cotangents, steps_of, takes_cotangents_by_name, way_to_call
+from minigrad.check.causes import differs, explained, imprecise
 from minigrad.check.comparison import Comparison, on_host
-from minigrad.check.findings import (
-    differs,
-    explained,
-    imprecise,
-    not_compared,
-    not_on_tape,
-    of_a_zero,
-    of_one_element,
-    structural_zero,
-)
+from minigrad.check.findings import not_compared, not_on_tape, of_a_zero, of_one_element, structural_zero
 from minigrad.check.forward import CannotRun, Forward, floating, holding_arrays, name_of, record
 from minigrad.check.layers import Layer
 from minigrad.check.mutants import Mutant, Score, mutation_score, score_sentence
@@ -183,12 +175,14 @@ def _compared(
         rtol = of_steps(asked.rtol, run.leaves[0].dtype, *(step.dtype for step in both.values()))
         report.findings += walk(run, comparison.sweep, both, rtol)
     if comparison.wrong and comparison.finite:
-        report.findings += explained(comparison.explainer, comparison.wrong, names, progress, asked.budget)
-        if ended := [f"d{names[k]}" for k in comparison.explainer.ended]:
-            report.details["search"] = f"ended early for {', '.join(ended)}, after {asked.budget:g} s in all (budget=)"
+        causes, ended = explained(comparison, progress, asked.budget)
+        report.findings += causes
+        if ended:
+            late = ", ".join(f"d{names[k]}" for k in ended)
+            report.details["search"] = f"ended early for {late}, after {asked.budget:g} s in all (budget=)"
     else:
         because = "no cause is looked for where numbers of the reverse pass are not finite"
-        report.findings += [differs(comparison.explainer, k, names[k], because) for k in comparison.wrong]
+        report.findings += [differs(comparison, k, because) for k in comparison.wrong]
     if not sure and (comparison.right or any(f.kind in ("unexplained", "raised") for f in report.findings)):
         message = (
             f"{name_of(asked.hand)} was called with the cotangents of {len(run.outputs)} of the values that "
@@ -222,7 +216,7 @@ def _of_the_dtype(narrow: Comparison, wide: Comparison, dtype: str) -> list[Find
             continue
         off = narrow.gap(k) > narrow.rounding.of_dtype(k)
         if k in narrow.wrong or off.any():
-            found.append(imprecise(narrow.explainer, k, name, dtype, off, VACUOUS if k in narrow.wrong else NOTE))
+            found.append(imprecise(narrow, k, dtype, off, VACUOUS if k in narrow.wrong else NOTE))
     return found
 
 

@@ -9,8 +9,8 @@ from dataclasses import replace
 from typing import Any
 
 from minigrad.backend import numpy as host
-from minigrad.check.explain import Explainer
-from minigrad.check.findings import in_words
+from minigrad.check.causes import in_words
+from minigrad.check.explain import explain
 from minigrad.check.forward import Forward
 from minigrad.check.report import Finding
 from minigrad.check.sweep import Sweep
@@ -107,7 +107,7 @@ def _step_cause(run: Forward, sweep: Sweep, node: Node, value: Array, given: Map
         local = Sweep(part, seeds, above)
         expected = local.gradients[0]
         tol = 0.1 * rtol * (host.abs(expected) + float(host.abs(expected).max(initial=0.0)))
-        explanations = Explainer(local, [value], [tol]).explain(0)
+        explanations = explain(local, [value], [tol], [0])[0][0]
     except (ValueError, KeyError, host.linalg.LinAlgError):
         return ""
     return in_words(explanations[0].message, [run.names[node]]) if explanations else ""

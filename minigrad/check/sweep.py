@@ -36,13 +36,15 @@ class Sweep:
 
     cotangents: of every node.  edges: for every edge what it contributes to its source.
     gradients:  of the leaves, in their order.  constants: nodes that nothing is passed to.
+    consumers:  for every node the edges through which its cotangent comes.
     """
 
     def __init__(self, run: Forward, seeds: Mapping[Node, Array], constants: frozenset[Node] = frozenset()) -> None:
         self.run = run
         self.seeds = dict(seeds)
         self.constants = constants
-        leading: set[Node] = {x.node for x in run.leaves}  # type: ignore[misc]
+        self.leaf_nodes: set[Node] = {x.node for x in run.leaves}  # type: ignore[misc]
+        leading = set(self.leaf_nodes)
         for node in run.order:
             if node not in leading and node not in constants and not leading.isdisjoint(node.inputs):
                 leading.add(node)
@@ -51,6 +53,11 @@ class Sweep:
         self.edges: dict[Edge, Array] = {}
         self.cotangents = self.down(self.seeds, note=self.edges)
         self.gradients = [self.at_leaf(self.cotangents, k) for k in range(len(run.leaves))]
+        self.consumers: dict[Node, list[Edge]] = {}
+        for node in run.order:
+            for i, source in enumerate(node.inputs):
+                if source is not None and source in self.needed and node in self.cotangents:
+                    self.consumers.setdefault(source, []).append((node, i))
         self._effects: dict[Node | Edge, dict[Node, Array]] = {}
         self._tangents: dict[int, tuple[Array, dict[Node, Array]]] = {}
 

@@ -1,15 +1,15 @@
 """The mistakes that people make in backward passes, and the searches for them.
 
-A *search* is a function of a `Suspicion`, which is the case of one wrong gradient, and yields explanations: mistakes
+A *search* is a function of a `Case`, the case of one wrong gradient, and yields explanations: mistakes
 that reproduce that gradient. This is the list of all searches, in the order in which they are made.
 """
 
 from collections.abc import Callable, Iterator
 
+from minigrad.check.case import Case, Explanation
 from minigrad.check.slips import constants, derivatives, formulas, loops, names, paths, shapes, sums, values
-from minigrad.check.suspicion import Explanation, Suspicion
 
-Search = Callable[[Suspicion], Iterator[Explanation]]
+Search = Callable[[Case], Iterator[Explanation]]
 
 SINGLE: tuple[Search, ...] = (
     paths.whole, paths.upstream, paths.sites, paths.constants, values.factors, derivatives.derivatives,

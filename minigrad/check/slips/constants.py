@@ -7,9 +7,9 @@ import math
 from collections.abc import Iterator, Mapping
 
 from minigrad.backend import numpy as host
+from minigrad.check.case import INVOLVED, Case, Explanation
 from minigrad.check.numbers import together, variances
 from minigrad.check.rearranged import fitted
-from minigrad.check.suspicion import INVOLVED, Explanation, Suspicion
 from minigrad.check.sweep import Array
 from minigrad.tape import Node
 
@@ -23,7 +23,7 @@ LARGE = 50_000
 """From so many elements on not every mixture of changed values is acted out."""
 
 
-def replays(case: Suspicion) -> Iterator[Explanation]:
+def replays(case: Case) -> Iterator[Explanation]:
     """A backward pass of values with another eps, with none, or with m - 1 for m."""
     spreads = _spreads(case)
     for node in case.run.order:
@@ -39,7 +39,7 @@ def replays(case: Suspicion) -> Iterator[Explanation]:
                 yield _otherwise(case, node, words, "factor", "m/(m-1)")
 
 
-def _eps(case: Suspicion, node: Node) -> Iterator[Explanation]:
+def _eps(case: Case, node: Node) -> Iterator[Explanation]:
     """A constant that is added to one value: left out, added after the root, or another one."""
     eps = next((a for a in case.run.arguments[node] if not getattr(a, "ndim", 0)), None)
     sources = [s for s in node.inputs if s is not None]
@@ -53,7 +53,7 @@ def _eps(case: Suspicion, node: Node) -> Iterator[Explanation]:
         words += ", or {uses} one so small that it makes no difference" if smaller else ""
         yield _otherwise(case, node, words, "eps left out", text)
         return
-    for root, _ in case.consumers.get(node, ()):
+    for root, _ in case.sweep.consumers.get(node, ()):
         if root.primitive is not None and root.primitive.name == "sqrt":
             after = {node: value, root: host.sqrt(value) + eps}
             if _replayed(case, after):
@@ -68,14 +68,14 @@ def _eps(case: Suspicion, node: Node) -> Iterator[Explanation]:
         yield _otherwise(case, node, words, "another eps", f"{other:.4g}")
 
 
-def other_axes(case: Suspicion) -> Iterator[Explanation]:
+def other_axes(case: Case) -> Iterator[Explanation]:
     """Values that were computed anew with a statistic over other axes."""
     for node in case.run.order:
         if node in case.sweep.cotangents and node.primitive is not None and node.primitive.name in REDUCTIONS:
             yield from _over_others(case, node)
 
 
-def _over_others(case: Suspicion, node: Node) -> Iterator[Explanation]:
+def _over_others(case: Case, node: Node) -> Iterator[Explanation]:
     assert node.primitive is not None and node.inputs[0] is not None
     elements = case.run.values[node.inputs[0]]
     kept = dict(zip(node.primitive.statics, node.params, strict=True)).get("keepdims", False)
@@ -98,7 +98,7 @@ def _over_others(case: Suspicion, node: Node) -> Iterator[Explanation]:
                 yield _otherwise(case, node, words, "wrong axes", "")
 
 
-def _solved(case: Suspicion, node: Node, value: Array, eps: float) -> float | None:
+def _solved(case: Case, node: Node, value: Array, eps: float) -> float | None:
     """The constant with which the backward pass reproduces the hand-derived gradient, found by secants."""
 
     def predicted(e: float) -> Array:
@@ -122,12 +122,12 @@ def _solved(case: Suspicion, node: Node, value: Array, eps: float) -> float | No
     return None
 
 
-def _otherwise(case: Suspicion, node: Node, words: str, kind: str, factor: str) -> Explanation:
+def _otherwise(case: Case, node: Node, words: str, kind: str, factor: str) -> Explanation:
     words += case.run.where(node)
     return Explanation((kind, node), INVOLVED - 0.5, kind, words, case.names_of(node), factor, case.line_of(node))
 
 
-def _spreads(case: Suspicion) -> dict[Node, int]:
+def _spreads(case: Case) -> dict[Node, int]:
     """The variances: means of squares, and sums of squares divided by their number, with that number."""
     found = {}
     for node in variances(case.run):
@@ -136,14 +136,14 @@ def _spreads(case: Suspicion) -> dict[Node, int]:
         if node.primitive.name == "mean":
             found[node] = m
         else:
-            for user, i in case.consumers.get(node, ()):
+            for user, i in case.sweep.consumers.get(node, ()):
                 divided = i == 0 and user.primitive is not None and user.primitive.name == "divide"
                 if divided and host.array_equal(case.run.arguments[user][1], m):
                     found[user] = m
     return {node: m for node, m in found.items() if m > 1}
 
 
-def _replayed(case: Suspicion, changed: dict[Node, Array]) -> bool:
+def _replayed(case: Case, changed: dict[Node, Array]) -> bool:
     """Whether a backward pass in which some of the values below changed ones follow the change is the hand's."""
     fresh = case.sweep.replayed(changed)
     if any(not host.isfinite(v).all() for v in fresh.values()):
@@ -163,6 +163,6 @@ def _replayed(case: Suspicion, changed: dict[Node, Array]) -> bool:
     return False
 
 
-def _mixture(case: Suspicion, changed: Mapping[Node, Array]) -> Array:
+def _mixture(case: Case, changed: Mapping[Node, Array]) -> Array:
     """The gradient by a backward pass that finds some values changed."""
     return case.sweep.at_leaf(case.sweep.otherwise(changed), case.k)

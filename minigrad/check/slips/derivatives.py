@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from minigrad.backend import numpy as host
-from minigrad.check.suspicion import LOCAL, Explanation, Suspicion
+from minigrad.check.case import LOCAL, Case, Explanation
 from minigrad.check.sweep import Array
 from minigrad.ops import sum_to
 from minigrad.paths import pull
@@ -30,7 +30,7 @@ class Stretch(NamedTuple):
     step: int | None = None
 
 
-def derivatives(case: Suspicion) -> Iterator[Explanation]:
+def derivatives(case: Case) -> Iterator[Explanation]:
     """The derivative of a stretch left out: the cotangent passed on as it came; or twice, or another one."""
     for stretch in _stretches(case):
         high, low, c, words, doubt, step = stretch
@@ -68,7 +68,7 @@ def derivatives(case: Suspicion) -> Iterator[Explanation]:
                 )  # fmt: skip
 
 
-def _stretches(case: Suspicion) -> Iterator[Stretch]:
+def _stretches(case: Case) -> Iterator[Stretch]:
     """Every elementwise step, the chains of them, and the ways between named values of one shape."""
     run, sweep = case.run, case.sweep
     for node in run.order:
@@ -88,12 +88,12 @@ def _stretches(case: Suspicion) -> Iterator[Stretch]:
             yield _between(case, high, low, sweep.effect(high)[low], 0.4)
 
 
-def _between(case: Suspicion, high: Node, low: Node, c: Array, doubt: float) -> Stretch:
+def _between(case: Case, high: Node, low: Node, c: Array, doubt: float) -> Stretch:
     words = f"the derivative of {case.run.describe(high)} by {case.run.describe(low)}{case.run.where(high)}"
     return Stretch(high, low, c, words, doubt)
 
 
-def _chain(case: Suspicion, node: Node) -> list[tuple[Node, int]]:
+def _chain(case: Case, node: Node) -> list[tuple[Node, int]]:
     """The edges of a chain of elementwise steps without forks, such as a sigmoid written out."""
     edges: list[tuple[Node, int]] = []
     while node.primitive is not None and node.primitive.kind == "elementwise":
@@ -102,24 +102,24 @@ def _chain(case: Suspicion, node: Node) -> list[tuple[Node, int]]:
             break
         edges.append((node, inputs[0][0]))
         node = inputs[0][1]
-        if len(case.consumers.get(node, ())) != 1:
+        if len(case.sweep.consumers.get(node, ())) != 1:
             break
     return edges
 
 
-def _is_inside(case: Suspicion, node: Node) -> bool:
+def _is_inside(case: Case, node: Node) -> bool:
     """Whether a step has no name and is one of a chain, so that nobody thinks of its derivative alone."""
-    users = case.consumers.get(node, ())
+    users = case.sweep.consumers.get(node, ())
     return node not in case.run.names and len(users) == 1 and len(_chain(case, users[0][0])) > 1
 
 
-def _is_function(case: Suspicion, node: Node) -> bool:
+def _is_function(case: Case, node: Node) -> bool:
     """Whether a row is a function of one value, whose derivative is known by heart."""
     row = node.primitive
     return row is not None and (len(row.arguments) == 1 or row.name in ("maximum", "minimum"))
 
 
-def _derivative(case: Suspicion, node: Node, i: int) -> str:
+def _derivative(case: Case, node: Node, i: int) -> str:
     """The local derivative of an op in words."""
     assert node.primitive is not None
     name, where = node.primitive.name.rstrip("_"), f"{case.run.describe(node)}{case.run.where(node)}"
@@ -131,7 +131,7 @@ def _derivative(case: Suspicion, node: Node, i: int) -> str:
     return f"the derivative of {name} at {where}"
 
 
-def spread(case: Suspicion) -> Iterator[Explanation]:
+def spread(case: Case) -> Iterator[Explanation]:
     """The cotangent of a maximum given to all elements."""
     for node in case.run.order:
         source = node.inputs[0] if node.primitive is not None and node.primitive.name == "amax" else None

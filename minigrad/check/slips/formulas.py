@@ -15,9 +15,9 @@ from collections.abc import Generator, Iterator, Sequence
 from typing import NamedTuple
 
 from minigrad.backend import numpy as host
+from minigrad.check.case import INVOLVED, Case, Explanation
 from minigrad.check.numbers import STATISTICS, fraction
 from minigrad.check.rearranged import aligned
-from minigrad.check.suspicion import INVOLVED, Explanation, Suspicion
 from minigrad.check.sweep import Array
 from minigrad.tape import Node
 
@@ -211,12 +211,12 @@ def _plain(number: float) -> bool:
     return any(abs(abs(number) - n) < 1e-6 * n for n in (0.5, 1, 2, 3, 4))
 
 
-def formulas(case: Suspicion) -> Iterator[Explanation]:
+def formulas(case: Case) -> Iterator[Explanation]:
     """A term that is another formula, the same slip in several terms, or a factor of several powers."""
     shape = _shape_of_formulas(case)
     if not 4 <= math.prod(shape) <= LARGEST:
         return
-    alphabet = Alphabet(shape, list(_letters(case, shape)), case.unit)
+    alphabet = Alphabet(shape, list(_letters(case, shape)), case.clues.unit)
     terms = _terms(case)
     through = " and ".join(case.run.describe(node) for node in terms)
     total = sum(terms.values(), host.zeros_like(case.a))
@@ -235,7 +235,7 @@ def formulas(case: Suspicion) -> Iterator[Explanation]:
         yield from _over_other_axes(case, alphabet, terms, right)
 
 
-def _terms(case: Suspicion) -> dict[Node, Array]:
+def _terms(case: Case) -> dict[Node, Array]:
     """What passes each statistic."""
     below = case.sweep.directions(case.k)[1]
     statistics = [
@@ -249,17 +249,17 @@ def _terms(case: Suspicion) -> dict[Node, Array]:
     return {n: c for n, c in apart.items() if not (host.abs(case.a - c) <= scale).all()}
 
 
-def _shape_of_formulas(case: Suspicion) -> tuple[int, ...]:
+def _shape_of_formulas(case: Case) -> tuple[int, ...]:
     """The leaf's shape, or what the forward reshapes it to at once."""
     node = case.run.leaves[case.k].node
-    edges = case.consumers.get(node, ())  # type: ignore[arg-type]
+    edges = case.sweep.consumers.get(node, ())  # type: ignore[arg-type]
     while len(edges) == 1 and edges[0][0].primitive is not None and edges[0][0].primitive.name == "reshape":
         node = edges[0][0]
-        edges = case.consumers.get(node, ())
+        edges = case.sweep.consumers.get(node, ())
     return node.shape  # type: ignore[union-attr]
 
 
-def _letters(case: Suspicion, shape: tuple[int, ...]) -> Iterator[tuple[str, Array, bool]]:
+def _letters(case: Case, shape: tuple[int, ...]) -> Iterator[tuple[str, Array, bool]]:
     """The values of a shape: the upstream gradient, then what rows kept, named ones first."""
     size = math.prod(shape)
     for g in case.sweep.seeds.values():
@@ -275,7 +275,7 @@ def _letters(case: Suspicion, shape: tuple[int, ...]) -> Iterator[tuple[str, Arr
 
     leaf = case.run.leaves[case.k].shape
     more: list[tuple[str, Array]] = []
-    for text, value, _ in sorted(case.values, key=order):
+    for text, value, _ in sorted(case.clues.values, key=order):
         if value.dtype.kind != "f" or value.size < 2 or text == "the upstream gradient":
             continue
         letter = aligned(value, shape)
@@ -290,7 +290,7 @@ def _letters(case: Suspicion, shape: tuple[int, ...]) -> Iterator[tuple[str, Arr
 
 
 def _factor_of(
-    case: Suspicion, alphabet: Alphabet, part: Array, subject: str, has: str, lacks: str
+    case: Case, alphabet: Alphabet, part: Array, subject: str, has: str, lacks: str
 ) -> Iterator[Explanation]:
     """A part of the gradient times a product of powers."""
     rest = case.a - part
@@ -314,7 +314,7 @@ def _factor_of(
 
 
 def _another(
-    case: Suspicion, alphabet: Alphabet, part: Array, node: Node | None, words: str
+    case: Case, alphabet: Alphabet, part: Array, node: Node | None, words: str
 ) -> Generator[Explanation, None, Formula | None]:
     """A part of the gradient that is another formula by hand; returns the right one, if there is one."""
     rest, reach = case.a - part, 1e-9 * host.abs(part).max()
@@ -331,7 +331,7 @@ def _another(
 
 
 def _told(
-    case: Suspicion, alphabet: Alphabet, node: Node | None, words: str, hand: Formula, right: Formula
+    case: Case, alphabet: Alphabet, node: Node | None, words: str, hand: Formula, right: Formula
 ) -> Explanation:
     """The sentence for a term that is another formula than the right one."""
 
@@ -357,7 +357,7 @@ def _told(
 
 
 def _over_other_axes(
-    case: Suspicion, alphabet: Alphabet, terms: dict[Node, Array], right: dict[Node, Formula]
+    case: Case, alphabet: Alphabet, terms: dict[Node, Array], right: dict[Node, Formula]
 ) -> Iterator[Explanation]:
     """All the sums over the same wrong axes, with their counts or without."""
     rest = case.a - sum(terms.values())
@@ -379,13 +379,13 @@ def _over_other_axes(
                     return
 
 
-def _moved(case: Suspicion, alphabet: Alphabet, formula: Formula, axes: Axes, counted: bool) -> Formula:
+def _moved(case: Case, alphabet: Alphabet, formula: Formula, axes: Axes, counted: bool) -> Formula:
     """A formula with its sum over other axes; counted: divided by their number of elements, where it is a mean."""
     before, now = (math.prod(alphabet.shape[axis] for axis in a) for a in (formula.axes, axes))
     return formula._replace(axes=axes, number=formula.number * (before / now if counted else 1.0))
 
 
-def _legend(case: Suspicion, alphabet: Alphabet, text: str) -> str:
+def _legend(case: Case, alphabet: Alphabet, text: str) -> str:
     """What the letters of a formula stand for that are not the user's own names."""
     said = [f"{letter} is {words}" for letter, words in alphabet.legend.items() if letter in text]
     return f", where {', '.join(said)}" if said else ""

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from minigrad.check.suspicion import LOCAL, Explanation, Suspicion
+from minigrad.check.case import LOCAL, Case, Explanation
 from minigrad.check.sweep import Array, Edge
 from minigrad.tape import Node
 
@@ -32,9 +32,9 @@ DERIVATIVES: dict[str, tuple[str, str, Slip]] = {
 """Slips in elementwise rows: what stands for the derivative."""
 
 
-def everywhere(case: Suspicion) -> Iterator[Explanation]:
+def everywhere(case: Case) -> Iterator[Explanation]:
     """The same slip at every node that one line made, in one of its arguments."""
-    for (_, row, _), nodes in case.repeated().items():
+    for (_, row, _), nodes in case.clues.repeated().items():
         for i in range(len(nodes[0].inputs)):
             edges = [(node, i) for node in nodes if (node, i) in case.sweep.edges]
             if len(edges) > 1:
@@ -43,7 +43,7 @@ def everywhere(case: Suspicion) -> Iterator[Explanation]:
     yield from _a_step_off(case)
 
 
-def _at_all(case: Suspicion, edges: list[Edge], row: str) -> Iterator[Explanation]:
+def _at_all(case: Case, edges: list[Edge], row: str) -> Iterator[Explanation]:
     node, i = edges[0]
     where, many = case.run.where(node), len(edges)
     source = _at_any_step(case.run.describe(edges[-1][0].inputs[i]))  # type: ignore[arg-type]
@@ -63,19 +63,19 @@ def _at_all(case: Suspicion, edges: list[Edge], row: str) -> Iterator[Explanatio
             )
 
 
-def _with_slip(case: Suspicion, edges: list[Edge], slip: Slip) -> Mapping[Node, Array]:
+def _with_slip(case: Case, edges: list[Edge], slip: Slip) -> Mapping[Node, Array]:
     def of(y: Array) -> Callable[[Array, Array], Array]:
         return lambda g, c: slip(g, c, y)
 
     return case.sweep.down(case.sweep.seeds, edit={edge: of(case.run.values[edge[0]]) for edge in edges})
 
 
-def _only_one_left(case: Suspicion) -> Iterator[Explanation]:
+def _only_one_left(case: Case) -> Iterator[Explanation]:
     """What a loop carries on assigned where it should be added to: of all uses only one contributes."""
-    kind = {node: key for key, nodes in case.repeated().items() for node in nodes}
+    kind = {node: key for key, nodes in case.clues.repeated().items() for node in nodes}
     for words, nodes in _series(case):
         uses: dict[Any, list[Edge]] = {}
-        for node, i in (edge for source in nodes for edge in case.consumers.get(source, ())):
+        for node, i in (edge for source in nodes for edge in case.sweep.consumers.get(source, ())):
             uses.setdefault((kind.get(node), i), []).append((node, i))
         for key, left in uses.items() if len(uses) > 2 else ():
             others = [edge for other, edges in uses.items() if other != key for edge in edges]
@@ -85,7 +85,7 @@ def _only_one_left(case: Suspicion) -> Iterator[Explanation]:
                 yield Explanation(("only", words), LOCAL, "overwritten", message, _named(case, nodes))
 
 
-def _a_step_off(case: Suspicion) -> Iterator[Explanation]:
+def _a_step_off(case: Case) -> Iterator[Explanation]:
     """The value of the step before, or after, where that of a step is meant."""
     for words, nodes in _series(case):
         values = [_before(case, nodes), *(case.run.values[n] for n in nodes)]
@@ -113,7 +113,7 @@ def _a_step_off(case: Suspicion) -> Iterator[Explanation]:
                     yield Explanation(key, LOCAL, "mistaken value", message, _named(case, nodes))
 
 
-def _series(case: Suspicion) -> list[tuple[str, list[Node]]]:
+def _series(case: Case) -> list[tuple[str, list[Node]]]:
     """What a loop makes at each step, in words, and its nodes in their order: they have one name, or one line."""
     named: dict[str, list[Node]] = {}
     for node in case.run.order:
@@ -121,17 +121,17 @@ def _series(case: Suspicion) -> list[tuple[str, list[Node]]]:
             named.setdefault(f"`{case.run.names[node].split(' #')[0]}`", []).append(node)
     unnamed = [
         (_at_any_step(case.run.describe(nodes[0])), nodes)
-        for nodes in case.repeated().values() if len(nodes) > 2 and case.run.names.keys().isdisjoint(nodes)
+        for nodes in case.clues.repeated().values() if len(nodes) > 2 and case.run.names.keys().isdisjoint(nodes)
     ]  # fmt: skip
     series = [*named.items(), *unnamed]
     return [(words, nodes) for words, nodes in series if len({n.shape for n in nodes}) == 1 < len(nodes)]
 
 
-def _named(case: Suspicion, nodes: list[Node]) -> tuple[str, ...]:
+def _named(case: Case, nodes: list[Node]) -> tuple[str, ...]:
     return tuple({case.run.names[node].split(" #")[0]: None for node in nodes if node in case.run.names})
 
 
-def _before(case: Suspicion, nodes: list[Node]) -> Array | None:
+def _before(case: Case, nodes: list[Node]) -> Array | None:
     """What the first of a series was made of that has its shape and is an input: where the loop began."""
     waiting, seen = [nodes[0]], set()
     while waiting:

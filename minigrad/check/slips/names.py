@@ -11,8 +11,8 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
 from minigrad.backend import numpy as host
+from minigrad.check.case import INVOLVED, LOCAL, Case, Explanation
 from minigrad.check.rearranged import rearrangements
-from minigrad.check.suspicion import INVOLVED, LOCAL, Explanation, Suspicion
 from minigrad.check.sweep import Array
 from minigrad.primitive import OUTPUT
 from minigrad.tape import Node
@@ -24,7 +24,7 @@ MOST, LARGEST = 24, 100_000
 """How many names, and of how many elements, are tried in one another's place."""
 
 
-def names(case: Suspicion) -> Iterator[Explanation]:
+def names(case: Case) -> Iterator[Explanation]:
     """A named value rearranged, two exchanged, or one used for another, in all places."""
     held = _held(case)
     for name, nodes in held.items():
@@ -46,7 +46,7 @@ def names(case: Suspicion) -> Iterator[Explanation]:
             yield Explanation(("exchanged", one, other), LOCAL + 0.1, "mistaken value", message, (one, other))
 
 
-def _held(case: Suspicion) -> dict[str, list[Node]]:
+def _held(case: Case) -> dict[str, list[Node]]:
     """Names with the nodes that they stood for: several where a line of a loop gives one name again and again."""
     held: dict[tuple[str, int], list[Node]] = {}
     for node in case.run.order:
@@ -58,7 +58,7 @@ def _held(case: Suspicion) -> dict[str, list[Node]]:
     return {case.run.names[nodes[0]].split(" #" if len(nodes) > 1 else None)[0]: nodes for nodes in small}
 
 
-def _found(case: Suspicion, key: str, nodes: Sequence[Node], values: Sequence[Array]) -> bool:
+def _found(case: Case, key: str, nodes: Sequence[Node], values: Sequence[Array]) -> bool:
     """Whether a reverse pass that has other values of some nodes, and all that only moves those, is the hand's."""
     carriers = set(nodes)
     for node in case.run.order:
@@ -75,9 +75,9 @@ def _found(case: Suspicion, key: str, nodes: Sequence[Node], values: Sequence[Ar
     )
 
 
-def left_out(case: Suspicion) -> Iterator[Explanation]:
+def left_out(case: Case) -> Iterator[Explanation]:
     """Values that were computed anew without one step of the forward, at each turn of a loop."""
-    for (_, name, _), nodes in case.repeated().items():
+    for (_, name, _), nodes in case.clues.repeated().items():
         node = nodes[0]
         if name in MOVES or node.primitive.joint is not None:  # type: ignore[union-attr]
             continue
@@ -93,7 +93,7 @@ def left_out(case: Suspicion) -> Iterator[Explanation]:
                 )  # fmt: skip
 
 
-def _without(case: Suspicion, nodes: Sequence[Node], i: int) -> bool:
+def _without(case: Case, nodes: Sequence[Node], i: int) -> bool:
     """Whether the hand goes on with the i-th arguments of some nodes in their place.
 
     With the values alone, with the derivatives alone, or with both.
@@ -113,7 +113,7 @@ def _without(case: Suspicion, nodes: Sequence[Node], i: int) -> bool:
     )
 
 
-def _other(case: Suspicion, node: Node, i: int) -> str:
+def _other(case: Case, node: Node, i: int) -> str:
     """What a step with two arguments does to its i-th: " of `P`", " of 3"; else nothing."""
     if len(node.inputs) != 2:
         return ""

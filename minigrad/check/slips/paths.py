@@ -8,14 +8,16 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from minigrad.backend import numpy as host
+from minigrad.check.case import COMPOUND, LAST, LOCAL, PLAIN, SIMPLE, Case, Explanation
+from minigrad.check.clues import NEAR
 from minigrad.check.numbers import STATISTICS, Factor, digits, together
 from minigrad.check.rearranged import fitted, rearrangements
-from minigrad.check.suspicion import COMPOUND, LAST, LOCAL, NEAR, PLAIN, SIMPLE, Explanation, Suspicion
 from minigrad.check.sweep import DIRECTIONS, Array, Edge
+from minigrad.check.terms import groups
 from minigrad.tape import Node
 
 
-def whole(case: Suspicion) -> Iterator[Explanation]:
+def whole(case: Case) -> Iterator[Explanation]:
     """The gradient as a whole: zero, the other sign, scaled, rearranged, another argument's."""
     a, h, d = case.a, case.h, "{d}"
     if not host.any(h):
@@ -29,7 +31,7 @@ def whole(case: Suspicion) -> Iterator[Explanation]:
         if (places := _places(case)) > 1 and abs(w * places - 1) < 1e-6:
             message = "{d} {is} averaged over the places where " + f"`{case.run.leaf_name(case.k)}` is used, and "
             yield Explanation(("averaged",), SIMPLE, "factor", message + "should be summed", factor=f"{w:.6g}")
-        named = case.name_weight(w, [n for n, words in case.counts.items() if words[0] == "m"])
+        named = case.clues.name_weight(w, [n for n, words in case.clues.counts.items() if words[0] == "m"])
         sign = " and the wrong sign" if w < 0 else ""
         if named is not None:
             message = named.sentence(d).replace("lacks", "{lacks}").replace("has", "{has}") + sign
@@ -48,7 +50,8 @@ def whole(case: Suspicion) -> Iterator[Explanation]:
                 f"d{case.run.leaf_name(j)}", (case.run.leaf_name(j),)
             )  # fmt: skip
     for node, g in case.sweep.cotangents.items():
-        if node.shape == a.shape and node not in case.leaf_nodes and node not in case.seed_nodes and case.fits(g):
+        own = node in case.sweep.leaf_nodes or node in case.sweep.seeds
+        if node.shape == a.shape and not own and case.fits(g):
             message = "{d} {is} the cotangent of " + f"{case.run.describe(node)}{case.run.where(node)}"
             yield Explanation(
                 ("another", node), LOCAL + 0.45, "derivative left out", message, case.names_of(node), None,
@@ -59,14 +62,14 @@ def whole(case: Suspicion) -> Iterator[Explanation]:
             yield Explanation(("moved", words), SIMPLE + 0.05, "permuted", "{d} {is} autodiff's " + words)
 
 
-def _places(case: Suspicion) -> float:
+def _places(case: Case) -> float:
     """To how many places each element of this leaf is broadcast, where that is the same wherever it is used."""
-    edges = case.consumers.get(case.run.leaves[case.k].node, ())  # type: ignore[arg-type]
+    edges = case.sweep.consumers.get(case.run.leaves[case.k].node, ())  # type: ignore[arg-type]
     sizes = {math.prod(node.shape) for node, _ in edges if node.primitive.kind == "elementwise"}  # type: ignore[union-attr]
     return sizes.pop() / max(1, case.a.size) if len(sizes) == 1 else 1.0
 
 
-def upstream(case: Suspicion) -> Iterator[Explanation]:
+def upstream(case: Case) -> Iterator[Explanation]:
     """The cotangent ignored, applied twice, or only its mean used."""
     ways: dict[str, Callable[[Array], Array]] = {
         "ignored": host.ones_like,
@@ -107,15 +110,15 @@ def upstream(case: Suspicion) -> Iterator[Explanation]:
                 yield Explanation(("output", node), SIMPLE, "missing path", message, case.names_of(node))
 
 
-def _seeded(case: Suspicion, key: Any, seeds: Mapping[Node, Array]) -> bool:
+def _seeded(case: Case, key: Any, seeds: Mapping[Node, Array]) -> bool:
     """Whether other upstream gradients lead to the hand-derived gradient."""
     return case.acted(("upstream", key), lambda: case.sweep.down(seeds))
 
 
-def sites(case: Suspicion) -> Iterator[Explanation]:
+def sites(case: Case) -> Iterator[Explanation]:
     """One path missing, of the wrong sign, or scaled by a number."""
-    whole = case.u.reshape(DIRECTIONS, -1) @ case.a.reshape(-1)
-    for site, p in case.weights():
+    whole = case.along(case.a)
+    for site, p in case.weights:
         w = 1 + float(p @ case.q) / float(p @ p)
         if not (host.abs((w - 1) * p - case.q) <= case.q_tol).all():
             continue
@@ -124,7 +127,7 @@ def sites(case: Suspicion) -> Iterator[Explanation]:
         yield from _weighted(case, site, w, effect, everything)
 
 
-def _weighted(case: Suspicion, site: Node | Edge, w: float, effect: Array, everything: bool) -> Iterator[Explanation]:
+def _weighted(case: Case, site: Node | Edge, w: float, effect: Array, everything: bool) -> Iterator[Explanation]:
     words, names = case.path_words(site), case.names_of(site)
     rank = PLAIN + case.believed(site) + (0.8 if everything else 0.0)
     if abs(w) < 1e-5 and case.fits(case.a - effect):
@@ -140,7 +143,7 @@ def _weighted(case: Suspicion, site: Node | Edge, w: float, effect: Array, every
         yield Explanation(("sign", site), rank, "wrong sign", message, names, "-1", case.line_of(site))
         return
     means = [n for n, _ in _segment(case, site) if n.primitive is not None and n.primitive.name in STATISTICS]
-    named = case.name_weight(w, map(together, means))
+    named = case.clues.name_weight(w, map(together, means))
     if named is not None:
         sign = " and the wrong sign" if w < 0 else ""
         message = "in {d} " + named.sentence(words) + sign + hint
@@ -153,13 +156,13 @@ def _weighted(case: Suspicion, site: Node | Edge, w: float, effect: Array, every
         yield Explanation(("weight", site), rank + LAST, "factor", message, names, digits(w), case.line_of(site))
 
 
-def _segment(case: Suspicion, site: Node | Edge) -> list[Edge]:
+def _segment(case: Case, site: Node | Edge) -> list[Edge]:
     """The edges that carry the same thing as a site: the chain without forks that it stands on."""
     chain: list[Edge] = [] if isinstance(site, Node) else [site]
     node = site if isinstance(site, Node) else site[0].inputs[site[1]]
     top = node
-    while top is not None and len(case.consumers.get(top, ())) == 1:
-        edge = case.consumers[top][0]
+    while top is not None and len(case.sweep.consumers.get(top, ())) == 1:
+        edge = case.sweep.consumers[top][0]
         chain.append(edge)
         top = edge[0] if sum(s in case.sweep.needed for s in edge[0].inputs if s is not None) == 1 else None
     while node is not None and node.primitive is not None:
@@ -168,12 +171,12 @@ def _segment(case: Suspicion, site: Node | Edge) -> list[Edge]:
             break
         chain += inputs
         node = node.inputs[inputs[0][1]]
-        if len(case.consumers.get(node, ())) != len(inputs):  # type: ignore[arg-type]
+        if len(case.sweep.consumers.get(node, ())) != len(inputs):  # type: ignore[arg-type]
             break
     return chain
 
 
-def _hint(case: Suspicion, site: Node | Edge, w: float) -> str:
+def _hint(case: Case, site: Node | Edge, w: float) -> str:
     """Where on a chain a factor like this one is easily lost."""
     for node, i in _segment(case, site):
         assert node.primitive is not None
@@ -190,14 +193,14 @@ def _hint(case: Suspicion, site: Node | Edge, w: float) -> str:
     return ""
 
 
-def constants(case: Suspicion) -> Iterator[Explanation]:
+def constants(case: Case) -> Iterator[Explanation]:
     """Several statistics treated as constants at once."""
     below = case.sweep.directions(case.k)[1]
     statistics = [
         n for n in case.run.order
-        if n in below and n in case.sweep.cotangents and n.primitive is not None and n not in case.seed_nodes
+        if n in below and n in case.sweep.cotangents and n.primitive is not None and n not in case.sweep.seeds
         and (n in case.run.names or n.primitive.name in STATISTICS)
-        and len(case.turns[case.made_by(n)]) <= NEAR
+        and len(case.clues.turns[case.clues.made_by(n)]) <= NEAR
     ]  # fmt: skip
     statistics = statistics[:12]
     for many in (2, 3):
@@ -216,14 +219,14 @@ def constants(case: Suspicion) -> Iterator[Explanation]:
                 yield Explanation(("constants", chosen), rank, "missing path", message, names, "0")
 
 
-def _dropped(case: Suspicion, *nodes: Node) -> bool:
+def _dropped(case: Case, *nodes: Node) -> bool:
     """Whether some nodes taken as constants lead to the hand-derived gradient."""
     return case.acted(("drop", *nodes), lambda: case.sweep.down(case.sweep.seeds, drop=frozenset(nodes)))
 
 
-def overwritten(case: Suspicion) -> Iterator[Explanation]:
+def overwritten(case: Case) -> Iterator[Explanation]:
     """Contributions that were assigned, or multiplied, where they should have been added up."""
-    for source, edges in case.consumers.items():
+    for source, edges in case.sweep.consumers.items():
         if len(edges) == 2:
             one, other = (case.sweep.edges[edge] for edge in edges)
             if case.confirmed(source, one * other - one - other):
@@ -239,7 +242,7 @@ def overwritten(case: Suspicion) -> Iterator[Explanation]:
                     )
                     message += f"{case.run.describe(edge[0])}: the others are overwritten instead of added up"
                     turns = {node for node, _ in edges}
-                    loop = len(turns) > 2 and len({case.made_by(node)[:2] for node in turns}) == 1
+                    loop = len(turns) > 2 and len({case.clues.made_by(node)[:2] for node in turns}) == 1
                     rank = PLAIN - 0.2 if loop else LOCAL
                     yield Explanation(("only", source), rank, "overwritten", message, case.names_of(source))
         takes = [node for node, _ in edges if node.primitive is not None and node.primitive.name == "take"]
@@ -257,11 +260,11 @@ def overwritten(case: Suspicion) -> Iterator[Explanation]:
             yield Explanation(("overwritten", source), LOCAL, "overwritten", message, case.names_of(source))
 
 
-def pairs(case: Suspicion) -> Iterator[Explanation]:
+def pairs(case: Case) -> Iterator[Explanation]:
     """Two paths off by known numbers, or a factor on everything and one path besides."""
-    weights = case.weights()
+    weights = case.weights
     weights = [(s, p) for s, p in weights if isinstance(s, Node) and s in case.run.names] or weights
-    whole = case.u.reshape(DIRECTIONS, -1) @ case.a.reshape(-1)
+    whole = case.along(case.a)
     parts = [(s, p) for s, p in weights if host.abs(p - whole).max() > 1e-9 * host.abs(whole).max()]
     for (s1, p1), (s2, p2) in itertools.combinations(weights[:24], 2):
         if _within(case, s1, p1, s2) or _within(case, s2, p2, s1):
@@ -270,7 +273,7 @@ def pairs(case: Suspicion) -> Iterator[Explanation]:
         w, *_ = host.linalg.lstsq(both, case.q, rcond=1e-9)
         if not (host.abs(both @ w - case.q) <= case.q_tol).all():
             continue
-        one, other = case.known(1 + w[0]), case.known(1 + w[1])
+        one, other = case.clues.known(1 + w[0]), case.clues.known(1 + w[1])
         if one is None or other is None:
             continue
         (first, w1), (second, w2) = one, other
@@ -280,18 +283,18 @@ def pairs(case: Suspicion) -> Iterator[Explanation]:
             rank = COMPOUND + case.believed(s1) + case.believed(s2)
             kind = "missing path" if {first, second} == {"is missing"} else "combination"
             yield Explanation(("pair", s1, s2), rank, kind, message, case.names_of(s1) + case.names_of(s2))
-    off = [(f, fitted(v, case.a.shape)) for f, v in case.forms()]
-    off += [(f, host.asarray(f.value)) for f in case.scalars] + [(Factor("-1", -1.0), host.asarray(-1.0))]
+    off = [(f, fitted(v, case.a.shape)) for f, v in case.clues.forms]
+    off += [(f, host.asarray(f.value)) for f in case.clues.scalars] + [(Factor("-1", -1.0), host.asarray(-1.0))]
     for factor, value in off:
         if value is None or not host.all(value):
             continue
-        q = case.u.reshape(DIRECTIONS, -1) @ (case.h / value - case.a).reshape(-1)
+        q = case.along(case.h / value - case.a)
         tol = 1e-5 * float(host.abs(whole).max()) * 1e-2
         for site, p in parts:
             w1 = 1 + float(p @ q) / float(p @ p)
             if not (host.abs((w1 - 1) * p - q) <= tol).all():
                 continue
-            told = case.known(w1)
+            told = case.clues.known(w1)
             if told is None:
                 continue
             known, w1 = told
@@ -307,7 +310,7 @@ def pairs(case: Suspicion) -> Iterator[Explanation]:
                 )
 
 
-def _within(case: Suspicion, site: Node | Edge, p: Array, other: Node | Edge) -> bool:
+def _within(case: Case, site: Node | Edge, p: Array, other: Node | Edge) -> bool:
     """Whether all that passes a site (p, as the random directions see it) passes another one too."""
     node = case.sweep.landing(other)[0]
     shared = case.sweep.effect(site).get(node)
@@ -316,20 +319,19 @@ def _within(case: Suspicion, site: Node | Edge, p: Array, other: Node | Edge) ->
     return bool((host.abs(case.sweep.seen(case.k, node, shared) - p) <= 1e-9 * host.abs(p).max()).all())
 
 
-def combinations(case: Suspicion) -> Iterator[Explanation]:
+def combinations(case: Case) -> Iterator[Explanation]:
     """The gradient as a weighted sum of all its paths, apart by the named intermediates."""
-    groups = case.groups(case.k)
-    if not 2 <= len(groups) <= DIRECTIONS - 1 or case.a.size <= len(groups):
+    parts = groups(case.sweep, case.k)
+    if not 2 <= len(parts) <= DIRECTIONS - 1 or case.a.size <= len(parts):
         return
-    columns = host.stack([c.reshape(-1) for c in groups.values()], 1)
-    if host.linalg.matrix_rank(columns, tol=1e-8 * host.abs(columns).max()) < len(groups):
+    columns = host.stack([c.reshape(-1) for c in parts.values()], 1)
+    if host.linalg.matrix_rank(columns, tol=1e-8 * host.abs(columns).max()) < len(parts):
         return
-    assert case.h is not None
     w, *_ = host.linalg.lstsq(columns, case.h.reshape(-1), rcond=None)
     if not case.fits((columns @ w).reshape(case.a.shape)):
         return
-    changed = [(labels, x) for labels, x in zip(groups, w, strict=True) if abs(x - 1) > 1e-5]
-    told = [(labels, (case.known(x) or (f"counts {digits(x)} times", x))[0]) for labels, x in changed]
+    changed = [(labels, x) for labels, x in zip(parts, w, strict=True) if abs(x - 1) > 1e-5]
+    told = [(labels, (case.clues.known(x) or (f"counts {digits(x)} times", x))[0]) for labels, x in changed]
     name = case.run.leaf_name(case.k)
     words = "; ".join(f"the path {name} -> {' -> '.join(labels) or 'y'} {what}" for labels, what in told)
     yield Explanation(

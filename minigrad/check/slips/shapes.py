@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from minigrad.backend import numpy as host
+from minigrad.check.case import INVOLVED, LOCAL, PLAIN, Case, Explanation
 from minigrad.check.numbers import STATISTICS
 from minigrad.check.rearranged import broadcasts, fitted, rearrangements
-from minigrad.check.suspicion import INVOLVED, LOCAL, PLAIN, Explanation, Suspicion
 from minigrad.check.sweep import Array
 from minigrad.ops import sum_to
 from minigrad.paths import pull
@@ -39,7 +39,7 @@ class _Term(NamedTuple):
         return _Term(self.own + other.own, self.right + other.right, self.shape)
 
 
-def sums(case: Suspicion) -> Iterator[Explanation]:
+def sums(case: Case) -> Iterator[Explanation]:
     """A path through a sum that is not summed, as if a Jacobian were diagonal, or over the wrong axes."""
     for node in case.run.order:
         row = node.primitive
@@ -62,7 +62,7 @@ def sums(case: Suspicion) -> Iterator[Explanation]:
 
 
 def _otherwise_summed(
-    case: Suspicion, node: Node, reduction: Node, elements: Node, ways: list[tuple[Array, Array]], spread: Array
+    case: Case, node: Node, reduction: Node, elements: Node, ways: list[tuple[Array, Array]], spread: Array
 ) -> Iterator[Explanation]:
     """The sum over every choice of axes. ways: what may stand in the sum, and what then multiplies it.
 
@@ -91,7 +91,7 @@ def _otherwise_summed(
             )  # fmt: skip
 
 
-def added_up(case: Suspicion) -> Iterator[Explanation]:
+def added_up(case: Case) -> Iterator[Explanation]:
     """The gradient of something that is broadcast as the upstream gradient times a value, summed: times another."""
     shape = case.run.leaves[case.k].shape
     if len(case.sweep.seeds) > 1:
@@ -100,7 +100,7 @@ def added_up(case: Suspicion) -> Iterator[Explanation]:
     if case.a.size >= g.size or not broadcasts(shape, g.shape):
         return
     sums: dict[str, Array] = {}
-    for text, value, _ in case.values:
+    for text, value, _ in case.clues.values:
         factor = fitted(value, g.shape) if value.dtype.kind == "f" else None
         if factor is not None:
             sums.setdefault(text, sum_to(g * factor, shape))
@@ -113,7 +113,7 @@ def added_up(case: Suspicion) -> Iterator[Explanation]:
             yield Explanation(("added", text), INVOLVED, "mistaken value", message, (text.strip("`"),))
 
 
-def _unsummed(case: Suspicion, node: Node, i: int, g: Array, shape: tuple[int, ...] | None = None) -> Array | None:
+def _unsummed(case: Case, node: Node, i: int, g: Array, shape: tuple[int, ...] | None = None) -> Array | None:
     """What an edge of an elementwise row contributes before what broadcasting added is summed.
 
     shape: of the row's values where they were broadcast, where it is not the row's own.
@@ -133,7 +133,7 @@ def _unsummed(case: Suspicion, node: Node, i: int, g: Array, shape: tuple[int, .
 
 
 def _down_to_a_sum(
-    case: Suspicion, node: Node, own: Array, summed: Array
+    case: Case, node: Node, own: Array, summed: Array
 ) -> tuple[Node, Node, Array, Array, Array] | None:
     """From a value that was broadcast down to the reduction that it comes from, through what changes no size.
 
@@ -159,13 +159,13 @@ def _down_to_a_sum(
     return None
 
 
-def _by_each(case: Suspicion, reduction: Node) -> Array:
+def _by_each(case: Case, reduction: Node) -> Array:
     """The derivative of a reduction by each element that it takes together: 1 for a sum."""
     ((_, _, each),) = pull(reduction, host.ones(reduction.shape), False, case.sweep.needed)
     return each
 
 
-def nothing_summed(case: Suspicion) -> Iterator[Explanation]:
+def nothing_summed(case: Case) -> Iterator[Explanation]:
     """The same at every sum: what a BatchNorm's backward pass becomes without them.
 
     Contributions are kept apart by the broadcasts that they passed: who derives by hand leaves out those that
@@ -194,7 +194,7 @@ def nothing_summed(case: Suspicion) -> Iterator[Explanation]:
         yield Explanation(("nothing summed",), LOCAL, "not summed", message + DIAGONAL)
 
 
-def _own_part(case: Suspicion, node: Node, i: int, source: Node, term: _Term, right: Array) -> _Term | None:
+def _own_part(case: Case, node: Node, i: int, source: Node, term: _Term, right: Array) -> _Term | None:
     """What an edge makes of a term that is never summed; None where it cannot be told."""
     row, lifted = node.primitive, term.own.shape != node.shape
     assert row is not None
@@ -211,7 +211,7 @@ def _own_part(case: Suspicion, node: Node, i: int, source: Node, term: _Term, ri
     return _Term(term.own, right, term.shape) if moved else None
 
 
-def turned(case: Suspicion) -> Iterator[Explanation]:
+def turned(case: Case) -> Iterator[Explanation]:
     """A transposition that is undone by a reshape, or by another permutation of axes."""
     for node in case.run.order:
         if node.primitive is None or node.primitive.name != "transpose" or node not in case.sweep.cotangents:
@@ -232,7 +232,7 @@ def turned(case: Suspicion) -> Iterator[Explanation]:
                 )  # fmt: skip
 
 
-def products(case: Suspicion) -> Iterator[Explanation]:
+def products(case: Case) -> Iterator[Explanation]:
     """A product of matrices in another order, or of the transposed cotangent."""
     for node in case.run.order:
         if node.primitive is None or node.primitive.name != "matmul" or node not in case.sweep.cotangents:
@@ -258,21 +258,21 @@ def products(case: Suspicion) -> Iterator[Explanation]:
                     )  # fmt: skip
 
 
-def _factor(case: Suspicion, node: Node, i: int) -> tuple[str, str]:
+def _factor(case: Case, node: Node, i: int) -> tuple[str, str]:
     """A factor of a product as a name, and what the name stands for where the forward has none."""
     source = node.inputs[i]
-    words = None if source is None else case.run.describe(source)
-    if words is None:
-        words = next((text for text, value, _ in case.values if value is case.run.arguments[node][i]), "a constant")
     turned = None if source is None else _turned(case, source)
-    if turned is not None:
-        words = case.run.describe(turned)
+    if source is not None:
+        words = case.run.describe(turned or source)
+    else:
+        argument = case.run.arguments[node][i]
+        words = next((text for text, value, _ in case.clues.values if value is argument), "a constant")
     if words[:1] == "`" and words.strip("`").isidentifier():
         return words.strip("`") + ".T" * (turned is not None), ""
     return "m" + ".T" * (turned is not None), f", and m is {words}"
 
 
-def _turned(case: Suspicion, node: Node) -> Node | None:
+def _turned(case: Case, node: Node) -> Node | None:
     """What a node is the transpose of that has no name itself, as `k.T` in `q @ k.T`."""
     if node in case.run.names or node.primitive is None or node.primitive.name != "transpose":
         return None

@@ -6,16 +6,16 @@ import math
 from collections.abc import Iterator
 
 from minigrad.backend import numpy as host
+from minigrad.check.case import INVOLVED, Case, Explanation
 from minigrad.check.numbers import fraction
 from minigrad.check.rearranged import aligned
-from minigrad.check.suspicion import INVOLVED, Explanation, Suspicion
 from minigrad.check.sweep import Array
 
 MOST = 8
 """Of how many values a sum is sought."""
 
 
-def sums_of_values(case: Suspicion) -> Iterator[Explanation]:
+def sums_of_values(case: Case) -> Iterator[Explanation]:
     """Both gradients as weighted sums of the same values, by least squares."""
     names, columns = ["1"], [host.ones(case.a.size)]
     for text, value in _summands(case):
@@ -32,18 +32,18 @@ def sums_of_values(case: Suspicion) -> Iterator[Explanation]:
     if (host.abs(matrix @ right - case.a.reshape(-1)) <= reach).all() and case.fits(
         (matrix @ hand).reshape(case.a.shape)
     ):
-        mine, meant = (_sum(w / case.unit, names) for w in (hand, right))
+        mine, meant = (_sum(w / case.clues.unit, names) for w in (hand, right))
         if meant is None or mine in (None, meant):
             return
-        of = "the upstream gradient times " if case.unit != 1 else ""
+        of = "the upstream gradient times " if case.clues.unit != 1 else ""
         message = "{d} {is} " + f"{of}`{mine}` by hand, and `{meant}` is right"
         evidence = {"by hand": mine, "right": meant}
         yield Explanation(("sum", mine), INVOLVED, "wrong term", message, evidence=evidence)
 
 
-def _summands(case: Suspicion) -> Iterator[tuple[str, Array]]:
+def _summands(case: Case) -> Iterator[tuple[str, Array]]:
     """The named values that broadcast to the gradient, integers as one-hot rows, and the input as probabilities."""
-    for text, value, _ in case.values:
+    for text, value, _ in case.clues.values:
         if text[:1] == "`" and value.size > 1 and host.isfinite(value).all():
             shaped = aligned(value, case.a.shape)
             if shaped is not None:

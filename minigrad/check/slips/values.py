@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from minigrad.backend import numpy as host
+from minigrad.check.case import LOCAL, PLAIN, Case, Explanation
 from minigrad.check.rearranged import fitted, rearrangements
-from minigrad.check.suspicion import LOCAL, PLAIN, Explanation, Suspicion
 from minigrad.check.sweep import Array
 from minigrad.ops import sum_to
 from minigrad.paths import pull
@@ -17,9 +17,9 @@ from minigrad.tape import Node
 TURNED = " transposed"
 
 
-def factors(case: Suspicion) -> Iterator[Explanation]:
+def factors(case: Case) -> Iterator[Explanation]:
     """Off by a named array: the whole gradient, or what passes one site."""
-    for factor, value in case.forms():
+    for factor, value in case.clues.forms:
         value = fitted(value, case.a.shape)
         for sign, also in ((1.0, ""), (-1.0, " and has the wrong sign")):
             if value is not None and case.fits(sign * case.a * value):
@@ -29,7 +29,7 @@ def factors(case: Suspicion) -> Iterator[Explanation]:
                     ("whole", factor.short, sign), rank, "factor", message, factor=factor.short
                 )
     divisors = {n.inputs[1] for n in case.run.order if n.primitive is not None and n.primitive.name == "divide"}
-    named = [(text, v, n) for text, v, n in case.values if text[:1] == "`" and v.dtype.kind == "f" and v.all()]
+    named = [(text, v, n) for text, v, n in case.clues.values if text[:1] == "`" and v.dtype.kind == "f" and v.all()]
     fit = [(text, v, n in divisors) for text, value, n in named if (v := fitted(value, case.a.shape)) is not None]
     for (one, v1, divides), (other, v2, _) in itertools.permutations(fit, 2):
         if case.fits(case.a * (v1 / v2)):
@@ -39,7 +39,7 @@ def factors(case: Suspicion) -> Iterator[Explanation]:
                 ("ratio", one, other), LOCAL + 0.3, "mistaken value", message,
                 (one.strip("`"), other.strip("`")), f"{one}/{other}",
             )  # fmt: skip
-    for site, _ in case.weights():
+    for site, _ in case.weights:
         source, c = case.sweep.landing(site)
         for factor, value in case.likely(source, c):
             if case.confirmed(source, c * value - c):
@@ -51,7 +51,7 @@ def factors(case: Suspicion) -> Iterator[Explanation]:
                 )  # fmt: skip
 
 
-def mistaken(case: Suspicion) -> Iterator[Explanation]:
+def mistaken(case: Case) -> Iterator[Explanation]:
     """A value used where another was meant, and a value transposed, flipped or negated."""
     for node in case.run.order:
         row = node.primitive
@@ -102,7 +102,7 @@ def mistaken(case: Suspicion) -> Iterator[Explanation]:
                         )
 
 
-def _doubt(case: Suspicion, used: str, meant: str) -> float:
+def _doubt(case: Case, used: str, meant: str) -> float:
     """How much less one value in place of another is believed than a slip in one letter."""
     if used[:1] == meant[:1] == "`":
         return 0.15
@@ -111,7 +111,7 @@ def _doubt(case: Suspicion, used: str, meant: str) -> float:
     return 0.4 + 0.3 * (meant[:1] != "`") + 0.3 * ("`" not in used)
 
 
-def _all_at_once(case: Suspicion, node: Node, wrong: Mapping[int, Array], text: str) -> Iterator[Explanation]:
+def _all_at_once(case: Case, node: Node, wrong: Mapping[int, Array], text: str) -> Iterator[Explanation]:
     """A condition that is wrong for all branches that it chooses from."""
     deltas: dict[Node, Array] = {}
     for i, c in wrong.items():
@@ -125,7 +125,7 @@ def _all_at_once(case: Suspicion, node: Node, wrong: Mapping[int, Array], text: 
         )
 
 
-def _meant(case: Suspicion, node: Node, origin: int | None) -> str:
+def _meant(case: Case, node: Node, origin: int | None) -> str:
     """What the backward pass needs there, in words."""
     if origin == -1:
         return case.run.describe(node)
@@ -136,18 +136,18 @@ def _meant(case: Suspicion, node: Node, origin: int | None) -> str:
             if below in case.run.names and source.primitive is not None and source.primitive.name == "transpose":
                 return case.run.describe(below) + TURNED  # type: ignore[arg-type]
             return case.run.describe(source)
-        for text, value, _ in case.values:
+        for text, value, _ in case.clues.values:
             if value is case.run.arguments[node][origin]:
                 return text
     return "another value"
 
 
-def _candidates(case: Suspicion, node: Node, held: Array, upstream: Array) -> Iterator[tuple[str, Array, Node | None]]:
+def _candidates(case: Case, node: Node, held: Array, upstream: Array) -> Iterator[tuple[str, Array, Node | None]]:
     """What could have been used in place of a value: others of its shape, and itself rearranged."""
     if held.dtype.kind == "b":
         yield "the condition inverted", ~held, None
         return
-    for text, value, source in case.near(node):
+    for text, value, source in case.clues.near(node):
         if value.dtype.kind == "f" and value is not held:
             shaped = fitted(value, held.shape)
             if shaped is not None:
@@ -155,7 +155,7 @@ def _candidates(case: Suspicion, node: Node, held: Array, upstream: Array) -> It
             turned = value.swapaxes(-1, -2) if value.ndim == held.ndim > 1 and text[:1] == "`" else None
             if turned is not None and turned.shape == held.shape:
                 yield text + TURNED, turned, source
-    itself = next((text for text, value, _ in case.values if value is held), "a value")
+    itself = next((text for text, value, _ in case.clues.values if value is held), "a value")
     for words, moved in rearrangements(held):
         if moved.shape == held.shape:
             yield f"{itself} {words}", moved, None
@@ -169,7 +169,7 @@ def _candidates(case: Suspicion, node: Node, held: Array, upstream: Array) -> It
         yield f"the root of {itself}", host.sqrt(held), None
 
 
-def too_late(case: Suspicion) -> Iterator[Explanation]:
+def too_late(case: Case) -> Iterator[Explanation]:
     """A factor of a product that multiplies the finished gradient instead of the cotangent it belongs to."""
     for node in case.run.order:
         row = node.primitive
@@ -180,9 +180,9 @@ def too_late(case: Suspicion) -> Iterator[Explanation]:
             yield from _too_late(case, node, g)
 
 
-def misplaced(case: Suspicion) -> Iterator[Explanation]:
+def misplaced(case: Case) -> Iterator[Explanation]:
     """Parts of an array written into one another's place."""
-    for source, edges in case.consumers.items():
+    for source, edges in case.sweep.consumers.items():
         takes = [n for n, _ in edges if n.primitive is not None and n.primitive.name == "take"]
         for first, second in itertools.combinations(takes[:8], 2):
             if first.shape != second.shape or source not in case.sweep.cotangents:
@@ -202,25 +202,25 @@ def misplaced(case: Suspicion) -> Iterator[Explanation]:
                 )
 
 
-def _part(case: Suspicion, node: Node) -> str:
+def _part(case: Case, node: Node) -> str:
     """What became of a slice, under the nearest name."""
     seen = node
     while seen not in case.run.names or "." in case.run.names[seen]:
-        edges = case.consumers.get(seen, ())
+        edges = case.sweep.consumers.get(seen, ())
         if len(edges) != 1:
             break
         seen = edges[0][0]
     return case.run.describe(seen if seen in case.run.names else node)
 
 
-def _both(case: Suspicion, deltas: Mapping[Node, Array]) -> bool:
+def _both(case: Case, deltas: Mapping[Node, Array]) -> bool:
     seen = sum(case.sweep.seen(case.k, node, delta) for node, delta in deltas.items())
     if not (host.abs(seen - case.q) <= case.q_tol).all():
         return False
     return case.fits(case.a + case.sweep.at_leaf(case.sweep.down(deltas), case.k))
 
 
-def _too_late(case: Suspicion, node: Node, g: Array) -> Iterator[Explanation]:
+def _too_late(case: Case, node: Node, g: Array) -> Iterator[Explanation]:
     for i, source in enumerate(node.inputs):
         if source is None or (node, i) not in case.sweep.edges:
             continue
