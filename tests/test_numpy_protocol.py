@@ -109,6 +109,8 @@ CALLS = {
     "diagflat": lambda x: np.diagflat(x),
     "diagonal_of_a_stack": lambda x: np.diagonal(x.reshape(2, 2, 3)) + np.trace(x.reshape(2, 3, 2)[:, :2]),
     "diff": lambda x: np.diff(x, n=2, axis=1),
+    "diff_between": lambda x: np.diff(x, axis=0, prepend=0.0, append=B),
+    "dsplit": lambda x: np.dsplit(x.reshape(3, 2, 2), 2)[1],
     "dstack": lambda x: np.dstack([x, B]),
     "einsum_of_numbers": lambda x: np.einsum(x, [0, 1], B, [2, 1], [0, 2]),
     "expand_dims_two": lambda x: np.expand_dims(x, (0, 2)),
@@ -120,6 +122,8 @@ CALLS = {
     "inv": lambda x: np.linalg.inv(x @ x.T + np.eye(3)),
     "kron": lambda x: np.kron(x, B[:2, :2]),
     "logaddexp2": lambda x: np.logaddexp2(x, B),
+    "logaddexp_accumulate": lambda x: np.logaddexp.accumulate(x, axis=1),
+    "maximum_accumulate": lambda x: np.maximum.accumulate(x, axis=0),
     "logaddexp_reduce": lambda x: np.logaddexp.reduce(x, axis=1),
     "matrix_power": lambda x: np.linalg.matrix_power(x[:, :3], 3),
     "max_initial": lambda x: np.max(x, axis=1, initial=0.2),
@@ -156,6 +160,7 @@ CALLS = {
     "trapezoid": lambda x: np.trapezoid(x, dx=0.5, axis=1),
     "var_where": lambda x: np.var(x, axis=1, where=B > -0.5),
     "vecdot": lambda x: np.vecdot(x, B),
+    "vecdot_of_columns": lambda x: np.vecdot(x, B, axis=0),
     "vector_norm": lambda x: np.linalg.vector_norm(x, axis=1),
     "corrcoef_of_two": lambda x: np.corrcoef(x[0], x[1]),
     "counts": lambda x: x / np.sqrt(np.sum(x > 0, axis=0) + 1),
@@ -190,6 +195,17 @@ def test_the_same_values_as_on_arrays_and_a_gradient(name):
     direction, h = rand(*A.shape, seed=4), 1e-6
     slope = (np.sum(g * CALLS[name](A + h * direction)) - np.sum(g * CALLS[name](A - h * direction))) / (2 * h)
     assert np.sum(gradient * direction) == pytest.approx(slope, rel=1e-6, abs=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("function", "a", "b", "slope"),
+    [(np.logaddexp, -np.inf, -np.inf, 0.5), (np.logaddexp2, np.inf, np.inf, 0.5), (np.fmod, -1e200, 2.5, 1.0)],
+)
+def test_values_that_a_difference_would_lose(function, a, b, slope):
+    """A sum of probabilities that are all zero, in logarithms; a remainder of a large number."""
+    x = mg.tensor(np.array(a), requires_grad=True)
+    y = function(x, b)
+    assert y.item() == function(a, b) and mg.grad(y, x).item() == slope
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

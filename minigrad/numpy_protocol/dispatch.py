@@ -19,7 +19,8 @@ from minigrad.numpy_protocol.promotion import (
     plain,
     promoted,
 )
-from minigrad.numpy_protocol.tables import ACCUMULATED, CONSTANT, FUNCTIONS, INSTEAD, REDUCED, UFUNCS
+from minigrad.numpy_protocol.reductions import accumulated
+from minigrad.numpy_protocol.tables import CONSTANT, FUNCTIONS, INSTEAD, REDUCED, UFUNCS
 from minigrad.tensor import Tensor
 
 IGNORED = {"casting", "device", "kind", "optimize", "stable", "subok"}
@@ -66,9 +67,9 @@ def array_ufunc(self: Tensor, ufunc: Any, method: str, *args: Any, **kwargs: Any
     if method == "reduce" and name in REDUCED:
         kwargs.setdefault("axis", 0)
         return call(full, FUNCTIONS[REDUCED[name]], args, kwargs)
-    if method == "accumulate" and name in ACCUMULATED:
-        kwargs.setdefault("axis", 0)
-        return call(full, FUNCTIONS[ACCUMULATED[name]], args, kwargs)
+    if method == "accumulate" and name in UFUNCS:
+        along = ops.cumsum if name == "add" else accumulated(UFUNCS[name])
+        return call(full, along, (*args, kwargs.pop("axis", 0)), kwargs)
     if method == "outer" and name in UFUNCS:
         a, b = map(as_array, args)
         return call(full, UFUNCS[name], (ops.reshape(a, (*a.shape, *(1,) * b.ndim)), b), kwargs)

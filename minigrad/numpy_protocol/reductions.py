@@ -5,6 +5,7 @@ Arguments that stand elsewhere by position there (dtype, out) are taken by name 
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -36,7 +37,7 @@ def reduction(op: Function, join: Function, neutral: float | None) -> Function:
     return reduce
 
 
-total = reduction(ops.sum, ops.add, 0)
+total, product = reduction(ops.sum, ops.add, 0), reduction(ops.prod, ops.multiply, 1)
 
 
 def size(a: Any, axis: Axis, where: Any, keepdims: bool) -> Any:
@@ -110,12 +111,18 @@ def flat(op: Function) -> Function:
     return along
 
 
-def cumprod(a: Any, axis: int) -> Any:
-    """The products of the elements so far: factor by factor, and so exact also where one is zero."""
-    parts = [ops.split(a, a.shape[axis], axis)[0]] if a.shape[axis] else []
-    for part in ops.split(a, a.shape[axis], axis)[1:] if parts else []:
-        parts.append(parts[-1] * part)
-    return ops.concatenate(parts, axis) if parts else ops.alias(a)
+def accumulated(op: Function) -> Function:
+    """What op makes of the elements so far, one after the other: of products exact also where a factor is zero."""
+
+    def along(a: Any, axis: int = 0) -> Any:
+        if not a.shape[axis]:
+            return ops.alias(a)
+        return ops.concatenate(list(itertools.accumulate(ops.split(a, a.shape[axis], axis), op)), axis)
+
+    return along
+
+
+cumprod = accumulated(ops.multiply)
 
 
 DEFAULT_AXES: dict[Function, int | None] = {ops.sort: -1, ops.argsort: -1, ops.cumsum: None, cumprod: None}
@@ -170,9 +177,14 @@ def corrcoef(x: Any, y: Any = None, rowvar: bool = True) -> Any:
     return c / ops.outer(d, d)
 
 
-def diff(a: Any, n: int = 1, axis: int = -1) -> Any:
-    """The differences of neighbours along an axis, n times."""
+def diff(a: Any, n: int = 1, axis: int = -1, prepend: Any = None, append: Any = None) -> Any:
+    """The differences of neighbours along an axis, n times, with what comes before and after them."""
     head = (slice(None),) * (axis % a.ndim)
+    if prepend is not None or append is not None:
+        one = (*a.shape[: axis % a.ndim], 1, *a.shape[axis % a.ndim + 1 :])
+        ends = [end if end is None else as_array(end) for end in (prepend, append)]
+        before, after = ([] if e is None else [e if e.ndim else ops.broadcast_to(e, one)] for e in ends)
+        a = ops.concatenate(widened([*before, a, *after]), axis)
     for _ in range(n):
         a = ops.getitem(a, (*head, slice(1, None))) - ops.getitem(a, (*head, slice(None, -1)))
     return a

@@ -27,7 +27,7 @@ UFUNCS: dict[str, Function] = {
     "bitwise_xor": ops.bitwise_xor,
     "cbrt": lambda x: ops.sign(x) * ops.power(ops.abs(x), 1 / 3),
     "conjugate": ops.alias,
-    "copysign": lambda a, b: ops.abs(a) * ops.where(as_signs(b), -1.0, 1.0),
+    "copysign": lambda a, b: ops.abs(a) * signs(b),
     "deg2rad": lambda x: x * (math.pi / 180),
     "degrees": lambda x: x * (180 / math.pi),
     "divmod": lambda a, b: (ops.floor_divide(a, b), ops.remainder(a, b)),
@@ -38,21 +38,21 @@ UFUNCS: dict[str, Function] = {
     "float_power": ops.power,
     "fmax": lambda a, b: beside_nan(ops.maximum, a, b),
     "fmin": lambda a, b: beside_nan(ops.minimum, a, b),
-    "fmod": lambda a, b: a - truncated(a / b) * b,
+    "fmod": lambda a, b: signs(a) * ops.remainder(signs(a) * a, ops.abs(b)),
     "heaviside": lambda x, h: ops.where(ops.equal(x, 0), h, ops.astype(ops.greater(x, 0), x.dtype)),
     "hypot": lambda a, b: ops.sqrt(a * a + b * b),
     "invert": ops.bitwise_not,
-    "logaddexp": lambda a, b: ops.maximum(a, b) + ops.log1p(ops.exp(-ops.abs(a - b))),
-    "logaddexp2": lambda a, b: ops.maximum(a, b) + ops.log1p(ops.exp2(-ops.abs(a - b))) / math.log(2),
+    "logaddexp": lambda a, b: ops.maximum(a, b) + ops.log1p(ops.exp(-gap(a, b))),
+    "logaddexp2": lambda a, b: ops.maximum(a, b) + ops.log1p(ops.exp2(-gap(a, b))) / math.log(2),
     "modf": lambda x: (x - truncated(x), truncated(x)),
     "positive": ops.alias,
     "rad2deg": lambda x: x * (180 / math.pi),
     "radians": lambda x: x * (math.pi / 180),
     "rint": ops.round,
-    "signbit": lambda x: as_signs(x),
+    "signbit": lambda x: host.signbit(as_values(x)),
     "true_divide": ops.divide,
     "trunc": lambda x: truncated(x),
-    "vecdot": lambda a, b: ops.sum(a * b, -1),
+    "vecdot": lambda a, b, axis=-1: ops.sum(a * b, axis),
 }  # fmt: skip
 """NumPy's elementwise functions by name, and three of SciPy's."""
 
@@ -61,8 +61,15 @@ def truncated(x: Any) -> Any:
     return ops.sign(x) * ops.floor(ops.abs(x))
 
 
-def as_signs(x: Any) -> Any:
-    return host.signbit(as_values(x))
+def signs(x: Any) -> Any:
+    """1 and -1, the latter also for -0.0: constants."""
+    return ops.where(host.signbit(as_values(x)), -1.0, 1.0)
+
+
+def gap(a: Any, b: Any) -> Any:
+    """|a - b|, and 0 between equal infinities."""
+    equal = ops.equal(a, b)
+    return ops.where(equal, 0.0, ops.maximum(a, b)) - ops.where(equal, 0.0, ops.minimum(a, b))
 
 
 def beside_nan(op: Function, a: Any, b: Any) -> Any:
@@ -74,8 +81,7 @@ REDUCED = {
     "add": "sum", "multiply": "prod", "maximum": "max", "minimum": "min", "logical_and": "all", "logical_or": "any",
     "logaddexp": "logsumexp",
 }  # fmt: skip
-ACCUMULATED = {"add": "cumsum", "multiply": "cumprod"}
-"""What np.add.reduce, np.add.accumulate and their like are called otherwise."""
+"""What np.add.reduce and its like are called otherwise."""
 
 MOST = float(host.finfo(host.float64).max)
 
@@ -125,6 +131,7 @@ FUNCTIONS: dict[str, Any] = {
     "cumsum": reductions.flat(ops.cumsum),
     "delete": arranged.moves("delete", 0),
     "diagflat": lambda v, k=0: arranged.diag(ops.reshape(v, -1), k),
+    "dsplit": arranged.cut_along(2),
     "dstack": arranged.moves("dstack"),
     "empty_like": arranged.like(0),
     "extract": arranged.moves("extract", 1),
@@ -146,12 +153,13 @@ FUNCTIONS: dict[str, Any] = {
     "meshgrid": arranged.moves("meshgrid"),
     "nan_to_num": lambda x, copy=True, nan=0.0: ops.where(ops.isnan(x), nan, ops.clip(x, -MOST, MOST)),
     "nanmean": reductions.without_nan(reductions.mean_over),
+    "nanprod": reductions.without_nan(reductions.product),
     "nanstd": reductions.without_nan(reductions.std),
     "nansum": reductions.without_nan(reductions.total),
     "nanvar": reductions.without_nan(reductions.var),
     "ndim": lambda a: a.ndim,
     "ones_like": arranged.like(1),
-    "prod": reductions.reduction(ops.prod, ops.multiply, 1),
+    "prod": reductions.product,
     "real": arranged.same,
     "resize": arranged.moves("resize", 0),
     "rollaxis": arranged.moves("rollaxis", 0),
