@@ -7,6 +7,7 @@ from typing import Any
 
 from minigrad import ops
 from minigrad.backend import numpy as host
+from minigrad.backend import xp
 from minigrad.numpy_protocol import arrangements as arranged
 from minigrad.numpy_protocol import products, reductions
 from minigrad.numpy_protocol.promotion import Function, as_values
@@ -63,7 +64,7 @@ def truncated(x: Any) -> Any:
 
 def signs(x: Any) -> Any:
     """1 and -1, the latter also for -0.0: constants."""
-    return ops.where(host.signbit(as_values(x)), -1.0, 1.0)
+    return ops.where(xp.asarray(host.signbit(as_values(x))), -1.0, 1.0)
 
 
 def gap(a: Any, b: Any) -> Any:
