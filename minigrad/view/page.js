@@ -4,6 +4,7 @@
   const byId = (id) => document.getElementById(id);
   const NS = "http://www.w3.org/2000/svg";
   const lines = new Map(data.lines.map((line) => [line.n, line]));
+  const numbers = new Map(data.lines.map((line) => [line.name, line.n]));
   const home = new Map(); // line -> number of its item
   data.items.forEach((item, i) => item.lines.forEach((n) => home.set(n, i)));
   const open = new Set(); // items that are unfolded
@@ -24,34 +25,54 @@
     if (parent) parent.append(element);
     return element;
   };
-  const cut = (text, most) => (text.length > most ? text.slice(0, most - 1) + "…" : text);
+  const cut = (text, most) => // to its first characters, or to its last where `most` is negative
+    (text.length <= Math.abs(most) ? text : most > 0 ? text.slice(0, most - 1) + "…" : "…" + text.slice(most + 1));
 
-  // ---- places: columns for layers, boxes stacked in them; an open group is a box with its own columns ----
-  const SIZE = { node: [44, 44], leaf: [76, 30], group: [116, 46], gapX: 58, gapY: 26, row: 70, pad: 22, head: 24 };
+  // ---- places: columns for layers, boxes stacked in them; an open group is a box with its own columns. Where the
+  // whole is too wide it goes on in another band below, as a line of text does. -----------------------------------
+  const SIZE = { node: [44, 44], leaf: [84, 30], group: [124, 46], gapX: 38, gapY: 46, row: 90, most: 150, pad: 34, head: 24,
+    margin: 34, band: 84, few: 2 };
 
-  function stack(layout, sizes, gapX) {
-    const count = layout.x.length, columns = [];
-    for (let i = 0; i < count; i++) (columns[layout.x[i]] ||= []).push(i);
-    const at = new Array(count);
-    let left = 0;
-    for (let c = 0; c < columns.length; c++) {
-      const column = (columns[c] || []).sort((a, b) => layout.y[a] - layout.y[b]);
-      const width = Math.max(10, ...column.map((i) => (sizes[i] || [0, 8])[0]));
-      let bottom = -Infinity, shift = 0;
-      for (const i of column) {
-        const height = (sizes[i] || [0, 8])[1], wish = layout.y[i] * SIZE.row;
-        const y = Math.max(wish, bottom + SIZE.gapY + height / 2);
-        shift += y - wish;
-        bottom = y + height / 2;
-        at[i] = [left + width / 2, y];
+  // Places of a layout's items, the middle of each and its band. limit: the width of a band, in a layout with edges.
+  function stack(layout, sizes, gapX, row, limit = Infinity) {
+    const columns = [], at = [], bands = [], size = (i) => sizes[i] || [0, 8];
+    layout.x.forEach((x, i) => (columns[x] ||= []).push(i));
+    const widths = Array.from(columns, (column) => Math.max(10, ...(column || []).map((i) => size(i)[0])));
+    const cuts = columns.map(() => new Set()); // the wires that run on to the right of each column
+    if (limit < Infinity)
+      for (const [a, b] of layout.edges) for (let c = layout.x[a]; c < layout.x[b]; c++) cuts[c].add(a);
+    let bottom = 0;
+    for (let first = 0; first < columns.length;) {
+      let width = widths[first], last = first; // the last column whose right is cut by few wires, if one is
+      for (let c = first + 1; c < columns.length && (width + gapX + widths[c] <= limit || last === first); c++) {
+        width += gapX + widths[c];
+        if (c + 1 === columns.length || cuts[c].size <= SIZE.few) last = c;
       }
-      for (const i of column) at[i][1] -= shift / column.length;
-      left += width + gapX;
+      last = limit < Infinity ? last : columns.length - 1;
+      let left = 0, low = Infinity, high = -Infinity;
+      for (let c = first; c <= last; c++) {
+        const column = (columns[c] || []).sort((a, b) => layout.y[a] - layout.y[b]);
+        let end = -Infinity, shift = 0;
+        for (const i of column) {
+          const half = size(i)[1] / 2, wish = layout.y[i] * row, y = Math.max(wish, end + SIZE.gapY + half);
+          shift += y - wish;
+          end = y + half;
+          at[i] = [left + widths[c] / 2, y, bands.length];
+        }
+        for (const i of column) {
+          at[i][1] -= shift / column.length;
+          low = Math.min(low, at[i][1] - size(i)[1] / 2);
+          high = Math.max(high, at[i][1] + size(i)[1] / 2);
+        }
+        left += widths[c] + gapX;
+      }
+      const top = bands.length ? bottom + SIZE.band : 0;
+      for (let c = first; c <= last; c++) for (const i of columns[c] || []) at[i][1] += top - low;
+      bottom = top + high - low;
+      bands.push({ top, bottom, width: left - gapX });
+      first = last + 1;
     }
-    let low = Infinity, high = -Infinity;
-    at.forEach((p, i) => { const h = (sizes[i] || [0, 8])[1]; low = Math.min(low, p[1] - h / 2); high = Math.max(high, p[1] + h / 2); });
-    at.forEach((p) => { p[1] -= low; });
-    return { at, width: Math.max(0, left - gapX), height: Math.max(0, high - low) };
+    return { at, bands, width: Math.max(0, ...bands.map((band) => band.width)), height: bottom };
   }
 
   const sizeOf = (n) => (lines.get(n).leaf ? SIZE.leaf : SIZE.node);
@@ -65,13 +86,25 @@
       if (!item.group) sizes.push(sizeOf(item.lines[0]));
       else if (!open.has(i)) sizes.push(SIZE.group);
       else {
-        const box = stack(item.inner, item.lines.map(sizeOf), 44);
+        const box = stack(item.inner, item.lines.map(sizeOf), SIZE.gapX, SIZE.row);
         inner.set(i, box);
         sizes.push([box.width + 2 * SIZE.pad, box.height + 2 * SIZE.pad + SIZE.head]);
       }
     });
-    const outer = stack(data.outer, sizes, SIZE.gapX);
-    const margin = 30, width = outer.width + 2 * margin, height = outer.height + 2 * margin;
+    const holder = byId("graph"), margin = SIZE.margin;
+    const room = Math.max(280, holder.clientWidth - 8), grouped = data.items.some((item) => item.group);
+    const fits = (places, least) => Math.min(1.3, Math.max(least, room / (places.width + 2 * margin)));
+    let outer = stack(data.outer, sizes, SIZE.gapX, SIZE.row), zoom = fits(outer, 0.75);
+    if (zoom * (outer.width + 2 * margin) > room || grouped) {
+      const folded = stack(data.outer, sizes, SIZE.gapX, SIZE.row, room - 2 * margin);
+      if (grouped || folded.width <= room) [outer, zoom] = [folded, Math.min(1, fits(folded, 0.75))];
+    }
+    if (outer.bands.length === 1 && !open.size) { // rows apart, as far as there is room
+      const rows = Math.max(0.5, ...data.outer.y), free = holder.clientHeight / zoom - 2 * margin - outer.height;
+      outer = stack(data.outer, sizes, SIZE.gapX, Math.min(SIZE.most, SIZE.row + Math.max(0, 0.8 * free) / rows));
+    }
+    zoom = state.zoom ||= zoom;
+    const width = outer.width + 2 * margin, height = outer.height + 2 * margin;
     const svg = draw("svg", { viewBox: `0 0 ${width} ${height}`, xmlns: NS });
     const marker = draw("marker", { id: "tip", viewBox: "0 0 8 8", refX: 7, refY: 4, markerWidth: 7, markerHeight: 7,
       markerUnits: "userSpaceOnUse", orient: "auto" }, draw("defs", {}, svg));
@@ -93,8 +126,8 @@
       button(group, `${item.title}, ${item.lines.length} lines`, turn, () => { if (!open.has(i)) inside(item); });
       if (item.inner) group.setAttribute("aria-expanded", open.has(i));
       if (!open.has(i)) {
-        draw("text", { x, y: y - 3 }, group).textContent = cut(item.title, 17);
-        draw("text", { x, y: y + 13, class: "sub" }, group).textContent = `${item.lines.length} line${item.lines.length > 1 ? "s" : ""}`;
+        draw("text", { x, y: y - 3 }, group).textContent = cut(item.title, -17);
+        draw("text", { x, y: y + 13, class: "sub" }, group).textContent = told(item);
         item.lines.forEach((n) => place.set(n, { x, y, w, h, element: group }));
       } else {
         draw("text", { x, y: y - h / 2 + 18 }, group).textContent = item.title;
@@ -105,43 +138,60 @@
     });
 
     const edges = new Map(), drawn = new Map(); // edges that run between the same boxes are one wire
+    const turns = new Map(); // of each band the heights of the wires that go on in the next
     for (const [a, b] of data.edges) {
       const from = place.get(a), to = place.get(b);
       if (from.element === to.element) continue;
       const key = `${a}>${b}`, ha = home.get(a), hb = home.get(b);
+      const placed = (box, left, top, band) => (k) => [box.at[k][0] + left, box.at[k][1] + top, band ?? box.at[k][2]];
+      const here = outer.at[ha][2], there = outer.at[hb][2];
       let via = [];
       if (ha !== hb) {
-        via = (outerVia.get(ha + ">" + hb) || []).map((d) => [outer.at[d][0] + margin, outer.at[d][1] + margin]);
-        if (inner.has(hb)) via.push(...wayIn(data.items[hb], inner.get(hb), b));
+        via = (outerVia.get(ha + ">" + hb) || []).map(placed(outer, margin, margin));
+        if (inner.has(hb)) {
+          const item = data.items[hb], box = inner.get(hb), entry = item.lines.length; // where edges from outside come in
+          const way = viasOf(item).get(entry + ">" + item.lines.indexOf(b)) || [];
+          via.push(...[entry, ...way].map(placed(box, box.left, box.top, there)));
+        }
       } else {
         const item = data.items[ha], box = inner.get(ha), k = item.lines.indexOf(a), l = item.lines.indexOf(b);
-        via = (viasOf(item).get(k + ">" + l) || []).map((d) => [box.left + box.at[d][0], box.top + box.at[d][1]]);
+        via = (viasOf(item).get(k + ">" + l) || []).map(placed(box, box.left, box.top, here));
       }
-      const points = [[from.x + from.w / 2, from.y], ...via, [to.x - to.w / 2 - 1, to.y]];
-      let path = `M${points[0][0]} ${points[0][1]}`;
-      for (let k = 1; k < points.length; k++) {
-        const [x0, y0] = points[k - 1], [x1, y1] = points[k], middle = (x0 + x1) / 2;
-        path += `C${middle} ${y0} ${middle} ${y1} ${x1} ${y1}`;
-      }
+      const path = wire([[from.x + from.w / 2, from.y, here], ...via, [to.x - to.w / 2 - 1, to.y, there]], outer.bands, turns);
       if (!drawn.has(path)) drawn.set(path, draw("path", { d: path, class: "edge" }, wires));
       edges.set(key, drawn.get(path));
     }
-    const holder = byId("graph");
     const before = [holder.scrollLeft, holder.scrollTop];
     holder.replaceChildren(svg);
-    if (!state.zoom) state.zoom = Math.max(0.75, Math.min(1.15, (holder.clientWidth - 20) / width));
-    svg.setAttribute("width", width * state.zoom);
-    svg.setAttribute("height", height * state.zoom);
+    svg.setAttribute("width", width * zoom);
+    svg.setAttribute("height", height * zoom);
     [holder.scrollLeft, holder.scrollTop] = before;
     state.place = place;
     state.edges = edges;
     paint();
   }
 
-  // Where an edge from outside enters an open group: its entry and the dummies from there on.
-  function wayIn(item, box, b) {
-    const entry = item.lines.length, spot = (k) => [box.left + box.at[k][0], box.top + box.at[k][1]];
-    return [spot(entry), ...(viasOf(item).get(entry + ">" + item.lines.indexOf(b)) || []).map(spot)];
+  // A smooth wire through points; from one band to the next it turns around the end of the one and the start of the other.
+  function wire(points, bands, turns) {
+    let path = `M${points[0][0]} ${points[0][1]}`;
+    for (let k = 1; k < points.length; k++) {
+      const [x0, y0, band] = points[k - 1], [x1, y1, next] = points[k], middle = (x0 + x1) / 2;
+      if (band === next) { path += `C${middle} ${y0} ${middle} ${y1} ${x1} ${y1}`; continue; }
+      const here = turns.get(band) ?? turns.set(band, []).get(band), r = 8;
+      if (!here.includes(y0)) here.push(y0);
+      const shift = 7 * here.indexOf(y0);
+      const right = SIZE.margin + bands[band].width + 10 + shift, left = SIZE.margin - 24 + shift;
+      const level = SIZE.margin + bands[band].bottom + 38 + shift;
+      path += `H${right - r}Q${right} ${y0} ${right} ${y0 + r}V${level - r}Q${right} ${level} ${right - r} ${level}` +
+        `H${left + r}Q${left} ${level} ${left} ${level + r}V${y1 - r}Q${left} ${y1} ${left + r} ${y1}H${x1}`;
+    }
+    return path;
+  }
+
+  // What is in a box: its ops where they are few.
+  function told(item) {
+    const ops = item.lines.map((n) => lines.get(n)).filter((line) => !line.leaf).map((line) => line.op);
+    return ops.length < 3 ? ops.join(", ") : `${item.lines.length} lines`;
   }
 
   function node(parent, n, x, y) {
@@ -149,15 +199,32 @@
     const element = draw("g", { class: "node" + (line.leaf ? " leaf" : ""), "data-line": n }, parent);
     if (line.leaf) draw("rect", { x: x - w / 2, y: y - h / 2, width: w, height: h, rx: 5 }, element);
     else draw("circle", { cx: x, cy: y, r: w / 2 }, element);
-    draw("text", { x, y: y + 4 }, element).textContent = line.leaf ? cut(line.name.split(".").pop(), 11) : cut(line.symbol, 7);
-    if (!line.leaf && (line.named || n === data.lines.length))
-      draw("text", { x, y: y - h / 2 - 4, class: "sub" }, element).textContent = cut(line.name.split("/").pop(), 14);
+    const text = line.leaf ? cut(line.name.split(".").pop(), 12) : cut(line.symbol, 7);
+    draw("text", { x, y: y + 4, class: text.length > 6 && !line.leaf ? "long" : "" }, element).textContent = text;
+    if (!line.leaf)
+      draw("text", { x, y: y - h / 2 - 5, class: line.named || n === data.lines.length ? "name" : "sub" }, element)
+        .textContent = cut(line.name.split("/").pop(), 14);
+    draw("text", { x, y: y + h / 2 + 13, class: "sub value" }, element).textContent = brief(data.pictures[line.value]);
+    const grad = draw("text", { x, y: y + h / 2 + 25, class: "sub grad" }, element);
     button(element, `line ${n}: ${line.name} = ${line.expression}`, () => {
       state.kept = state.kept === n ? null : n;
       detail(n);
       paint();
     }, () => detail(n));
-    return { x, y, w, h, element };
+    return { x, y, w, h, element, grad };
+  }
+
+  // An array in a few characters: up to three numbers, else mean ± standard deviation.
+  function brief(pic) {
+    if (!pic || !pic.cells) return "";
+    const digits = (text, most) => {
+      const x = Number(text), size = Math.abs(x);
+      if (size && (size < 1e-3 || size >= 1e5)) return x.toExponential(1).replace("e+", "e");
+      return String(Number(x.toPrecision(most)));
+    };
+    if (pic.few && pic.few.length <= 3) return pic.few.map((x) => digits(x, 3)).join(", ");
+    if (!Number(pic.std)) return `all ${digits(pic.mean, 3)}`;
+    return `${Math.abs(pic.mean) < 1e-12 * pic.std ? 0 : digits(pic.mean, 2)} ± ${digits(pic.std, 2)}`;
   }
 
   // Something drawn that is pressed by mouse or keyboard, and looked at by pointing or by moving the focus there.
@@ -189,6 +256,10 @@
       if (last) mark(s.line, "now");
       mark(s.line, "reached");
     });
+    const grads = new Map(); // of each line what has come in so far
+    if (data.steps.length) grads.set(data.lines.length, lines.get(data.lines.length).cotangent);
+    data.steps.slice(0, state.step).forEach((s) => grads.set(s.to, s.running ?? s.outgoing));
+    state.place.forEach(({ grad }, n) => { if (grad) grad.textContent = brief(data.pictures[grads.get(n)]); });
     if (state.way) state.way.edges.forEach(([a, b]) => { wire(a, b, "lit"); mark(a, "lit"); mark(b, "lit"); });
     if (state.kept !== null) mark(state.kept, "kept");
   }
@@ -217,10 +288,10 @@
     pen.fillStyle = kind === "grad" ? "#b42318" : "#1a7f37";
     pic.hist.forEach((n, k) => pen.fillRect(k * 5.5, 56 - (54 * n) / most, 4.5, (54 * n) / most));
     const shape = `[${pic.shape.join(", ")}]`, bad = pic.bad ? `, ${pic.bad} not finite` : "";
-    const text = pic.shape.length === 0 ? "" : `mean ${pic.mean}, std ${pic.std}, ${pic.min} to ${pic.max}${bad}` +
+    const text = pic.few && pic.few.length <= 3 ? "" : `mean ${pic.mean}, std ${pic.std}, ${pic.min} to ${pic.max}${bad}` +
       (pic.whole ? "" : ", cells picked evenly");
     return make("div", { class: "pic " + kind },
-      make("div", { class: "title" }, `${title} `, make("span", { class: "soft" }, shape)), map, pic.shape.length ? bars : null,
+      make("div", { class: "title" }, `${title} `, make("span", { class: "soft" }, shape)), map, pic.few && pic.few.length <= 8 ? null : bars,
       make("div", { class: "soft" }, text), pic.few ? make("div", { class: "few" }, pic.few.join("  ")) : null);
   }
 
@@ -268,11 +339,16 @@
   function showPaths() {
     const panel = byId("paths");
     panel.replaceChildren();
-    for (const split of data.paths) {
-      panel.append(make("h2", {}, `paths of the gradient of ${split.leaf}`));
+    data.paths.forEach((split, place) => {
+      const list = make("details", place ? {} : { open: "" }, make("summary", {}, `paths of the gradient of ${split.leaf}`));
+      panel.append(list);
+      // Of long ways only what they differ in: not the lines that all pass which were not merged before them.
+      const end = (way) => (way.labels.at(-1) === "..." ? numbers.get(way.labels.at(-2)) ?? 0 : Infinity);
+      const common = (label) => label !== "..." && split.ways.length > 1 && split.ways.some((way) => way.labels.length > 6) &&
+        split.ways.every((way) => way.labels.includes(label) || end(way) < numbers.get(label));
       for (const way of split.ways) {
-        const share = way.share === null ? "" : `  ${(100 * way.share).toFixed(1)} %`;
-        const name = [split.leaf, ...way.labels, data.result].join(" → ");
+        const share = way.share === null ? "" : `${(100 * way.share).toFixed(1)} %`;
+        const name = [split.leaf, ...way.labels.filter((label) => !common(label)), data.result].join(" → ");
         const bar = make("i", { style: `width:${Math.min(100, Math.abs(100 * (way.share || 0)))}%` });
         const button = make("button", { class: "way", onclick: () => {
           const on = state.way !== way;
@@ -286,10 +362,11 @@
             button.after(shown);
           }
           paint();
-        } }, name, make("span", { class: "soft" }, `  norm ${way.norm}${share}`), bar);
-        panel.append(button);
+        } }, name, make("span", { class: "soft" }, share, make("br"), `norm ${way.norm}`), bar);
+        list.append(button);
       }
-    }
+      if (split.more) list.append(make("div", { class: "soft" }, split.more));
+    });
   }
 
   // ---- controls ----------------------------------------------------------------------------------------------
@@ -325,4 +402,5 @@
   showPaths();
   render();
   go(0);
+  window.addEventListener("resize", render);
 })();

@@ -33,7 +33,7 @@ OPENABLE = 200
 """Lines up to which a group can be opened."""
 
 MOST_PATHS = 16
-"""Paths shown for one leaf; beyond it those that are alike near the result are merged."""
+"""Paths shown for one leaf; beyond it those that are alike near the result are merged, and the largest are shown."""
 
 
 def page(tape: Tape, title: str, leaves: Sequence[Line] | None) -> str:
@@ -185,13 +185,15 @@ def _paths(tape: Tape, leaves: Sequence[Line] | None, large: bool, pictures: Pic
     for leaf in leaves:
         ways = tape.paths(leaf.number, limit=MOST_PATHS)
         lit = []
-        for way in ways:
+        for way in ways[:MOST_PATHS]:
             share = None if math.isnan(way.share) else way.share
             lit.append({
                 "labels": list(way.labels), "norm": words.number(way.norm), "share": share,
                 "picture": pictures.number(way.contribution), "edges": way_edges(tape, leaf.node, way.labels),
             })  # fmt: skip
-        found.append({"leaf": leaf.name, "n": leaf.number, "ways": lit})
+        rest = ways[MOST_PATHS:]
+        more = f"and {len(rest)} smaller ones, together {sum(way.share for way in rest):.1%}" if rest else ""
+        found.append({"leaf": leaf.name, "n": leaf.number, "ways": lit, "more": more})
     return found
 
 
