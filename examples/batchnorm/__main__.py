@@ -41,7 +41,9 @@ img, svg { max-width: 100%; height: auto; } .claim { font-weight: bold; }
 .number { font-family: monospace; font-size: 14px; }
 table { border-collapse: collapse; font-size: 13px; }
 td, th { border: 1px solid #ccc; padding: 3px 7px; text-align: left; }
-.holds { color: #1a7f37; } .FAILS { color: #b42318; } .wide { overflow-x: auto; } .wide svg { max-width: none; }
+.holds { color: #1a7f37; } .FAILS { color: #b42318; } .wide { overflow-x: auto; }
+.tape { width: 96vw; margin-left: calc(50% - 48vw); overflow-x: auto; }
+.tape svg { width: 100%; min-width: 1000px; max-width: none; }
 """
 
 
@@ -94,8 +96,9 @@ def page(rows: Sequence[tuple[int, Finding, float]], figures: dict[int, bytes]) 
         "<h1>How autodiff handles BatchNorm</h1>",
         "<p>There is no rule for BatchNorm's derivative in minigrad: a mean, a difference, a square, a mean, a root "
         "and a quotient are recorded, and the gradient follows from their rules. This is the tape of one small batch, "
-        "with the values above the arrows and the cotangents below them.</p>",
-        f"<div class='wide'>{tape.svg()}</div><p><a href='tape.html'>The same tape to play with</a>: its reverse pass "
+        "with the values above the arrows and the cotangents below them. (The second difference takes away what "
+        "rounding left of the mean, which is a constant.)</p>",
+        f"<div class='tape'>{tape.svg()}</div><p><a href='tape.html'>The same tape to play with</a>: its reverse pass "
         "step by step, its values and its paths.</p><p>The gradient of x is the sum over its "
         f"ways:</p><ul>{ways}</ul>",
         f"<p>{told(rows)}</p>",

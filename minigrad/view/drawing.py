@@ -247,7 +247,7 @@ def svg(tape: Tape) -> str:
     items = groups(tape)
     home = {number: i for i, item in enumerate(items) for number in item.lines}
     places = layout(len(items), edges_between(tape, items))
-    dx, dy, left, top = 165, 84, 60, 58
+    dx, dy, left, top = 132, 84, 48, 58
     width = int(max(places.x) * dx + 2 * left + 40)
     height = int(max(places.y) * dy + 2 * top)
 
@@ -272,7 +272,8 @@ def svg(tape: Tape) -> str:
                      'stroke-width="1.3" marker-end="url(#tip)"/>')  # fmt: skip
         if folded:
             continue
-        (x0, y0), (x1, y1) = points[0], points[1]
+        # beside the first part of the way that is rather flat, since steep ones cross others
+        (x0, y0), (x1, y1) = min(itertools.pairwise(points), key=lambda ends: round(abs(ends[1][1] - ends[0][1]) / dy))
         x, y = x0 + 0.52 * (x1 - x0), y0 + 0.52 * (y1 - y0)
         value = brief(tape.values.get(tape.nodes[items[a].lines[0] - 1]))
         parts.append(_text(x, y - 5, value, "#1a7f37"))
@@ -290,8 +291,8 @@ def svg(tape: Tape) -> str:
         else:
             parts.append(f'<circle cx="{x}" cy="{y}" r="20" fill="#eef3fb" stroke="#4463a0"/>')
             parts.append(_text(x, y + 4, SYMBOLS.get(line.op, line.op[:7]), "#223", "bold"))
-            shown = item.title if line.node in tape.given or line.node is tape.y.node else ""
-            parts.append(_text(x, y - 25, shown, "#4463a0", "bold"))
+            named = line.node in tape.given or line.node is tape.y.node
+            parts.append(_text(x, y - 25, item.title, *(("#4463a0", "bold") if named else ("#889",))))
         if line.node is tape.y.node and not folded:
             parts.append(_text(x + 24, y - 4, brief(tape.values.get(line.node)), "#1a7f37", anchor="start"))
             if not reason:
