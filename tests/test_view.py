@@ -570,6 +570,22 @@ def test_a_box_of_many_lines_stays_closed():
     assert found["note"].endswith("One of more than 200 lines stays closed.")
 
 
+def test_a_page_of_very_many_lines_is_sparing_and_says_so(tmp_path, monkeypatch):
+    y = x = mg.tensor(np.ones((5, 5)), requires_grad=True)
+    for _ in range(100):
+        y = y * 2
+    tape = mg.Tape(y.sum())
+    tape.save_html(tmp_path / "all.html")
+    monkeypatch.setattr(page, "MANY", 80)
+    with pytest.warns(UserWarning, match="this page has 102 lines"):
+        tape.save_html(tmp_path / "sparing.html")
+    found = page.contents(tape, [tape[x]])
+    assert all(item["inner"] is None for item in found["items"])
+    assert all(picture["shape"] in ([], [5, 5]) and len(picture["cells"]) <= 2 for picture in found["pictures"])
+    assert "Boxes stay closed, and pictures are small." in found["note"]
+    assert (tmp_path / "sparing.html").stat().st_size < (tmp_path / "all.html").stat().st_size
+
+
 def test_the_edges_of_one_item_share_their_dummies():
     chain = [(i, i + 1) for i in range(1, 50)]
     places = drawing.layout(51, [*chain, *((0, i) for i in range(1, 51))])

@@ -126,7 +126,7 @@
       button(group, `${item.title}, ${item.lines.length} lines`, turn, () => { if (!open.has(i)) inside(item); });
       if (item.inner) group.setAttribute("aria-expanded", open.has(i));
       if (!open.has(i)) {
-        draw("text", { x, y: y - 3 }, group).textContent = cut(item.title, -17);
+        draw("text", { x, y: y - 3 }, group).textContent = cut(item.title, -20);
         draw("text", { x, y: y + 13, class: "sub" }, group).textContent = told(item);
         item.lines.forEach((n) => place.set(n, { x, y, w, h, element: group }));
       } else {

@@ -26,8 +26,11 @@ from minigrad.view import drawing, words
 if TYPE_CHECKING:
     from minigrad.view.program import Line, Tape
 
-GRID = (24, 32)
-"""Rows and columns of the largest pictures."""
+GRID, SMALL = (24, 32), (2, 4)
+"""Rows and columns of the largest pictures, and of those of a tape of more than `MANY` lines."""
+
+MANY = 4_000
+"""Lines from which a page must be sparing: its pictures are small, and no group can be opened."""
 
 OPENABLE = 200
 """Lines up to which a group can be opened."""
@@ -59,7 +62,8 @@ def contents(tape: Tape, leaves: Sequence[Line] | None) -> dict[str, Any]:
     keys = drawing.layer_of_lines(tape)
     items = drawing.groups(tape, fold=large or any(keys.values()))
     reverse, reason = drawing.reverse_pass(tape)
-    pictures = Pictures()
+    many = len(tape) > MANY
+    pictures = Pictures(SMALL if many else GRID)
     steps = [
         {
             "line": step.line, "to": step.to, "rule": step.rule, "formula": step.formula,
@@ -72,15 +76,16 @@ def contents(tape: Tape, leaves: Sequence[Line] | None) -> dict[str, Any]:
     ]  # fmt: skip
     note = f"No reverse pass: {reason}." if reason else ""
     if large and (folded := drawing.folding(tape, items)):
-        note += f" {folded[0].upper()}{folded[1:]}. Click a box to open it."
-        if any(item.group and len(item.lines) > OPENABLE for item in items):
+        note += f" {folded[0].upper()}{folded[1:]}. "
+        note += "Boxes stay closed, and pictures are small." if many else "Click a box to open it."
+        if not many and any(item.group and len(item.lines) > OPENABLE for item in items):
             note += f" One of more than {OPENABLE} lines stays closed."
     return {
         "lines": [_line(tape, line, bool(steps), pictures) for line in tape.lines],
         "edges": sorted({
             (tape.numbers[s], line.number) for line in tape.lines for s in line.node.inputs if s is not None
         }),
-        "items": [_item(tape, item) for item in items],
+        "items": [_item(tape, item, 0 if many else OPENABLE) for item in items],
         "outer": _layout(drawing.layout(len(items), drawing.edges_between(tape, items))),
         "steps": steps,
         "paths": _paths(tape, leaves, large, pictures) if steps else [],
@@ -102,8 +107,8 @@ def _line(tape: Tape, line: Line, reverse: bool, pictures: Pictures) -> dict[str
     }  # fmt: skip
 
 
-def _item(tape: Tape, item: drawing.Item) -> dict[str, Any]:
-    if not item.group or len(item.lines) > OPENABLE:
+def _item(tape: Tape, item: drawing.Item, openable: int) -> dict[str, Any]:
+    if not item.group or len(item.lines) > openable:
         return {"title": item.title, "lines": item.lines, "group": item.group, "inner": None}
     # One more item stands for all that comes from outside, so that its edges have a way in.
     singles = [drawing.Item("", [number]) for number in item.lines]
@@ -124,7 +129,8 @@ def _layout(places: drawing.Layout) -> dict[str, Any]:
 class Pictures:
     """The pictures of a page, in the order of their numbers."""
 
-    def __init__(self) -> None:
+    def __init__(self, grid: tuple[int, int]) -> None:
+        self.grid = grid
         self.drawn: list[dict[str, Any]] = []
         self._numbers: dict[int, tuple[int, Any]] = {}  # by the id of an array, which is held so that it stays its own
 
@@ -134,7 +140,7 @@ class Pictures:
             return None
         if id(array) not in self._numbers:
             self._numbers[id(array)] = len(self.drawn), array
-            self.drawn.append(picture(array, GRID))
+            self.drawn.append(picture(array, self.grid))
         return self._numbers[id(array)][0]
 
 
@@ -149,7 +155,7 @@ def picture(array: Any, limit: tuple[int, int]) -> dict[str, Any]:
     flat = values.reshape(values.shape[0], -1) if values.ndim > 1 else values.reshape(1, -1)
     rows, columns = (_picked(n, most) for n, most in zip(flat.shape, limit, strict=True))
     cells = [[_level(v, largest) for v in flat[r][columns].tolist()] for r in rows]
-    few = [words.number(v) for v in values.ravel().tolist()] if values.size <= 32 else None
+    few = [words.number(v) for v in values.ravel().tolist()] if values.size <= min(32, math.prod(limit)) else None
     return {
         "shape": list(values.shape), "cells": cells, "few": few, "whole": flat.shape == (len(rows), len(columns)),
         "min": words.number(low), "max": words.number(high), "mean": words.number(mean), "std": words.number(std),

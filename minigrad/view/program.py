@@ -478,6 +478,12 @@ class Tape:
 
         paths: the leaves (names or Tensors) whose gradients are split; by default up to four.
         """
+        if len(self) > page.MANY:
+            warnings.warn(
+                f"Tape: this page has {len(self)} lines, which takes about a second and a megabyte for each thousand; its "
+                "boxes stay closed and its pictures are small. A Tape of a part (of one turn of a loop) shows more",
+                stacklevel=2,
+            )
         paths = [paths] if isinstance(paths, str) else paths
         text = page.page(self, title, None if paths is None else [self[p] for p in paths])
         write_atomically(File(file), text.encode())
