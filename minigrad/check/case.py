@@ -16,6 +16,7 @@ from typing import Any
 
 from minigrad.backend import numpy as host
 from minigrad.check.clues import MATRIX, Clues
+from minigrad.check.forward import op_of
 from minigrad.check.numbers import STATISTICS, Factor
 from minigrad.check.sweep import DIRECTIONS, Array, Edge
 from minigrad.ops import sum_to
@@ -167,7 +168,7 @@ class Case:
             return 0.6 - 0.1 * named
         rank = 0.5 if site not in self.run.names else 0.3 if "." in self.run.names[site] else 0.0
         assert site.primitive is not None
-        rank -= 0.1 if site.primitive.name in STATISTICS else 0.0
+        rank -= 0.1 if op_of(site) in STATISTICS else 0.0
         return rank + 1e-4 * self.run.order.index(site) / len(self.run.order)
 
     def names_of(self, site: Node | Edge) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from minigrad.backend import numpy as host
+from minigrad.check.forward import op_of
 from minigrad.check.numbers import Factor, counts_of, known_numbers, ratio_of
 from minigrad.check.rearranged import fitted
 from minigrad.check.sweep import Array, Sweep
@@ -53,7 +54,7 @@ class Clues:
         """What all turns of a loop have in common: the line and the row."""
         if node is None or node not in self.run.lines or node.primitive is None:
             return (node,)
-        return self.run.lines[node][0], node.primitive.name, node in self.run.names
+        return self.run.lines[node][0], op_of(node), node in self.run.names
 
     @functools.cached_property
     def turns(self) -> dict[tuple[Any, ...], list[int]]:
@@ -142,7 +143,7 @@ class Clues:
         for node in self.run.order:
             if node in self.run.lines and node.primitive is not None and node in self.sweep.cotangents:
                 line = self.run.lines[node][0]
-                made.setdefault((line, node.primitive.name), []).append(node)
+                made.setdefault((line, op_of(node)), []).append(node)
                 times[line] = times.get(line, 0) + (node in self.run.names)
         groups: dict[tuple[int, str, int], list[Node]] = {}
         for (line, row), nodes in made.items():

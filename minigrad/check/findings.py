@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from minigrad.backend import numpy as host
-from minigrad.check.forward import CannotRun, Forward, name_of, record
+from minigrad.check.forward import CannotRun, Forward, name_of, op_of, record
 from minigrad.check.numbers import STATISTICS, together
 from minigrad.check.rearranged import reshaped
 from minigrad.check.report import NOTE, VACUOUS, Finding
@@ -38,7 +38,7 @@ def of_one_element(run: Forward, sweep: Sweep) -> list[Finding]:
     """A note on statistics that are taken over one element each, where a batch or a layer has only one."""
     alone = [
         run.describe(node) for node in run.order
-        if node in sweep.cotangents and node.primitive is not None and node.primitive.name in STATISTICS
+        if node in sweep.cotangents and op_of(node) in STATISTICS
         and node.inputs[0] is not None and together(node) == 1
     ]  # fmt: skip
     if not alone:

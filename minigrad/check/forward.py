@@ -94,16 +94,21 @@ class Forward:
         """A node in words: its name, or its op and the source line that made it."""
         if node in self.names:
             return f"`{self.names[node]}`"
-        op = "input" if node.primitive is None else node.primitive.name.rstrip("_")
+        op = op_of(node)
         source = node.inputs[0] if op in ("alias", "reshape", "take") else None
         if source in self.names and math.prod(source.shape) == math.prod(node.shape):  # such as `gamma[:, None]`
             return f"`{self.names[source]}`"
         where = f" in `{self.lines[node][1]}`" if node in self.lines else ""
-        return f"the {op}{where}"
+        return f"the {op or 'input'}{where}"
 
     def where(self, node: Node) -> str:
         """Where a node was made: " (line 7: `var = ...`)", or nothing."""
         return f" (line {self.lines[node][0]}: `{self.lines[node][1]}`)" if node in self.lines else ""
+
+
+def op_of(node: Node) -> str:
+    """The name of the row that made a node; "" where it was there before."""
+    return "" if node.primitive is None else node.primitive.name
 
 
 def input_names(f: Callable[..., Any], count: int) -> list[str]:

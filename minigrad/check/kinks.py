@@ -7,7 +7,7 @@ from typing import Any
 
 from minigrad import backend
 from minigrad.backend import numpy as host
-from minigrad.check.forward import CannotRun, Forward, record
+from minigrad.check.forward import CannotRun, Forward, op_of, record
 from minigrad.check.level import Level, one_output
 
 Array = Any
@@ -39,11 +39,11 @@ def _switches(run: Forward) -> list[tuple[str, Array]]:
     """Which side every op with a kink is on."""
     switches = []
     for node in run.order:
-        if node.primitive is None or node.primitive.name not in KINKED:
+        if op_of(node) not in KINKED:
             continue
-        name = node.primitive.name
+        name = op_of(node)
         arrays = [a for a in run.arguments[node] if isinstance(a, host.ndarray)]
-        words = name.rstrip("_") + (f" ({run.describe(node)})" if node in run.names else "")
+        words = name + (f" ({run.describe(node)})" if node in run.names else "")
         if name in ("maximum", "minimum"):
             a, b = run.arguments[node]
             state = host.sign(host.asarray(a) - host.asarray(b))

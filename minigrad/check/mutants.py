@@ -14,7 +14,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from minigrad.backend import numpy as host
-from minigrad.check.forward import CannotRun, Forward, record
+from minigrad.check.forward import CannotRun, Forward, op_of, record
+from minigrad.check.numbers import STATISTICS
 from minigrad.check.sweep import Edge, Sweep
 from minigrad.ops import sum_to
 from minigrad.tape import Node
@@ -161,7 +162,7 @@ def _mutants(run: Forward, sweep: Sweep, number: Mapping[Node, int]) -> list[Mut
     for node in run.order:
         if node not in sweep.cotangents or node.primitive is None or node not in sweep.needed:
             continue
-        if node in run.names or node.primitive.name in ("mean", "sum", "amax", "logsumexp", "norm"):
+        if node in run.names or op_of(node) in STATISTICS:
             mutants.append(Mutant((number[node], None), "cut", f"the path through {run.describe(node)} cut"))
         inputs = [i for i, source in enumerate(node.inputs) if (node, i) in sweep.edges]
         for i in inputs:
@@ -169,7 +170,7 @@ def _mutants(run: Forward, sweep: Sweep, number: Mapping[Node, int]) -> list[Mut
             if len(inputs) > 1 or source in leaves:
                 words = f"the path from {run.describe(source)} into {run.describe(node)} cut"  # type: ignore[arg-type]
                 mutants.append(Mutant((number[node], i), "cut", words))
-            if node.primitive.name in ("multiply", "divide") and (node.primitive.name == "multiply" or i == 0):
+            if op_of(node) in ("multiply", "divide") and (op_of(node) == "multiply" or i == 0):
                 other = node.inputs[1 - i]
                 if other is not None:
                     words = f"the factor {run.describe(other)} left out in {run.describe(node)}"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from minigrad.backend import numpy as host
-from minigrad.check.forward import Forward
+from minigrad.check.forward import Forward, op_of
 from minigrad.tape import Node
 
 STATISTICS = frozenset(("amax", "logsumexp", "mean", "norm", "sum"))
@@ -53,7 +53,7 @@ def counts_of(run: Forward) -> dict[int, str]:
     """Numbers of elements that the run adds up or averages, and lengths of axes, with their words."""
     counts: dict[int, str] = {}
     for node in run.order:
-        statistic = node.primitive is not None and node.primitive.name in STATISTICS and node.inputs[0] is not None
+        statistic = op_of(node) in STATISTICS and node.inputs[0] is not None
         if statistic and (many := together(node)) > 1:
             counts.setdefault(many, f"m = {many} (the elements that {run.describe(node)} takes together)")
     for k, x in enumerate(run.leaves):
@@ -78,13 +78,12 @@ def together(reduction: Node) -> int:
 def variances(run: Forward) -> Iterator[Node]:
     """The reductions of squares: only there anyone divides by m - 1."""
     for node in run.order:
-        if node.primitive is not None and node.primitive.name in ("mean", "sum") and node.inputs[0] is not None:
+        if op_of(node) in ("mean", "sum") and node.inputs[0] is not None:
             below = node.inputs[0]
-            while below.primitive is not None and below.primitive.name in ("alias", "reshape") and below.inputs[0]:
+            while op_of(below) in ("alias", "reshape") and below.inputs[0]:
                 below = below.inputs[0]
-            row = "" if below.primitive is None else below.primitive.name
-            twice = row == "multiply" and below.inputs[0] is below.inputs[1]
-            if row == "square" or twice or (row == "power" and 2 in _constants(run, below)):
+            twice = op_of(below) == "multiply" and below.inputs[0] is below.inputs[1]
+            if op_of(below) == "square" or twice or (op_of(below) == "power" and 2 in _constants(run, below)):
                 yield node
 
 
@@ -170,11 +169,11 @@ def _scales(run: Forward, counts: dict[int, str]) -> dict[float, str]:
     """Constants by which the run multiplies and divides, with where; but for those that make a mean of a sum."""
     scales: dict[float, str] = {}
     for node in run.order:
-        if node.primitive is None or node.primitive.name not in SCALING:
+        if op_of(node) not in SCALING:
             continue
         taken = {
             together(source) for source in node.inputs
-            if source is not None and source.primitive is not None and source.primitive.name in STATISTICS
+            if source is not None and op_of(source) in STATISTICS
         }  # fmt: skip
         for value in _constants(run, node):
             if value not in taken and not (0 < value < 1 and round(1 / value, 9) in counts):

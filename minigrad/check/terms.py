@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from minigrad.backend import numpy as host
+from minigrad.check.forward import op_of
 from minigrad.check.numbers import STATISTICS
 from minigrad.check.sweep import Array, Sweep
 from minigrad.ops import sum_to
@@ -43,7 +44,7 @@ def groups(sweep: Sweep, k: int, limit: int = 24) -> dict[tuple[str, ...], Array
     marks = {
         n: run.names.get(n, run.describe(n)) for n in run.order
         if n not in sweep.leaf_nodes and n not in sweep.seeds and n.primitive is not None
-        and (n in run.names or n.primitive.name in STATISTICS)
+        and (n in run.names or op_of(n) in STATISTICS)
     }  # fmt: skip
     held: dict[Node, dict[tuple[str, ...], Array]] = {n: {(): g} for n, g in sweep.seeds.items()}
     for node in reversed(run.order):

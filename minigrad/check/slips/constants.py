@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 
 from minigrad.backend import numpy as host
 from minigrad.check.case import INVOLVED, Case, Explanation
+from minigrad.check.forward import op_of
 from minigrad.check.numbers import together, variances
 from minigrad.check.rearranged import fitted
 from minigrad.check.sweep import Array
@@ -29,7 +30,7 @@ def replays(case: Case) -> Iterator[Explanation]:
     for node in case.run.order:
         if node.primitive is None or node not in case.sweep.cotangents:
             continue
-        if node.primitive.name == "add":
+        if op_of(node) == "add":
             yield from _eps(case, node)
         elif node in spreads:
             m = spreads[node]
@@ -54,7 +55,7 @@ def _eps(case: Case, node: Node) -> Iterator[Explanation]:
         yield _otherwise(case, node, words, "eps left out", text)
         return
     for root, _ in case.sweep.consumers.get(node, ()):
-        if root.primitive is not None and root.primitive.name == "sqrt":
+        if op_of(root) == "sqrt":
             after = {node: value, root: host.sqrt(value) + eps}
             if _replayed(case, after):
                 words = "{d} {uses} " + f"{text} (eps) added to the root, where it is added under the root in {at}"
@@ -71,7 +72,7 @@ def _eps(case: Case, node: Node) -> Iterator[Explanation]:
 def other_axes(case: Case) -> Iterator[Explanation]:
     """Values that were computed anew with a statistic over other axes."""
     for node in case.run.order:
-        if node in case.sweep.cotangents and node.primitive is not None and node.primitive.name in REDUCTIONS:
+        if node in case.sweep.cotangents and op_of(node) in REDUCTIONS:
             yield from _over_others(case, node)
 
 
@@ -82,13 +83,13 @@ def _over_others(case: Case, node: Node) -> Iterator[Explanation]:
     long = [axis for axis in range(elements.ndim) if elements.shape[axis] > 1]
     for many in range(1, len(long) + 1):
         for axes in itertools.combinations(long, many):
-            value = getattr(elements, REDUCTIONS[node.primitive.name])(axes, keepdims=kept)
+            value = getattr(elements, REDUCTIONS[op_of(node)])(axes, keepdims=kept)
             if host.array_equal(value, case.run.values[node]):
                 continue
             count = math.prod(elements.shape[axis] for axis in axes) / together(node)
             try:
                 changed = _replayed(case, {node: value}) or (
-                    node.primitive.name == "mean" and _replayed(case, {node: value * count})
+                    op_of(node) == "mean" and _replayed(case, {node: value * count})
                 )
             except (ValueError, TypeError, IndexError):  # the shapes do not meet further on
                 continue
@@ -133,11 +134,11 @@ def _spreads(case: Case) -> dict[Node, int]:
     for node in variances(case.run):
         assert node.primitive is not None
         m = together(node)
-        if node.primitive.name == "mean":
+        if op_of(node) == "mean":
             found[node] = m
         else:
             for user, i in case.sweep.consumers.get(node, ()):
-                divided = i == 0 and user.primitive is not None and user.primitive.name == "divide"
+                divided = i == 0 and op_of(user) == "divide"
                 if divided and host.array_equal(case.run.arguments[user][1], m):
                     found[user] = m
     return {node: m for node, m in found.items() if m > 1}

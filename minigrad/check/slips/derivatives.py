@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from minigrad.backend import numpy as host
 from minigrad.check.case import LOCAL, Case, Explanation
+from minigrad.check.forward import op_of
 from minigrad.check.sweep import Array
 from minigrad.ops import sum_to
 from minigrad.paths import pull
@@ -55,7 +56,7 @@ def derivatives(case: Case) -> Iterator[Explanation]:
             if not _is_function(case, high):
                 continue
             if ((c == 0) | (c == g)).all() and case.confirmed(low, g - 2 * c):
-                message = "{d} {uses} the condition of " + f"{high.primitive.name.rstrip('_')} inverted, at "  # type: ignore[union-attr]
+                message = "{d} {uses} the condition of " + f"{op_of(high)} inverted, at "  # type: ignore[union-attr]
                 message += f"{case.run.describe(high)}{case.run.where(high)}"
                 yield Explanation(("inverted", high, step), LOCAL, "wrong derivative", message, names, None, where)
         if doubt > 0.3 or _is_inside(case, high):
@@ -122,7 +123,7 @@ def _is_function(case: Case, node: Node) -> bool:
 def _derivative(case: Case, node: Node, i: int) -> str:
     """The local derivative of an op in words."""
     assert node.primitive is not None
-    name, where = node.primitive.name.rstrip("_"), f"{case.run.describe(node)}{case.run.where(node)}"
+    name, where = op_of(node), f"{case.run.describe(node)}{case.run.where(node)}"
     if len(node.inputs) == 2 and (name == "multiply" or (name == "divide" and i == 0)):
         other, value = node.inputs[1 - i], host.asarray(case.run.arguments[node][1 - i])
         if other is not None or not value.ndim:
@@ -134,7 +135,7 @@ def _derivative(case: Case, node: Node, i: int) -> str:
 def spread(case: Case) -> Iterator[Explanation]:
     """The cotangent of a maximum given to all elements."""
     for node in case.run.order:
-        source = node.inputs[0] if node.primitive is not None and node.primitive.name == "amax" else None
+        source = node.inputs[0] if op_of(node) == "amax" else None
         if source is None or (node, 0) not in case.sweep.edges:
             continue
         g, (axis, keepdims) = case.sweep.cotangents[node], node.params

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from minigrad.backend import numpy as host
 from minigrad.check.case import INVOLVED, Case, Explanation
+from minigrad.check.forward import op_of
 from minigrad.check.numbers import STATISTICS, fraction
 from minigrad.check.rearranged import aligned
 from minigrad.check.sweep import Array
@@ -240,7 +241,7 @@ def _terms(case: Case) -> dict[Node, Array]:
     below = case.sweep.directions(case.k)[1]
     statistics = [
         node for node in case.run.order
-        if node.primitive is not None and node.primitive.name in STATISTICS
+        if op_of(node) in STATISTICS
         and node in case.sweep.cotangents and node in below
     ]  # fmt: skip
     terms = {node: case.sweep.at_leaf(case.sweep.effect(node), case.k) for node in statistics}
@@ -253,7 +254,7 @@ def _shape_of_formulas(case: Case) -> tuple[int, ...]:
     """The leaf's shape, or what the forward reshapes it to at once."""
     node = case.run.leaves[case.k].node
     edges = case.sweep.consumers.get(node, ())  # type: ignore[arg-type]
-    while len(edges) == 1 and edges[0][0].primitive is not None and edges[0][0].primitive.name == "reshape":
+    while len(edges) == 1 and op_of(edges[0][0]) == "reshape":
         node = edges[0][0]
         edges = case.sweep.consumers.get(node, ())
     return node.shape  # type: ignore[union-attr]

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from minigrad.check.case import LOCAL, Case, Explanation
+from minigrad.check.forward import op_of
 from minigrad.check.sweep import Array, Edge
 from minigrad.tape import Node
 
@@ -38,7 +39,7 @@ def everywhere(case: Case) -> Iterator[Explanation]:
         for i in range(len(nodes[0].inputs)):
             edges = [(node, i) for node in nodes if (node, i) in case.sweep.edges]
             if len(edges) > 1:
-                yield from _at_all(case, edges, row.rstrip("_"))
+                yield from _at_all(case, edges, row)
     yield from _only_one_left(case)
     yield from _a_step_off(case)
 
@@ -95,7 +96,7 @@ def _a_step_off(case: Case) -> Iterator[Explanation]:
             if node in case.sweep.cotangents and node.primitive is not None and node.primitive.joint is None:
                 for place, held in enumerate(node.residuals):
                     if id(held) in place_of:
-                        uses.setdefault((node.primitive.name, place), []).append((node, place, place_of[id(held)]))
+                        uses.setdefault((op_of(node), place), []).append((node, place, place_of[id(held)]))
         for (row, _), places in uses.items():
             for shift, which in ((-1, "before"), (1, "after")):
                 moved = {
@@ -108,7 +109,7 @@ def _a_step_off(case: Case) -> Iterator[Explanation]:
                 found = case.sweep.down(case.sweep.seeds, residuals=moved)
                 if case.fits(case.sweep.at_leaf(found, case.k)):
                     message = "{d} {uses} " + f"{words} of the step {which} where the step itself is meant, "
-                    message += f"in the derivative of {row.rstrip('_')}{case.run.where(places[0][0])}"
+                    message += f"in the derivative of {row}{case.run.where(places[0][0])}"
                     key = ("step off", words, row, shift)
                     yield Explanation(key, LOCAL, "mistaken value", message, _named(case, nodes))
 

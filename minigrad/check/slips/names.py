@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from minigrad.backend import numpy as host
 from minigrad.check.case import INVOLVED, LOCAL, Case, Explanation
+from minigrad.check.forward import op_of
 from minigrad.check.rearranged import rearrangements
 from minigrad.check.sweep import Array
 from minigrad.primitive import OUTPUT
@@ -62,7 +63,7 @@ def _found(case: Case, key: str, nodes: Sequence[Node], values: Sequence[Array])
     """Whether a reverse pass that has other values of some nodes, and all that only moves those, is the hand's."""
     carriers = set(nodes)
     for node in case.run.order:
-        if node.primitive is not None and node.primitive.name in MOVES and not carriers.isdisjoint(node.inputs):
+        if op_of(node) in MOVES and not carriers.isdisjoint(node.inputs):
             carriers.add(node)
     changed = dict(zip(nodes, values, strict=True))
 
@@ -86,7 +87,7 @@ def left_out(case: Case) -> Iterator[Explanation]:
                 continue
             if _without(case, nodes, i):
                 at = f" at {case.run.describe(node)}" * (node in case.run.names) + case.run.where(node)
-                message = "{d} {is} computed without the " + f"{name.rstrip('_')}{_other(case, node, i)}{at}"
+                message = "{d} {is} computed without the " + f"{name}{_other(case, node, i)}{at}"
                 yield Explanation(
                     ("left out", node, i), INVOLVED, "step left out", message, case.names_of(node), None,
                     case.line_of(node),

@@ -10,6 +10,7 @@ from typing import Any
 from minigrad.backend import numpy as host
 from minigrad.check.case import COMPOUND, LAST, LOCAL, PLAIN, SIMPLE, Case, Explanation
 from minigrad.check.clues import NEAR
+from minigrad.check.forward import op_of
 from minigrad.check.numbers import STATISTICS, Factor, digits, together
 from minigrad.check.rearranged import fitted, rearrangements
 from minigrad.check.sweep import DIRECTIONS, Array, Edge
@@ -142,7 +143,7 @@ def _weighted(case: Case, site: Node | Edge, w: float, effect: Array, everything
         message = "in {d} " + words + f" has the wrong sign{hint}"
         yield Explanation(("sign", site), rank, "wrong sign", message, names, "-1", case.line_of(site))
         return
-    means = [n for n, _ in _segment(case, site) if n.primitive is not None and n.primitive.name in STATISTICS]
+    means = [n for n, _ in _segment(case, site) if op_of(n) in STATISTICS]
     named = case.clues.name_weight(w, map(together, means))
     if named is not None:
         sign = " and the wrong sign" if w < 0 else ""
@@ -180,7 +181,7 @@ def _hint(case: Case, site: Node | Edge, w: float) -> str:
     """Where on a chain a factor like this one is easily lost."""
     for node, i in _segment(case, site):
         assert node.primitive is not None
-        row, same = node.primitive.name, len(set(node.inputs)) < len(node.inputs)
+        row, same = op_of(node), len(set(node.inputs)) < len(node.inputs)
         where = case.run.where(node)
         if abs(w + 1) < 1e-6 and ((row in ("subtract", "divide") and i == 1) or row in ("negative", "reciprocal")):
             return f" (the minus that the derivative of the {row} brings{where})"
@@ -199,7 +200,7 @@ def constants(case: Case) -> Iterator[Explanation]:
     statistics = [
         n for n in case.run.order
         if n in below and n in case.sweep.cotangents and n.primitive is not None and n not in case.sweep.seeds
-        and (n in case.run.names or n.primitive.name in STATISTICS)
+        and (n in case.run.names or op_of(n) in STATISTICS)
         and len(case.clues.turns[case.clues.made_by(n)]) <= NEAR
     ]  # fmt: skip
     statistics = statistics[:12]
@@ -245,7 +246,7 @@ def overwritten(case: Case) -> Iterator[Explanation]:
                     loop = len(turns) > 2 and len({case.clues.made_by(node)[:2] for node in turns}) == 1
                     rank = PLAIN - 0.2 if loop else LOCAL
                     yield Explanation(("only", source), rank, "overwritten", message, case.names_of(source))
-        takes = [node for node, _ in edges if node.primitive is not None and node.primitive.name == "take"]
+        takes = [node for node, _ in edges if op_of(node) == "take"]
         if not takes or source not in case.sweep.cotangents or len(takes) != len(edges):
             continue
         written = host.zeros(source.shape, source.dtype)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from minigrad.backend import numpy as host
 from minigrad.check.case import INVOLVED, LOCAL, PLAIN, Case, Explanation
+from minigrad.check.forward import op_of
 from minigrad.check.numbers import STATISTICS
 from minigrad.check.rearranged import broadcasts, fitted, rearrangements
 from minigrad.check.sweep import Array
@@ -70,7 +71,7 @@ def _otherwise_summed(
     before it; over other axes that makes a difference.
     """
     assert reduction.primitive is not None
-    mean = reduction.primitive.name == "mean"
+    mean = op_of(reduction) == "mean"
     at, together = case.run.describe(reduction), math.prod(elements.shape) / math.prod(reduction.shape)
     dimensions = len(elements.shape)
     for many in range(dimensions + 1):
@@ -214,7 +215,7 @@ def _own_part(case: Case, node: Node, i: int, source: Node, term: _Term, right: 
 def turned(case: Case) -> Iterator[Explanation]:
     """A transposition that is undone by a reshape, or by another permutation of axes."""
     for node in case.run.order:
-        if node.primitive is None or node.primitive.name != "transpose" or node not in case.sweep.cotangents:
+        if op_of(node) != "transpose" or node not in case.sweep.cotangents:
             continue
         source, g = node.inputs[0], case.sweep.cotangents[node]
         if source is None or (node, 0) not in case.sweep.edges:
@@ -235,7 +236,7 @@ def turned(case: Case) -> Iterator[Explanation]:
 def products(case: Case) -> Iterator[Explanation]:
     """A product of matrices in another order, or of the transposed cotangent."""
     for node in case.run.order:
-        if node.primitive is None or node.primitive.name != "matmul" or node not in case.sweep.cotangents:
+        if op_of(node) != "matmul" or node not in case.sweep.cotangents:
             continue
         g = case.sweep.cotangents[node]
         for i, source in enumerate(node.inputs):
@@ -274,7 +275,7 @@ def _factor(case: Case, node: Node, i: int) -> tuple[str, str]:
 
 def _turned(case: Case, node: Node) -> Node | None:
     """What a node is the transpose of that has no name itself, as `k.T` in `q @ k.T`."""
-    if node in case.run.names or node.primitive is None or node.primitive.name != "transpose":
+    if node in case.run.names or op_of(node) != "transpose":
         return None
     *_, row, column = node.params[0]
     return node.inputs[0] if (row, column) == (len(node.shape) - 1, len(node.shape) - 2) else None

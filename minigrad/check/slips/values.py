@@ -8,6 +8,7 @@ from typing import Any
 
 from minigrad.backend import numpy as host
 from minigrad.check.case import LOCAL, PLAIN, Case, Explanation
+from minigrad.check.forward import op_of
 from minigrad.check.rearranged import fitted, rearrangements
 from minigrad.check.sweep import Array
 from minigrad.ops import sum_to
@@ -28,7 +29,7 @@ def factors(case: Case) -> Iterator[Explanation]:
                 yield Explanation(
                     ("whole", factor.short, sign), rank, "factor", message, factor=factor.short
                 )
-    divisors = {n.inputs[1] for n in case.run.order if n.primitive is not None and n.primitive.name == "divide"}
+    divisors = {n.inputs[1] for n in case.run.order if op_of(n) == "divide"}
     named = [(text, v, n) for text, v, n in case.clues.values if text[:1] == "`" and v.dtype.kind == "f" and v.all()]
     fit = [(text, v, n in divisors) for text, value, n in named if (v := fitted(value, case.a.shape)) is not None]
     for (one, v1, divides), (other, v2, _) in itertools.permutations(fit, 2):
@@ -133,7 +134,7 @@ def _meant(case: Case, node: Node, origin: int | None) -> str:
         source = node.inputs[origin]
         if source is not None:
             below = source.inputs[0] if source not in case.run.names and source.inputs else None
-            if below in case.run.names and source.primitive is not None and source.primitive.name == "transpose":
+            if below in case.run.names and op_of(source) == "transpose":
                 return case.run.describe(below) + TURNED  # type: ignore[arg-type]
             return case.run.describe(source)
         for text, value, _ in case.clues.values:
@@ -183,7 +184,7 @@ def too_late(case: Case) -> Iterator[Explanation]:
 def misplaced(case: Case) -> Iterator[Explanation]:
     """Parts of an array written into one another's place."""
     for source, edges in case.sweep.consumers.items():
-        takes = [n for n, _ in edges if n.primitive is not None and n.primitive.name == "take"]
+        takes = [n for n, _ in edges if op_of(n) == "take"]
         for first, second in itertools.combinations(takes[:8], 2):
             if first.shape != second.shape or source not in case.sweep.cotangents:
                 continue
