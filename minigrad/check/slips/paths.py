@@ -336,5 +336,5 @@ def combinations(case: Case) -> Iterator[Explanation]:
     name = case.run.leaf_name(case.k)
     words = "; ".join(f"the path {name} -> {' -> '.join(labels) or 'y'} {what}" for labels, what in told)
     yield Explanation(
-        ("weights",), COMPOUND + 1, "combination", "in {d} " + words, tuple({n for ls, _ in told for n in ls})
+        ("weights",), COMPOUND + 1, "combination", "in {d} " + words, tuple(dict.fromkeys(n for ls, _ in told for n in ls))
     )
