@@ -36,7 +36,7 @@ class Explanation:
 
     key:     the same for one mistake that shows in several gradients
     rank:    lower is simpler
-    message: with {d} where the gradients' names go, and verbs such as {is} that follow their number
+    message: with <d> where the gradients' names go, and verbs such as <is> that follow their number
     """
 
     key: Any
@@ -171,13 +171,19 @@ class Case:
         rank -= 0.1 if op_of(site) in STATISTICS else 0.0
         return rank + 1e-4 * self.run.order.index(site) / len(self.run.order)
 
-    def names_of(self, site: Node | Edge) -> tuple[str, ...]:
-        nodes = (site,) if isinstance(site, Node) else (site[0].inputs[site[1]], site[0])
-        return tuple(self.run.names[n] for n in nodes if n in self.run.names)
-
-    def line_of(self, site: Node | Edge) -> dict[str, Any]:
+    def at(
+        self, site: Node | Edge, key: Any, rank: float, kind: str, message: str, factor: str | None = None,
+        evidence: Mapping[str, Any] = {},
+    ) -> Explanation:  # fmt: skip
+        """A mistake at a site, with the names that it has there, and its line."""
         node = site if isinstance(site, Node) else site[0]
-        return {"line": f"{self.run.lines[node][0]}: {self.run.lines[node][1]}"} if node in self.run.lines else {}
+        line = {"line": "{}: {}".format(*self.run.lines[node])} if node in self.run.lines else {}
+        return Explanation(key, rank, kind, message, self.names_of(site), factor, {**evidence, **line})
+
+    def names_of(self, *sites: Node | Edge) -> tuple[str, ...]:
+        """The names at some sites: a node's, or those of an edge's both ends."""
+        nodes = [n for s in sites for n in ((s,) if isinstance(s, Node) else (s[0].inputs[s[1]], s[0]))]
+        return tuple(self.run.names[node] for node in nodes if node in self.run.names)
 
 
 def _scaled(factor: Factor, scale: float) -> Factor:

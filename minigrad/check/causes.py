@@ -66,8 +66,8 @@ def in_words(message: str, names: list[str]) -> str:
         "ignores": ("ignores", "ignore"), "uses": ("uses", "use"), "leaves": ("leaves", "leave"),
     }  # fmt: skip
     for verb, forms in verbs.items():
-        message = message.replace("{" + verb + "}", forms[many])
-    return message.replace("{d}", d)
+        message = message.replace(f"<{verb}>", forms[many])
+    return message.replace("<d>", d)
 
 
 def _told(

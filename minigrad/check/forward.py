@@ -101,6 +101,10 @@ class Forward:
         where = f" in `{self.lines[node][1]}`" if node in self.lines else ""
         return f"the {op or 'input'}{where}"
 
+    def place(self, node: Node) -> str:
+        """A node in words, and where it was made."""
+        return self.describe(node) + self.where(node)
+
     def where(self, node: Node) -> str:
         """Where a node was made: " (line 7: `var = ...`)", or nothing."""
         return f" (line {self.lines[node][0]}: `{self.lines[node][1]}`)" if node in self.lines else ""

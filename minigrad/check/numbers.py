@@ -28,10 +28,10 @@ class Factor:
     inverse: bool = False
 
     def sentence(self, subject: str) -> str:
-        """What is wrong with a term that was multiplied by this factor."""
-        if self.inverse:
-            return f"{subject} lacks a factor {self.text}"
-        return f"{subject} has a factor {self.text} too many"
+        """What is wrong with a term that was multiplied by this factor. (Of a gradient itself, verbs have marks.)"""
+        verb = "lacks" if self.inverse else "has"
+        verb = f"<{verb}>" if subject == "<d>" else verb
+        return f"{subject} {verb} a factor {self.text}{'' if self.inverse else ' too many'}"
 
     @property
     def plain(self) -> bool:

@@ -13,7 +13,7 @@ once, and then each of thousands of suspected mistakes costs one inner product.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from minigrad import autodiff
@@ -104,6 +104,18 @@ class Sweep:
         x = self.run.leaves[k]
         found = held.get(x.node)  # type: ignore[arg-type]
         return host.zeros(x.shape, x.dtype) if found is None else found
+
+    def steps(self, *ops: str) -> Iterator[Node]:
+        """The steps of the forward that a cotangent reaches, in their order; where ops are named, only theirs."""
+        for node in self.run.order:
+            if node in self.cotangents and node.primitive is not None and (not ops or node.primitive.name in ops):
+                yield node
+
+    def terms(self, node: Node) -> Iterator[tuple[int, Node, Array]]:
+        """What a node contributes to its inputs' cotangents: (argument number, input, contribution)."""
+        for i, source in enumerate(node.inputs):
+            if source is not None and (node, i) in self.edges:
+                yield i, source, self.edges[node, i]
 
     def landing(self, site: Node | Edge) -> tuple[Node, Array]:
         """Where a site's contribution is to be found, and the contribution."""

@@ -27,15 +27,13 @@ LARGE = 50_000
 def replays(case: Case) -> Iterator[Explanation]:
     """A backward pass of values with another eps, with none, or with m - 1 for m."""
     spreads = _spreads(case)
-    for node in case.run.order:
-        if node.primitive is None or node not in case.sweep.cotangents:
-            continue
+    for node in case.sweep.steps():
         if op_of(node) == "add":
             yield from _eps(case, node)
         elif node in spreads:
             m = spreads[node]
             value = case.run.values[node] * (m / (m - 1))
-            words = "{d} {uses} " + f"{case.run.describe(node)} divided by m - 1 instead of m = {m}"
+            words = f"<d> <uses> {case.run.describe(node)} divided by m - 1 instead of m = {m}"
             if _replayed(case, {node: value}):
                 yield _otherwise(case, node, words, "factor", "m/(m-1)")
 
@@ -50,30 +48,29 @@ def _eps(case: Case, node: Node) -> Iterator[Explanation]:
     text, at = f"{eps:.6g}", case.run.describe(node)
     if _replayed(case, {node: value}):
         smaller = _replayed(case, {node: value + 1e-3 * eps})
-        words = "{d} {leaves} out " + f"{text} (eps) that is added in {at}"
-        words += ", or {uses} one so small that it makes no difference" if smaller else ""
+        words = f"<d> <leaves> out {text} (eps) that is added in {at}"
+        words += ", or <uses> one so small that it makes no difference" if smaller else ""
         yield _otherwise(case, node, words, "eps left out", text)
         return
     for root, _ in case.sweep.consumers.get(node, ()):
         if op_of(root) == "sqrt":
             after = {node: value, root: host.sqrt(value) + eps}
             if _replayed(case, after):
-                words = "{d} {uses} " + f"{text} (eps) added to the root, where it is added under the root in {at}"
+                words = f"<d> <uses> {text} (eps) added to the root, where it is added under the root in {at}"
                 yield _otherwise(case, node, words, "eps outside", text)
                 return
     if host.unique(value).size < 3:  # one number explains one number, or two, whatever they come of
         return
     other = _solved(case, node, value, eps)
     if other is not None:
-        words = "{d} {uses} " + f"{other:.4g} where {text} (eps) is added in {at}"
+        words = f"<d> <uses> {other:.4g} where {text} (eps) is added in {at}"
         yield _otherwise(case, node, words, "another eps", f"{other:.4g}")
 
 
 def other_axes(case: Case) -> Iterator[Explanation]:
     """Values that were computed anew with a statistic over other axes."""
-    for node in case.run.order:
-        if node in case.sweep.cotangents and op_of(node) in REDUCTIONS:
-            yield from _over_others(case, node)
+    for node in case.sweep.steps(*REDUCTIONS):
+        yield from _over_others(case, node)
 
 
 def _over_others(case: Case, node: Node) -> Iterator[Explanation]:
@@ -87,15 +84,13 @@ def _over_others(case: Case, node: Node) -> Iterator[Explanation]:
             if host.array_equal(value, case.run.values[node]):
                 continue
             count = math.prod(elements.shape[axis] for axis in axes) / together(node)
+            counted = [value, value * count] if op_of(node) == "mean" else [value]
             try:
-                changed = _replayed(case, {node: value}) or (
-                    op_of(node) == "mean" and _replayed(case, {node: value * count})
-                )
+                changed = any(_replayed(case, {node: one}) for one in counted)
             except (ValueError, TypeError, IndexError):  # the shapes do not meet further on
                 continue
             if changed and not _replayed(case, {}):
-                at = case.run.describe(node)
-                words = "{d} {uses} values for which " + f"{at} was taken over axes {list(axes)}"
+                words = f"<d> <uses> values for which {case.run.describe(node)} was taken over axes {list(axes)}"
                 yield _otherwise(case, node, words, "wrong axes", "")
 
 
@@ -124,22 +119,19 @@ def _solved(case: Case, node: Node, value: Array, eps: float) -> float | None:
 
 
 def _otherwise(case: Case, node: Node, words: str, kind: str, factor: str) -> Explanation:
-    words += case.run.where(node)
-    return Explanation((kind, node), INVOLVED - 0.5, kind, words, case.names_of(node), factor, case.line_of(node))
+    return case.at(node, (kind, node), INVOLVED - 0.5, kind, words + case.run.where(node), factor)
 
 
 def _spreads(case: Case) -> dict[Node, int]:
     """The variances: means of squares, and sums of squares divided by their number, with that number."""
     found = {}
     for node in variances(case.run):
-        assert node.primitive is not None
         m = together(node)
         if op_of(node) == "mean":
             found[node] = m
         else:
             for user, i in case.sweep.consumers.get(node, ()):
-                divided = i == 0 and op_of(user) == "divide"
-                if divided and host.array_equal(case.run.arguments[user][1], m):
+                if i == 0 and op_of(user) == "divide" and host.array_equal(case.run.arguments[user][1], m):
                     found[user] = m
     return {node: m for node, m in found.items() if m > 1}
 

@@ -35,49 +35,41 @@ def derivatives(case: Case) -> Iterator[Explanation]:
     """The derivative of a stretch left out: the cotangent passed on as it came; or twice, or another one."""
     for stretch in _stretches(case):
         high, low, c, words, doubt, step = stretch
-        g, names, where = case.sweep.cotangents[high], case.names_of(high), case.line_of(high)
+        g = case.sweep.cotangents[high]
         passed = g if g.shape == low.shape else sum_to(g, low.shape)
         for sign, minus in ((1.0, ""), (-1.0, " (and a minus)")):
             if case.confirmed(low, sign * passed - c):
-                rank = LOCAL + doubt + (0.0 if sign > 0 else 0.4)
-                yield Explanation(
-                    ("local", high, low, step), rank, "derivative left out", "{d} {lacks} " + words + minus, names,
-                    None, where,
-                )  # fmt: skip
+                rank, message = LOCAL + doubt + (0.0 if sign > 0 else 0.4), f"<d> <lacks> {words}{minus}"
+                yield case.at(high, ("local", high, low, step), rank, "derivative left out", message)
         if c.shape != g.shape:
             continue
         if step is not None:
             twice = next(again for i, _, again in pull(high, c, False, case.sweep.needed) if i == step)
             if case.confirmed(low, twice - c):
-                yield Explanation(
-                    ("again", high, step), LOCAL + 0.3, "derivative twice", "{d} {has} " + words + " twice", names,
-                    None, where,
-                )  # fmt: skip
-            if not _is_function(case, high):
+                message = f"<d> <has> {words} twice"
+                yield case.at(high, ("again", high, step), LOCAL + 0.3, "derivative twice", message)
+            if not _is_function(high):
                 continue
             if ((c == 0) | (c == g)).all() and case.confirmed(low, g - 2 * c):
-                message = "{d} {uses} the condition of " + f"{op_of(high)} inverted, at "  # type: ignore[union-attr]
-                message += f"{case.run.describe(high)}{case.run.where(high)}"
-                yield Explanation(("inverted", high, step), LOCAL, "wrong derivative", message, names, None, where)
+                message = f"<d> <uses> the condition of {op_of(high)} inverted, at {case.run.place(high)}"
+                yield case.at(high, ("inverted", high, step), LOCAL, "wrong derivative", message)
         if doubt > 0.3 or _is_inside(case, high):
             continue
         for factor, value in case.likely(low, c, instead=g):
             if not factor.doubt and case.confirmed(low, g * value - c):
-                yield Explanation(
-                    ("replaced", high, factor.short), LOCAL + 0.35 + doubt, "wrong derivative",
-                    "{d} {uses} " + f"{factor.short} for {words}", names, factor.short, where,
-                )  # fmt: skip
+                rank, message = LOCAL + 0.35 + doubt, f"<d> <uses> {factor.short} for {words}"
+                key = ("replaced", high, factor.short)
+                yield case.at(high, key, rank, "wrong derivative", message, factor.short)
 
 
 def _stretches(case: Case) -> Iterator[Stretch]:
     """Every elementwise step, the chains of them, and the ways between named values of one shape."""
     run, sweep = case.run, case.sweep
-    for node in run.order:
-        if node.primitive is None or node.primitive.kind != "elementwise":
+    for node in sweep.steps():
+        if node.primitive.kind != "elementwise":  # type: ignore[union-attr]
             continue
-        for i, source in enumerate(node.inputs):
-            if source is not None and (node, i) in sweep.edges:
-                yield Stretch(node, source, sweep.edges[node, i], _derivative(case, node, i), 0.0, i)
+        for i, source, c in sweep.terms(node):
+            yield Stretch(node, source, c, _derivative(case, node, i), 0.0, i)
         edges = _chain(case, node)
         if len(edges) > 1:
             last, i = edges[-1]
@@ -90,7 +82,8 @@ def _stretches(case: Case) -> Iterator[Stretch]:
 
 
 def _between(case: Case, high: Node, low: Node, c: Array, doubt: float) -> Stretch:
-    words = f"the derivative of {case.run.describe(high)} by {case.run.describe(low)}{case.run.where(high)}"
+    run = case.run
+    words = f"the derivative of {run.describe(high)} by {run.describe(low)}{run.where(high)}"
     return Stretch(high, low, c, words, doubt)
 
 
@@ -114,7 +107,7 @@ def _is_inside(case: Case, node: Node) -> bool:
     return node not in case.run.names and len(users) == 1 and len(_chain(case, users[0][0])) > 1
 
 
-def _is_function(case: Case, node: Node) -> bool:
+def _is_function(node: Node) -> bool:
     """Whether a row is a function of one value, whose derivative is known by heart."""
     row = node.primitive
     return row is not None and (len(row.arguments) == 1 or row.name in ("maximum", "minimum"))
@@ -122,8 +115,7 @@ def _is_function(case: Case, node: Node) -> bool:
 
 def _derivative(case: Case, node: Node, i: int) -> str:
     """The local derivative of an op in words."""
-    assert node.primitive is not None
-    name, where = op_of(node), f"{case.run.describe(node)}{case.run.where(node)}"
+    name, where = op_of(node), case.run.place(node)
     if len(node.inputs) == 2 and (name == "multiply" or (name == "divide" and i == 0)):
         other, value = node.inputs[1 - i], host.asarray(case.run.arguments[node][1 - i])
         if other is not None or not value.ndim:
@@ -134,18 +126,13 @@ def _derivative(case: Case, node: Node, i: int) -> str:
 
 def spread(case: Case) -> Iterator[Explanation]:
     """The cotangent of a maximum given to all elements."""
-    for node in case.run.order:
-        source = node.inputs[0] if op_of(node) == "amax" else None
-        if source is None or (node, 0) not in case.sweep.edges:
-            continue
-        g, (axis, keepdims) = case.sweep.cotangents[node], node.params
-        wide = g if keepdims or axis is None else host.expand_dims(g, axis)
-        wide = host.broadcast_to(wide, source.shape)
-        for many, words in ((math.prod(source.shape) / g.size, "spread evenly over"), (1.0, "copied to")):
-            if case.confirmed(source, wide / many - case.sweep.edges[node, 0]):
-                message = "in {d} the cotangent of the maximum at " + f"{case.run.describe(node)}"
-                message += f"{case.run.where(node)} is {words} all elements; only the largest has it"
-                yield Explanation(
-                    ("spread", node), LOCAL, "wrong derivative", message, case.names_of(node), None,
-                    case.line_of(node),
-                )  # fmt: skip
+    for node in case.sweep.steps("amax"):
+        for _, source, c in case.sweep.terms(node):
+            g, (axis, keepdims) = case.sweep.cotangents[node], node.params
+            wide = g if keepdims or axis is None else host.expand_dims(g, axis)
+            wide = host.broadcast_to(wide, source.shape)
+            for many, words in ((math.prod(source.shape) / g.size, "spread evenly over"), (1.0, "copied to")):
+                if case.confirmed(source, wide / many - c):
+                    message = f"in <d> the cotangent of the maximum at {case.run.place(node)} is {words} all elements; "
+                    message += "only the largest has it"
+                    yield case.at(node, ("spread", node), LOCAL, "wrong derivative", message)

@@ -221,9 +221,9 @@ def formulas(case: Case) -> Iterator[Explanation]:
     terms = _terms(case)
     through = " and ".join(case.run.describe(node) for node in terms)
     total = sum(terms.values(), host.zeros_like(case.a))
-    yield from _factor_of(case, alphabet, case.a, "{d}", "{has}", "{lacks}")
+    yield from _factor_of(case, alphabet, case.a, "<d>", "<has>", "<lacks>")
     if len(terms) > 1:
-        yield from _factor_of(case, alphabet, total, "in {d} the terms through " + through, "have", "lack")
+        yield from _factor_of(case, alphabet, total, "in <d> the terms through " + through, "have", "lack")
     right: dict[Node, Formula] = {}
     for node, c in terms.items():
         words = f"the term through {case.run.describe(node)}"
@@ -231,7 +231,7 @@ def formulas(case: Case) -> Iterator[Explanation]:
         if formula is not None:
             right[node] = formula
     if host.abs(case.a - total).max() > 1e-9 * float(host.abs(case.a).max()):
-        yield from _another(case, alphabet, case.a - total, None, "the term that passes no sum" if terms else "{d}")
+        yield from _another(case, alphabet, case.a - total, None, "the term that passes no sum" if terms else "<d>")
     if len(right) == len(terms) > 1:
         yield from _over_other_axes(case, alphabet, terms, right)
 
@@ -239,11 +239,7 @@ def formulas(case: Case) -> Iterator[Explanation]:
 def _terms(case: Case) -> dict[Node, Array]:
     """What passes each statistic."""
     below = case.sweep.directions(case.k)[1]
-    statistics = [
-        node for node in case.run.order
-        if op_of(node) in STATISTICS
-        and node in case.sweep.cotangents and node in below
-    ]  # fmt: skip
+    statistics = (node for node in case.sweep.steps(*STATISTICS) if node in below)
     terms = {node: case.sweep.at_leaf(case.sweep.effect(node), case.k) for node in statistics}
     scale = 1e-9 * float(host.abs(case.a).max(initial=0.0))
     apart = {node: c for node, c in terms.items() if host.abs(c).max(initial=0.0) > scale}
@@ -309,7 +305,7 @@ def _factor_of(
         text = alphabet.words(inverse if lacking else formula, upstream=False)
         message = f"{subject} {lacks} a factor {text}" if lacking else f"{subject} {has} a factor {text} too many"
         yield Explanation(
-            ("powers", text, lacking), INVOLVED, "factor", message + _legend(case, alphabet, text), factor=text
+            ("powers", text, lacking), INVOLVED, "factor", message + _legend(alphabet, text), factor=text
         )
         return
 
@@ -331,9 +327,7 @@ def _another(
     return right
 
 
-def _told(
-    case: Case, alphabet: Alphabet, node: Node | None, words: str, hand: Formula, right: Formula
-) -> Explanation:
+def _told(case: Case, alphabet: Alphabet, node: Node | None, words: str, hand: Formula, right: Formula) -> Explanation:
     """The sentence for a term that is another formula than the right one."""
 
     def distance(pair: tuple[Formula, Formula]) -> tuple[int, int]:
@@ -344,17 +338,16 @@ def _told(
     hand, right = min(itertools.product(alphabet.forms(hand), alphabet.forms(right)), key=distance)
     mine, meant = alphabet.words(hand), alphabet.words(right)
     axes = bool(hand.axes) and hand.axes != right.axes and hand.powers == right.powers
-    subject = "{d} {is}" if words == "{d}" else "in {d} " + f"{words} is"
+    subject = "<d> <is>" if words == "<d>" else f"in <d> {words} is"
     message = f"{subject} `{mine}` by hand, and `{meant}` is right"
     if axes:
         message += f": the sum is over {_axes(hand.axes)}, not over {_axes(right.axes)}"
-    message += _legend(case, alphabet, mine + meant)
-    where = {} if node is None else case.line_of(node)
-    return Explanation(
-        ("formula", node, mine), INVOLVED + (0 if node else 0.2), "wrong axes" if axes else "wrong term",
-        message + ("" if node is None else case.run.where(node)), () if node is None else case.names_of(node), None,
-        {"by hand": mine, "right": meant, **where},
-    )  # fmt: skip
+    message += _legend(alphabet, mine + meant)
+    kind, evidence = "wrong axes" if axes else "wrong term", {"by hand": mine, "right": meant}
+    if node is None:
+        return Explanation(("formula", None, mine), INVOLVED + 0.2, kind, message, evidence=evidence)
+    message += case.run.where(node)
+    return case.at(node, ("formula", node, mine), INVOLVED, kind, message, evidence=evidence)
 
 
 def _over_other_axes(
@@ -368,25 +361,24 @@ def _over_other_axes(
             if all(f.axes == axes for f in chosen):
                 continue
             for counted in (True, False):
-                moved = [_moved(case, alphabet, f, axes, counted) for f in chosen]
+                moved = [_moved(alphabet, f, axes, counted) for f in chosen]
                 predicted = sum(alphabet.value(f) for f in moved)
                 if case.fits(rest + host.broadcast_to(predicted, alphabet.shape).reshape(rest.shape)):
                     through = " and ".join(case.run.describe(n) for n in terms)
                     mine = " and ".join(f"`{alphabet.words(f)}`" for f in moved)
-                    message = "in {d} the terms through " + f"{through} sum over {_axes(axes)}, not over "
-                    message += f"{_axes(chosen[0].axes)}: by hand they are {mine}{_legend(case, alphabet, mine)}"
-                    names = tuple(name for n in terms for name in case.names_of(n))
-                    yield Explanation(("axes", axes), INVOLVED, "wrong axes", message, names)
+                    message = f"in <d> the terms through {through} sum over {_axes(axes)}, not over "
+                    message += f"{_axes(chosen[0].axes)}: by hand they are {mine}{_legend(alphabet, mine)}"
+                    yield Explanation(("axes", axes), INVOLVED, "wrong axes", message, case.names_of(*terms))
                     return
 
 
-def _moved(case: Case, alphabet: Alphabet, formula: Formula, axes: Axes, counted: bool) -> Formula:
+def _moved(alphabet: Alphabet, formula: Formula, axes: Axes, counted: bool) -> Formula:
     """A formula with its sum over other axes; counted: divided by their number of elements, where it is a mean."""
     before, now = (math.prod(alphabet.shape[axis] for axis in a) for a in (formula.axes, axes))
     return formula._replace(axes=axes, number=formula.number * (before / now if counted else 1.0))
 
 
-def _legend(case: Case, alphabet: Alphabet, text: str) -> str:
+def _legend(alphabet: Alphabet, text: str) -> str:
     """What the letters of a formula stand for that are not the user's own names."""
     said = [f"{letter} is {words}" for letter, words in alphabet.legend.items() if letter in text]
     return f", where {', '.join(said)}" if said else ""

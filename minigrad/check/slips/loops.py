@@ -16,19 +16,19 @@ Slip = Callable[[Array, Array, Array], Array]
 """What an edge contributes by mistake, of the cotangent above it, its right contribution and the value above it."""
 
 PATHS: dict[str, tuple[str, str, Slip]] = {
-    "cut": ("missing path", "{equals} autodiff with {path} cut{where}", lambda g, c, y: c * 0),
-    "sign": ("wrong sign", "{has} the wrong sign on {path}{where}", lambda g, c, y: -c),
-    "twice": ("factor", "{has} a factor 2 too many on {path}{where}", lambda g, c, y: 2 * c),
+    "cut": ("missing path", "<equals> autodiff with {path} cut{where}", lambda g, c, y: c * 0),
+    "sign": ("wrong sign", "<has> the wrong sign on {path}{where}", lambda g, c, y: -c),
+    "twice": ("factor", "<has> a factor 2 too many on {path}{where}", lambda g, c, y: 2 * c),
 }
 """Slips that any edge may have: kind, words, and what is contributed."""
 
 DERIVATIVES: dict[str, tuple[str, str, Slip]] = {
-    "left out": ("derivative left out", "{lacks} {derivative}{where}", lambda g, c, y: g),
-    "1 - y": ("wrong derivative", "{uses} (1 - y) for {derivative}{where}", lambda g, c, y: g * (1 - y)),
-    "1 + y²": ("wrong derivative", "{uses} (1 + y²) for {derivative}{where}", lambda g, c, y: g * (1 + y * y)),
-    "1 - y²": ("wrong derivative", "{uses} (1 - y²) for {derivative}{where}", lambda g, c, y: g * (1 - y * y)),
-    "y(1 - y)": ("wrong derivative", "{uses} y(1 - y) for {derivative}{where}", lambda g, c, y: g * y * (1 - y)),
-    "y": ("wrong derivative", "{uses} y for {derivative}{where}", lambda g, c, y: g * y),
+    "left out": ("derivative left out", "<lacks> {derivative}{where}", lambda g, c, y: g),
+    "1 - y": ("wrong derivative", "<uses> (1 - y) for {derivative}{where}", lambda g, c, y: g * (1 - y)),
+    "1 + y²": ("wrong derivative", "<uses> (1 + y²) for {derivative}{where}", lambda g, c, y: g * (1 + y * y)),
+    "1 - y²": ("wrong derivative", "<uses> (1 - y²) for {derivative}{where}", lambda g, c, y: g * (1 - y * y)),
+    "y(1 - y)": ("wrong derivative", "<uses> y(1 - y) for {derivative}{where}", lambda g, c, y: g * y * (1 - y)),
+    "y": ("wrong derivative", "<uses> y for {derivative}{where}", lambda g, c, y: g * y),
 }
 """Slips in elementwise rows: what stands for the derivative."""
 
@@ -45,13 +45,12 @@ def everywhere(case: Case) -> Iterator[Explanation]:
 
 
 def _at_all(case: Case, edges: list[Edge], row: str) -> Iterator[Explanation]:
-    node, i = edges[0]
-    where, many = case.run.where(node), len(edges)
+    (node, i), many = edges[0], len(edges)
     source = _at_any_step(case.run.describe(edges[-1][0].inputs[i]))  # type: ignore[arg-type]
     words = {
         "path": f"all {many} paths into {source} through the {row}",
         "derivative": f"the derivative of {row} at each of {many} steps",
-        "where": where,
+        "where": case.run.where(node),
     }
     same = all(n.primitive.kind == "elementwise" and n.shape == n.inputs[j].shape for n, j in edges)  # type: ignore[union-attr]
     for name, (kind, message, slip) in (PATHS | DERIVATIVES if same else PATHS).items():
@@ -59,9 +58,7 @@ def _at_all(case: Case, edges: list[Edge], row: str) -> Iterator[Explanation]:
             for part, text in words.items():
                 message = message.replace("{" + part + "}", text)
             rank = LOCAL + (0.2 if name in PATHS else 0.0)
-            yield Explanation(
-                ("all", name, *edges[0]), rank, kind, "{d} " + message, case.names_of(node), None, case.line_of(node)
-            )
+            yield case.at(node, ("all", name, *edges[0]), rank, kind, f"<d> {message}")
 
 
 def _with_slip(case: Case, edges: list[Edge], slip: Slip) -> Mapping[Node, Array]:
@@ -81,7 +78,7 @@ def _only_one_left(case: Case) -> Iterator[Explanation]:
         for key, left in uses.items() if len(uses) > 2 else ():
             others = [edge for other, edges in uses.items() if other != key for edge in edges]
             if case.acted(("only", *left), functools.partial(_with_slip, case, others, PATHS["cut"][2])):
-                message = f"of the {len(uses)} contributions to {words} only one is left in {{d}}, at every step, "
+                message = f"of the {len(uses)} contributions to {words} only one is left in <d>, at every step, "
                 message += f"from {_at_any_step(case.run.describe(left[0][0]))}: the others are overwritten"
                 yield Explanation(("only", words), LOCAL, "overwritten", message, _named(case, nodes))
 
@@ -92,8 +89,8 @@ def _a_step_off(case: Case) -> Iterator[Explanation]:
         values = [_before(case, nodes), *(case.run.values[n] for n in nodes)]
         place_of = {id(v): t for t, v in enumerate(values) if v is not None}
         uses: dict[tuple[str, int], list[tuple[Node, int, int]]] = {}
-        for node in case.run.order:
-            if node in case.sweep.cotangents and node.primitive is not None and node.primitive.joint is None:
+        for node in case.sweep.steps():
+            if node.primitive.joint is None:  # type: ignore[union-attr]
                 for place, held in enumerate(node.residuals):
                     if id(held) in place_of:
                         uses.setdefault((op_of(node), place), []).append((node, place, place_of[id(held)]))
@@ -108,7 +105,7 @@ def _a_step_off(case: Case) -> Iterator[Explanation]:
                     continue
                 found = case.sweep.down(case.sweep.seeds, residuals=moved)
                 if case.fits(case.sweep.at_leaf(found, case.k)):
-                    message = "{d} {uses} " + f"{words} of the step {which} where the step itself is meant, "
+                    message = f"<d> <uses> {words} of the step {which} where the step itself is meant, "
                     message += f"in the derivative of {row}{case.run.where(places[0][0])}"
                     key = ("step off", words, row, shift)
                     yield Explanation(key, LOCAL, "mistaken value", message, _named(case, nodes))

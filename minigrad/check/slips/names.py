@@ -33,17 +33,17 @@ def names(case: Case) -> Iterator[Explanation]:
         for ways in zip(*(rearrangements(case.run.values[node]) for node in nodes), strict=True):
             words, moved = ways[0][0], [value for _, value in ways]
             if moved[0].shape == nodes[0].shape and _found(case, words, nodes, moved):
-                message = "{d} {uses} " + f"`{name}` {words} where `{name}` itself is meant{steps}"
+                message = f"<d> <uses> `{name}` {words} where `{name}` itself is meant{steps}"
                 yield Explanation(("all moved", name, words), LOCAL, "mistaken value", message, (name,))
     for (one, first), (other, second) in itertools.permutations(held.items(), 2):
         if [n.shape for n in first] != [n.shape for n in second]:
             continue
         ones, others = ([case.run.values[node] for node in nodes] for nodes in (first, second))
         if _found(case, other, first, others):
-            message = "{d} {uses} " + f"`{other}` where `{one}` is meant, wherever it is used"
+            message = f"<d> <uses> `{other}` where `{one}` is meant, wherever it is used"
             yield Explanation(("all mistaken", other, one), LOCAL, "mistaken value", message, (other, one))
         if one < other and _found(case, "exchanged", [*first, *second], others + ones):
-            message = "in {d} `" + f"{one}` and `{other}` are exchanged"
+            message = f"in <d> `{one}` and `{other}` are exchanged"
             yield Explanation(("exchanged", one, other), LOCAL + 0.1, "mistaken value", message, (one, other))
 
 
@@ -87,11 +87,8 @@ def left_out(case: Case) -> Iterator[Explanation]:
                 continue
             if _without(case, nodes, i):
                 at = f" at {case.run.describe(node)}" * (node in case.run.names) + case.run.where(node)
-                message = "{d} {is} computed without the " + f"{name}{_other(case, node, i)}{at}"
-                yield Explanation(
-                    ("left out", node, i), INVOLVED, "step left out", message, case.names_of(node), None,
-                    case.line_of(node),
-                )  # fmt: skip
+                message = f"<d> <is> computed without the {name}{_other(case, node, i)}{at}"
+                yield case.at(node, ("left out", node, i), INVOLVED, "step left out", message)
 
 
 def _without(case: Case, nodes: Sequence[Node], i: int) -> bool:

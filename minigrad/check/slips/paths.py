@@ -17,50 +17,56 @@ from minigrad.check.sweep import DIRECTIONS, Array, Edge
 from minigrad.check.terms import groups
 from minigrad.tape import Node
 
+UPSTREAM: dict[str, tuple[str, Callable[[Array], Array]]] = {
+    "ignored": ("<d> <ignores> the upstream gradient (a cotangent of ones gives the same)", host.ones_like),
+    "twice": ("<d> <has> the upstream gradient applied twice", lambda g: g * g),
+    "summed": (
+        "<d> <is> as if every output had the sum of the upstream gradient", lambda g: host.full_like(g, g.sum())
+    ),
+    "averaged": (
+        "<d> <is> as if every output had the mean of the upstream gradient", lambda g: host.full_like(g, g.mean())
+    ),
+}  # fmt: skip
+"""What may stand for the upstream gradient, in words."""
+
 
 def whole(case: Case) -> Iterator[Explanation]:
     """The gradient as a whole: zero, the other sign, scaled, rearranged, another argument's."""
-    a, h, d = case.a, case.h, "{d}"
+    a, h = case.a, case.h
     if not host.any(h):
-        yield Explanation(("zero",), SIMPLE, "zero", "{d} {is} zero everywhere, and autodiff's {is} not")
+        yield Explanation(("zero",), SIMPLE, "zero", "<d> <is> zero everywhere, and autodiff's <is> not")
         return
     if case.fits(-a):
-        yield Explanation(("sign",), SIMPLE, "wrong sign", "{d} {has} the wrong sign", factor="-1")
+        yield Explanation(("sign",), SIMPLE, "wrong sign", "<d> <has> the wrong sign", factor="-1")
     size = float((a * a).sum())
     w = float((a * h).sum()) / size if size else 0.0
     if case.fits(w * a) and abs(w + 1) > 1e-6:
         if (places := _places(case)) > 1 and abs(w * places - 1) < 1e-6:
-            message = "{d} {is} averaged over the places where " + f"`{case.run.leaf_name(case.k)}` is used, and "
+            message = f"<d> <is> averaged over the places where `{case.run.leaf_name(case.k)}` is used, and "
             yield Explanation(("averaged",), SIMPLE, "factor", message + "should be summed", factor=f"{w:.6g}")
         named = case.clues.name_weight(w, [n for n, words in case.clues.counts.items() if words[0] == "m"])
         sign = " and the wrong sign" if w < 0 else ""
         if named is not None:
-            message = named.sentence(d).replace("lacks", "{lacks}").replace("has", "{has}") + sign
-            rank = PLAIN + 0.2 if "²" in named.text else SIMPLE + 0.1
+            rank, message = PLAIN + 0.2 if "²" in named.text else SIMPLE + 0.1, named.sentence("<d>") + sign
             yield Explanation(("whole", named.short, w < 0), rank, "factor", message, factor=named.short)
         elif a.size >= 3 or abs(w - 1) < 1e-5:
             what, rank = "a number that stands for nothing on the tape", LAST
             if abs(w - 1) < 1e-5:
                 what, rank = "is a constant rounded to few digits, or to float32?", LOCAL
-            message = "{d} {is} " + f"{digits(w)} times autodiff's, everywhere: {what}"
+            message = f"<d> <is> {digits(w)} times autodiff's, everywhere: {what}"
             yield Explanation(("whole", float(f"{w:.6g}")), rank, "factor", message, factor=digits(w))
     for j, other in enumerate(case.sweep.gradients):
         if j != case.k and other.shape == a.shape and case.fits(other):
-            yield Explanation(
-                ("swapped",), SIMPLE, "swapped", "{d} holds " + f"autodiff's "
-                f"d{case.run.leaf_name(j)}", (case.run.leaf_name(j),)
-            )  # fmt: skip
+            name = case.run.leaf_name(j)
+            yield Explanation(("swapped",), SIMPLE, "swapped", f"<d> holds autodiff's d{name}", (name,))
     for node, g in case.sweep.cotangents.items():
         own = node in case.sweep.leaf_nodes or node in case.sweep.seeds
         if node.shape == a.shape and not own and case.fits(g):
-            message = "{d} {is} the cotangent of " + f"{case.run.describe(node)}{case.run.where(node)}"
-            yield Explanation(
-                ("another", node), LOCAL + 0.45, "derivative left out", message, case.names_of(node), None,
-                case.line_of(node),
-            )  # fmt: skip
+            message = f"<d> <is> the cotangent of {case.run.place(node)}"
+            yield case.at(node, ("another", node), LOCAL + 0.45, "derivative left out", message)
     for words, moved in rearrangements(a):
         if moved.shape == a.shape and case.fits(moved):
-            yield Explanation(("moved", words), SIMPLE + 0.05, "permuted", "{d} {is} autodiff's " + words)
+            yield Explanation(("moved", words), SIMPLE + 0.05, "permuted", f"<d> <is> autodiff's {words}")
 
 
 def _places(case: Case) -> float:
@@ -72,27 +78,13 @@ def _places(case: Case) -> float:
 
 def upstream(case: Case) -> Iterator[Explanation]:
     """The cotangent ignored, applied twice, or only its mean used."""
-    ways: dict[str, Callable[[Array], Array]] = {
-        "ignored": host.ones_like,
-        "twice": lambda g: g * g,
-        "summed": lambda g: host.full_like(g, g.sum()),
-        "averaged": lambda g: host.full_like(g, g.mean()),
-    }
-    words = {
-        "ignored": "{d} {ignores} the upstream gradient (a cotangent of ones gives the same)",
-        "twice": "{d} {has} the upstream gradient applied twice",
-        "summed": "{d} {is} as if every output had the sum of the upstream gradient",
-        "averaged": "{d} {is} as if every output had the mean of the upstream gradient",
-    }
-    for name, way in ways.items():
-        seeds = {node: way(g) for node, g in case.sweep.seeds.items()}
-        if _seeded(case, name, seeds):
-            yield Explanation(("upstream", name), SIMPLE, f"upstream {name}", words[name])
-
+    for name, (message, way) in UPSTREAM.items():
+        if _seeded(case, name, {node: way(g) for node, g in case.sweep.seeds.items()}):
+            yield Explanation(("upstream", name), SIMPLE, f"upstream {name}", message)
     for node, g in case.sweep.seeds.items():
         for turn, moved in rearrangements(g):
             if moved.shape == g.shape and _seeded(case, turn, {**case.sweep.seeds, node: moved}):
-                message = "{d} {uses} the upstream gradient " + turn
+                message = f"<d> <uses> the upstream gradient {turn}"
                 yield Explanation(("upstream", turn), LOCAL + 0.5, "permuted", message)
         for axis in range(g.ndim if g.size > 1 else 0):
             for place, which in ((-1, "last"), (0, "first")):
@@ -100,15 +92,15 @@ def upstream(case: Case) -> Iterator[Explanation]:
                 host.swapaxes(alone, 0, axis)[place] = host.swapaxes(g, 0, axis)[place]
                 seeds = {**case.sweep.seeds, node: alone}
                 if g.shape[axis] > 1 and _seeded(case, (node, axis, place), seeds):
-                    message = "{d} {uses} " + f"only the {which} of the {g.shape[axis]} parts of the upstream "
+                    message = f"<d> <uses> only the {which} of the {g.shape[axis]} parts of the upstream "
                     message += f"gradient along axis {axis}"
                     yield Explanation(("part", axis, place), LOCAL + 0.5, "upstream ignored", message)
     if len(case.sweep.seeds) > 1:
         for node in case.sweep.seeds:
             left = {other: g for other, g in case.sweep.seeds.items() if other is not node}
             if _seeded(case, node, left):
-                message = "{d} {ignores} the upstream gradient of the output " + case.run.describe(node)
-                yield Explanation(("output", node), SIMPLE, "missing path", message, case.names_of(node))
+                message = f"<d> <ignores> the upstream gradient of the output {case.run.describe(node)}"
+                yield case.at(node, ("output", node), SIMPLE, "missing path", message)
 
 
 def _seeded(case: Case, key: Any, seeds: Mapping[Node, Array]) -> bool:
@@ -129,32 +121,29 @@ def sites(case: Case) -> Iterator[Explanation]:
 
 
 def _weighted(case: Case, site: Node | Edge, w: float, effect: Array, everything: bool) -> Iterator[Explanation]:
-    words, names = case.path_words(site), case.names_of(site)
+    words = case.path_words(site)
     rank = PLAIN + case.believed(site) + (0.8 if everything else 0.0)
     if abs(w) < 1e-5 and case.fits(case.a - effect):
         if not everything:
-            message = "{d} {equals} autodiff with " + words + " cut: it is missing"
-            yield Explanation(("cut", site), rank, "missing path", message, names, "0", case.line_of(site))
+            message = f"<d> <equals> autodiff with {words} cut: it is missing"
+            yield case.at(site, ("cut", site), rank, "missing path", message, "0")
         return
     if not case.fits(case.a + (w - 1) * effect):
         return
     hint = _hint(case, site, w)
     if abs(w + 1) < 2e-6:
-        message = "in {d} " + words + f" has the wrong sign{hint}"
-        yield Explanation(("sign", site), rank, "wrong sign", message, names, "-1", case.line_of(site))
+        yield case.at(site, ("sign", site), rank, "wrong sign", f"in <d> {words} has the wrong sign{hint}", "-1")
         return
     means = [n for n, _ in _segment(case, site) if op_of(n) in STATISTICS]
     named = case.clues.name_weight(w, map(together, means))
     if named is not None:
         sign = " and the wrong sign" if w < 0 else ""
-        message = "in {d} " + named.sentence(words) + sign + hint
+        message = f"in <d> {named.sentence(words)}{sign}{hint}"
         rank += 0.0 if hint else 0.7  # a path that is missing is believed before another that counts twice
-        yield Explanation(
-            ("weight", site, named.short), rank, "factor", message, names, named.short, case.line_of(site)
-        )
+        yield case.at(site, ("weight", site, named.short), rank, "factor", message, named.short)
     elif case.a.size >= 6:
-        message = "in {d} " + f"{words} counts {digits(w)} times"
-        yield Explanation(("weight", site), rank + LAST, "factor", message, names, digits(w), case.line_of(site))
+        message = f"in <d> {words} counts {digits(w)} times"
+        yield case.at(site, ("weight", site), rank + LAST, "factor", message, digits(w))
 
 
 def _segment(case: Case, site: Node | Edge) -> list[Edge]:
@@ -198,23 +187,16 @@ def constants(case: Case) -> Iterator[Explanation]:
     """Several statistics treated as constants at once."""
     below = case.sweep.directions(case.k)[1]
     statistics = [
-        n for n in case.run.order
-        if n in below and n in case.sweep.cotangents and n.primitive is not None and n not in case.sweep.seeds
-        and (n in case.run.names or op_of(n) in STATISTICS)
+        n for n in case.sweep.steps()
+        if n in below and n not in case.sweep.seeds and (n in case.run.names or op_of(n) in STATISTICS)
         and len(case.clues.turns[case.clues.made_by(n)]) <= NEAR
     ]  # fmt: skip
-    statistics = statistics[:12]
     for many in (2, 3):
-        for chosen in itertools.combinations(statistics, many):
-            if _dropped(case, *chosen):
-                if any(_dropped(case, n) for n in chosen):
-                    continue
+        for chosen in itertools.combinations(statistics[:12], many):
+            if _dropped(case, *chosen) and not any(_dropped(case, n) for n in chosen):
                 words = " and ".join(case.run.describe(n) for n in chosen)
                 quantity = "both" if many == 2 else "all three"
-                message = (
-                    "{d} {equals} autodiff with "
-                    + f"{words} {quantity} treated as constants: their paths are missing"
-                )
+                message = f"<d> <equals> autodiff with {words} {quantity} treated as constants: their paths are missing"
                 rank = PLAIN + 0.5 + 0.3 * (many - 2) + sum(case.believed(n) for n in chosen)
                 names = tuple(case.run.names.get(n, case.run.describe(n)) for n in chosen)
                 yield Explanation(("constants", chosen), rank, "missing path", message, names, "0")
@@ -231,21 +213,19 @@ def overwritten(case: Case) -> Iterator[Explanation]:
         if len(edges) == 2:
             one, other = (case.sweep.edges[edge] for edge in edges)
             if case.confirmed(source, one * other - one - other):
-                message = f"the two contributions to {case.run.describe(source)} are multiplied in {{d}}, and "
+                message = f"the two contributions to {case.run.describe(source)} are multiplied in <d>, and "
                 message += "should be added up"
-                yield Explanation(("times", source), LOCAL, "overwritten", message, case.names_of(source))
+                yield case.at(source, ("times", source), LOCAL, "overwritten", message)
         if len(edges) > 2:
             for edge in edges:
                 if case.confirmed(source, case.sweep.edges[edge] - case.sweep.cotangents[source]):
-                    at = case.run.describe(source)
-                    message = (
-                        f"of the {len(edges)} contributions to {at} " + "only one is left in {d}, the one from "
-                    )
-                    message += f"{case.run.describe(edge[0])}: the others are overwritten instead of added up"
+                    message = f"of the {len(edges)} contributions to {case.run.describe(source)} only one is left in "
+                    message += f"<d>, the one from {case.run.describe(edge[0])}: the others are overwritten instead of "
+                    message += "added up"
                     turns = {node for node, _ in edges}
                     loop = len(turns) > 2 and len({case.clues.made_by(node)[:2] for node in turns}) == 1
                     rank = PLAIN - 0.2 if loop else LOCAL
-                    yield Explanation(("only", source), rank, "overwritten", message, case.names_of(source))
+                    yield case.at(source, ("only", source), rank, "overwritten", message)
         takes = [node for node, _ in edges if op_of(node) == "take"]
         if not takes or source not in case.sweep.cotangents or len(takes) != len(edges):
             continue
@@ -253,12 +233,9 @@ def overwritten(case: Case) -> Iterator[Explanation]:
         for node in takes:
             written[node.params[0]] = case.sweep.cotangents[node]
         if case.confirmed(source, written - case.sweep.cotangents[source]):
-            at = case.run.describe(source)
-            message = (
-                "in {d} contributions to "
-                + f"{at} that meet in one element overwrite each other, and should be added up"
-            )
-            yield Explanation(("overwritten", source), LOCAL, "overwritten", message, case.names_of(source))
+            message = f"in <d> contributions to {case.run.describe(source)} that meet in one element overwrite each "
+            message += "other, and should be added up"
+            yield case.at(source, ("overwritten", source), LOCAL, "overwritten", message)
 
 
 def pairs(case: Case) -> Iterator[Explanation]:
@@ -280,10 +257,10 @@ def pairs(case: Case) -> Iterator[Explanation]:
         (first, w1), (second, w2) = one, other
         effects = [case.sweep.at_leaf(case.sweep.effect(s), case.k) for s in (s1, s2)]
         if case.fits(case.a + (w1 - 1) * effects[0] + (w2 - 1) * effects[1]):
-            message = "two things in {d}: " + f"{case.path_words(s1)} {first}, and {case.path_words(s2)} {second}"
+            message = f"two things in <d>: {case.path_words(s1)} {first}, and {case.path_words(s2)} {second}"
             rank = COMPOUND + case.believed(s1) + case.believed(s2)
             kind = "missing path" if {first, second} == {"is missing"} else "combination"
-            yield Explanation(("pair", s1, s2), rank, kind, message, case.names_of(s1) + case.names_of(s2))
+            yield Explanation(("pair", s1, s2), rank, kind, message, case.names_of(s1, s2))
     off = [(f, fitted(v, case.a.shape)) for f, v in case.clues.forms]
     off += [(f, host.asarray(f.value)) for f in case.clues.scalars] + [(Factor("-1", -1.0), host.asarray(-1.0))]
     for factor, value in off:
@@ -301,14 +278,9 @@ def pairs(case: Case) -> Iterator[Explanation]:
             known, w1 = told
             effect = case.sweep.at_leaf(case.sweep.effect(site), case.k)
             if case.fits((case.a + (w1 - 1) * effect) * value):
-                message = "two things: " + factor.sentence("{d}").replace("lacks", "{lacks}").replace(
-                    "has", "{has}"
-                )
-                message += f", and {case.path_words(site)} {known}"
+                message = f"two things: {factor.sentence('<d>')}, and {case.path_words(site)} {known}"
                 rank = COMPOUND + 0.5 + case.believed(site)
-                yield Explanation(
-                    ("both", factor.short, site), rank, "combination", message, case.names_of(site), factor.short
-                )
+                yield case.at(site, ("both", factor.short, site), rank, "combination", message, factor.short)
 
 
 def _within(case: Case, site: Node | Edge, p: Array, other: Node | Edge) -> bool:
@@ -335,6 +307,5 @@ def combinations(case: Case) -> Iterator[Explanation]:
     told = [(labels, (case.clues.known(x) or (f"counts {digits(x)} times", x))[0]) for labels, x in changed]
     name = case.run.leaf_name(case.k)
     words = "; ".join(f"the path {name} -> {' -> '.join(labels) or 'y'} {what}" for labels, what in told)
-    yield Explanation(
-        ("weights",), COMPOUND + 1, "combination", "in {d} " + words, tuple(dict.fromkeys(n for ls, _ in told for n in ls))
-    )
+    names = tuple(dict.fromkeys(name for labels, _ in told for name in labels))
+    yield Explanation(("weights",), COMPOUND + 1, "combination", f"in <d> {words}", names)

@@ -42,15 +42,12 @@ class _Term(NamedTuple):
 
 def sums(case: Case) -> Iterator[Explanation]:
     """A path through a sum that is not summed, as if a Jacobian were diagonal, or over the wrong axes."""
-    for node in case.run.order:
-        row = node.primitive
-        if row is None or row.kind != "elementwise" or node not in case.sweep.cotangents:
-            continue
-        for i, source in enumerate(node.inputs):
-            if source is None or (node, i) not in case.sweep.edges or source.shape == node.shape:
+    for node in case.sweep.steps():
+        for i, source, c in case.sweep.terms(node):
+            if node.primitive.kind != "elementwise" or source.shape == node.shape:  # type: ignore[union-attr]
                 continue
-            own = _unsummed(case, node, i, case.sweep.cotangents[node])
-            found = None if own is None else _down_to_a_sum(case, source, own, case.sweep.edges[node, i])
+            own = _unsummed(node, i, case.sweep.cotangents[node])
+            found = None if own is None else _down_to_a_sum(case, source, own, c)
             if found is None:
                 continue
             reduction, elements, inside, each, spread = found
@@ -70,7 +67,6 @@ def _otherwise_summed(
     What does not change along the right axes, such as a deviation that divides, may stand in a sum over them or
     before it; over other axes that makes a difference.
     """
-    assert reduction.primitive is not None
     mean = op_of(reduction) == "mean"
     at, together = case.run.describe(reduction), math.prod(elements.shape) / math.prod(reduction.shape)
     dimensions = len(elements.shape)
@@ -85,11 +81,9 @@ def _otherwise_summed(
             kind, how = "wrong axes", f"is summed over axes {list(axes)}, not {_axes_of(reduction, dimensions)}"
             if not axes:
                 kind, how = "not summed", f"is not summed: each element has its own term alone, {DIAGONAL}"
-            yield Explanation(
-                ("summed", reduction, node, axes), PLAIN + 0.3 + case.believed(reduction), kind,
-                f"in {{d}} the path through {at} {how}{case.run.where(reduction)}", case.names_of(reduction), None,
-                case.line_of(reduction),
-            )  # fmt: skip
+            rank = PLAIN + 0.3 + case.believed(reduction)
+            message = f"in <d> the path through {at} {how}{case.run.where(reduction)}"
+            yield case.at(reduction, ("summed", reduction, node, axes), rank, kind, message)
 
 
 def added_up(case: Case) -> Iterator[Explanation]:
@@ -110,11 +104,11 @@ def added_up(case: Case) -> Iterator[Explanation]:
         if case.fits(c):
             name = case.run.leaf_name(case.k)
             instead = f", where {meant[0]} is meant" if meant else f", which is not what `{name}` multiplies"
-            message = "{d} {is} the sum of the upstream gradient times " + text + instead
+            message = "<d> <is> the sum of the upstream gradient times " + text + instead
             yield Explanation(("added", text), INVOLVED, "mistaken value", message, (text.strip("`"),))
 
 
-def _unsummed(case: Case, node: Node, i: int, g: Array, shape: tuple[int, ...] | None = None) -> Array | None:
+def _unsummed(node: Node, i: int, g: Array, shape: tuple[int, ...] | None = None) -> Array | None:
     """What an edge of an elementwise row contributes before what broadcasting added is summed.
 
     shape: of the row's values where they were broadcast, where it is not the row's own.
@@ -191,7 +185,7 @@ def nothing_summed(case: Case) -> Iterator[Explanation]:
                 there[label] = below if label not in there else there[label].plus(below)
     total = sum(term.own for term in held.get(leaf, {}).values())  # type: ignore[arg-type]
     if broadcasts > 1 and getattr(total, "shape", None) == case.a.shape and case.fits(total):
-        message = "in {d} none of the paths through a reduction is summed: each element has its own terms alone, "
+        message = "in <d> none of the paths through a reduction is summed: each element has its own terms alone, "
         yield Explanation(("nothing summed",), LOCAL, "not summed", message + DIAGONAL)
 
 
@@ -200,7 +194,7 @@ def _own_part(case: Case, node: Node, i: int, source: Node, term: _Term, right: 
     row, lifted = node.primitive, term.own.shape != node.shape
     assert row is not None
     if row.kind == "elementwise":
-        own = _unsummed(case, node, i, term.own, term.shape if lifted else None)
+        own = _unsummed(node, i, term.own, term.shape if lifted else None)
         return None if own is None else _Term(own, right, term.shape if lifted else source.shape)
     if not lifted:
         own = next(c for j, _, c in pull(node, term.own, False, case.sweep.needed) if j == i)
@@ -214,35 +208,24 @@ def _own_part(case: Case, node: Node, i: int, source: Node, term: _Term, right: 
 
 def turned(case: Case) -> Iterator[Explanation]:
     """A transposition that is undone by a reshape, or by another permutation of axes."""
-    for node in case.run.order:
-        if op_of(node) != "transpose" or node not in case.sweep.cotangents:
-            continue
-        source, g = node.inputs[0], case.sweep.cotangents[node]
-        if source is None or (node, 0) not in case.sweep.edges:
-            continue
-        ways = [("is only reshaped", g.reshape(source.shape))]
-        ways += [(f"is {words}", moved) for words, moved in rearrangements(g) if words.startswith("permuted")]
-        for words, c in ways:
-            if c.shape == source.shape and case.confirmed(source, c - case.sweep.edges[node, 0]):
-                back = [int(i) for i in host.argsort(node.params[0])]
-                message = "in {d} the cotangent of " + f"{case.run.describe(node)}{case.run.where(node)} {words}, "
-                message += f"where its axes have to be permuted back, by transpose({', '.join(map(str, back))})"
-                yield Explanation(
-                    ("turned", node, words), LOCAL + 0.1, "permuted", message, case.names_of(node), None,
-                    case.line_of(node),
-                )  # fmt: skip
+    for node in case.sweep.steps("transpose"):
+        for _, source, right in case.sweep.terms(node):
+            g = case.sweep.cotangents[node]
+            ways = [("is only reshaped", g.reshape(source.shape))]
+            ways += [(f"is {words}", moved) for words, moved in rearrangements(g) if words.startswith("permuted")]
+            for words, c in ways:
+                if c.shape == source.shape and case.confirmed(source, c - right):
+                    back = ", ".join(str(i) for i in host.argsort(node.params[0]))
+                    message = f"in <d> the cotangent of {case.run.place(node)} {words}, where its axes have to be "
+                    message += f"permuted back, by transpose({back})"
+                    yield case.at(node, ("turned", node, words), LOCAL + 0.1, "permuted", message)
 
 
 def products(case: Case) -> Iterator[Explanation]:
     """A product of matrices in another order, or of the transposed cotangent."""
-    for node in case.run.order:
-        if op_of(node) != "matmul" or node not in case.sweep.cotangents:
-            continue
-        g = case.sweep.cotangents[node]
-        for i, source in enumerate(node.inputs):
-            if source is None or (node, i) not in case.sweep.edges:
-                continue
-            right, other = case.sweep.edges[node, i], host.asarray(case.run.arguments[node][1 - i])
+    for node in case.sweep.steps("matmul"):
+        for i, source, right in case.sweep.terms(node):
+            g, other = case.sweep.cotangents[node], host.asarray(case.run.arguments[node][1 - i])
             if min(g.ndim, other.ndim, right.ndim) < 2:
                 continue
             name, legend = _factor(case, node, 1 - i)
@@ -251,12 +234,9 @@ def products(case: Case) -> Iterator[Explanation]:
             for text, c in _ways(g, other, name, first=i == 0):
                 if c.shape == right.shape and case.confirmed(source, c - right):
                     text, needed = (_product(words, of_turned) for words in (text, meant))
-                    at = f"{case.run.describe(node)}{case.run.where(node)}{legend}"
-                    message = "{d} {uses} " + f"`{text}` where `{needed}` is meant; g is the cotangent of {at}"
-                    yield Explanation(
-                        ("product", node, i, text), LOCAL + 0.3, "product", message, case.names_of(source), None,
-                        case.line_of(node),
-                    )  # fmt: skip
+                    message = f"<d> <uses> `{text}` where `{needed}` is meant; g is the cotangent of "
+                    message += case.run.place(node) + legend
+                    yield case.at((node, i), ("product", node, i, text), LOCAL + 0.3, "product", message)
 
 
 def _factor(case: Case, node: Node, i: int) -> tuple[str, str]:

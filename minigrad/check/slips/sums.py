@@ -36,7 +36,7 @@ def sums_of_values(case: Case) -> Iterator[Explanation]:
         if meant is None or mine in (None, meant):
             return
         of = "the upstream gradient times " if case.clues.unit != 1 else ""
-        message = "{d} {is} " + f"{of}`{mine}` by hand, and `{meant}` is right"
+        message = f"<d> <is> {of}`{mine}` by hand, and `{meant}` is right"
         evidence = {"by hand": mine, "right": meant}
         yield Explanation(("sum", mine), INVOLVED, "wrong term", message, evidence=evidence)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from minigrad.backend import numpy as host
@@ -24,41 +25,33 @@ def factors(case: Case) -> Iterator[Explanation]:
         value = fitted(value, case.a.shape)
         for sign, also in ((1.0, ""), (-1.0, " and has the wrong sign")):
             if value is not None and case.fits(sign * case.a * value):
-                message = factor.sentence("{d}").replace("lacks", "{lacks}").replace("has", "{has}") + also
-                rank = PLAIN + 0.1 + 0.15 * (1 - sign) + factor.doubt
-                yield Explanation(
-                    ("whole", factor.short, sign), rank, "factor", message, factor=factor.short
-                )
+                rank, message = PLAIN + 0.1 + 0.15 * (1 - sign) + factor.doubt, factor.sentence("<d>") + also
+                yield Explanation(("whole", factor.short, sign), rank, "factor", message, factor=factor.short)
     divisors = {n.inputs[1] for n in case.run.order if op_of(n) == "divide"}
     named = [(text, v, n) for text, v, n in case.clues.values if text[:1] == "`" and v.dtype.kind == "f" and v.all()]
     fit = [(text, v, n in divisors) for text, value, n in named if (v := fitted(value, case.a.shape)) is not None]
     for (one, v1, divides), (other, v2, _) in itertools.permutations(fit, 2):
         if case.fits(case.a * (v1 / v2)):
-            message = "{d} {has} a factor " + f"{one}/{other} too many: is "
-            message += f"{other} used where {one} is meant?" if divides else f"{one} used where {other} is meant?"
-            yield Explanation(
-                ("ratio", one, other), LOCAL + 0.3, "mistaken value", message,
-                (one.strip("`"), other.strip("`")), f"{one}/{other}",
-            )  # fmt: skip
+            used, meant = (other, one) if divides else (one, other)
+            message = f"<d> <has> a factor {one}/{other} too many: is {used} used where {meant} is meant?"
+            names = (one.strip("`"), other.strip("`"))
+            yield Explanation(("ratio", one, other), LOCAL + 0.3, "mistaken value", message, names, f"{one}/{other}")
     for site, _ in case.weights:
         source, c = case.sweep.landing(site)
         for factor, value in case.likely(source, c):
             if case.confirmed(source, c * value - c):
-                message = "in {d} " + factor.sentence(case.path_words(site))
+                message = f"in <d> {factor.sentence(case.path_words(site))}"
                 rank = LOCAL + 0.2 + case.believed(site) + factor.doubt + 0.2 * (not factor.plain)
-                yield Explanation(
-                    ("factor", site, factor.short), rank, "factor", message, case.names_of(site), factor.short,
-                    case.line_of(site),
-                )  # fmt: skip
+                yield case.at(site, ("factor", site, factor.short), rank, "factor", message, factor.short)
 
 
 def mistaken(case: Case) -> Iterator[Explanation]:
     """A value used where another was meant, and a value transposed, flipped or negated."""
-    for node in case.run.order:
-        row = node.primitive
-        if row is None or row.joint is not None or node not in case.sweep.cotangents or not row.lifts:
+    for node in case.sweep.steps():
+        row, g = node.primitive, case.sweep.cotangents[node]
+        assert row is not None
+        if row.joint is not None or not row.lifts:
             continue
-        g = case.sweep.cotangents[node]
         for place, number, held in _slots(node.residuals):
             if not isinstance(held, host.ndarray) or held.dtype.kind not in "fb":
                 continue
@@ -77,33 +70,25 @@ def mistaken(case: Case) -> Iterator[Explanation]:
                     continue
                 if held.dtype.kind == "b" and len(wrong) > 1:
                     yield from _all_at_once(case, node, wrong, text)
-                for i, c in wrong.items():
-                    right = case.sweep.edges[node, i]
-                    target = node.inputs[i]
-                    assert target is not None
-                    if c.shape == right.shape and case.confirmed(target, c - right):
-                        at = case.run.describe(node)
-                        turned = text.endswith(TURNED) and meant.endswith(TURNED)
-                        used, needed = (w.removesuffix(TURNED) if turned else w for w in (text, meant))
-                        message = (
-                            "{d} {uses} "
-                            + f"{used} where {needed} is meant, in the derivative of {at}{case.run.where(node)}"
-                        )
-                        later = source is not None and source.serial > node.serial
-                        rank = LOCAL + _doubt(case, text, meant) + 0.3 * later
-                        names = tuple(w.strip("`") for w in (text, meant))
-                        yield Explanation(
-                            ("mistaken", node, place, number, text),
-                            rank,
-                            "mistaken value",
-                            message,
-                            names,
-                            None,
-                            case.line_of(node),
-                        )
+                for i, target, right in case.sweep.terms(node):
+                    if wrong[i].shape == right.shape and case.confirmed(target, wrong[i] - right):
+                        yield _told(case, node, (place, number), text, meant, source)
 
 
-def _doubt(case: Case, used: str, meant: str) -> float:
+def _told(
+    case: Case, node: Node, slot: tuple[int, int | None], text: str, meant: str, source: Node | None
+) -> Explanation:
+    """The sentence for a value that stands for another in the derivative of a step."""
+    turned = text.endswith(TURNED) and meant.endswith(TURNED)
+    used, needed = (w.removesuffix(TURNED) if turned else w for w in (text, meant))
+    message = f"<d> <uses> {used} where {needed} is meant, in the derivative of {case.run.place(node)}"
+    later = source is not None and source.serial > node.serial
+    rank = LOCAL + _doubt(text, meant) + 0.3 * later
+    told = case.at(node, ("mistaken", node, *slot, text), rank, "mistaken value", message)
+    return replace(told, paths=(text.strip("`"), meant.strip("`")))
+
+
+def _doubt(used: str, meant: str) -> float:
     """How much less one value in place of another is believed than a slip in one letter."""
     if used[:1] == meant[:1] == "`":
         return 0.15
@@ -120,10 +105,8 @@ def _all_at_once(case: Case, node: Node, wrong: Mapping[int, Array], text: str) 
         assert target is not None
         deltas[target] = deltas[target] + delta if target in deltas else delta
     if _both(case, deltas):
-        message = "{d} {uses} " + f"{text} in {case.run.describe(node)}{case.run.where(node)}"
-        yield Explanation(
-            ("condition", node), LOCAL, "mistaken value", message, case.names_of(node), None, case.line_of(node)
-        )
+        message = f"<d> <uses> {text} in {case.run.place(node)}"
+        yield case.at(node, ("condition", node), LOCAL, "mistaken value", message)
 
 
 def _meant(case: Case, node: Node, origin: int | None) -> str:
@@ -172,13 +155,20 @@ def _candidates(case: Case, node: Node, held: Array, upstream: Array) -> Iterato
 
 def too_late(case: Case) -> Iterator[Explanation]:
     """A factor of a product that multiplies the finished gradient instead of the cotangent it belongs to."""
-    for node in case.run.order:
-        row = node.primitive
-        if row is None or node not in case.sweep.cotangents:
-            continue
+    for node in case.sweep.steps("multiply"):
         g = case.sweep.cotangents[node]
-        if row.name == "multiply":
-            yield from _too_late(case, node, g)
+        for i, source, c in case.sweep.terms(node):
+            value = fitted(host.asarray(case.run.arguments[node][1 - i]), case.a.shape)
+            if value is None:
+                continue
+            passed = g if g.shape == source.shape else sum_to(g, source.shape)
+            without = case.a + case.sweep.at_leaf(case.sweep.down({source: passed - c}), case.k)
+            if case.fits(without * value):
+                factor = node.inputs[1 - i]
+                words = "a constant" if factor is None else case.run.describe(factor)
+                message = f"<d> <has> the factor {words} applied too late: it belongs to the cotangent that enters "
+                message += f"{case.run.describe(node)}, before the sums{case.run.where(node)}"
+                yield case.at(node, ("late", node, i), LOCAL + 0.3, "factor too late", message, words)
 
 
 def misplaced(case: Case) -> Iterator[Explanation]:
@@ -192,15 +182,10 @@ def misplaced(case: Case) -> Iterator[Explanation]:
             moved[first.params[0]] += case.sweep.cotangents[second] - case.sweep.cotangents[first]
             moved[second.params[0]] += case.sweep.cotangents[first] - case.sweep.cotangents[second]
             if case.confirmed(source, moved):
-                parts = " and ".join(_part(case, n) for n in (first, second))
-                message = "in {d} the parts that belong to " + f"{parts} are written into one another's place"
-                yield Explanation(
-                    ("places", source, first, second),
-                    LOCAL,
-                    "permuted",
-                    message,
-                    (_part(case, first).strip("`"), _part(case, second).strip("`")),
-                )
+                parts = [_part(case, n) for n in (first, second)]
+                message = f"in <d> the parts that belong to {' and '.join(parts)} are written into one another's place"
+                names = tuple(part.strip("`") for part in parts)
+                yield Explanation(("places", source, first, second), LOCAL, "permuted", message, names)
 
 
 def _part(case: Case, node: Node) -> str:
@@ -219,34 +204,6 @@ def _both(case: Case, deltas: Mapping[Node, Array]) -> bool:
     if not (host.abs(seen - case.q) <= case.q_tol).all():
         return False
     return case.fits(case.a + case.sweep.at_leaf(case.sweep.down(deltas), case.k))
-
-
-def _too_late(case: Case, node: Node, g: Array) -> Iterator[Explanation]:
-    for i, source in enumerate(node.inputs):
-        if source is None or (node, i) not in case.sweep.edges:
-            continue
-        other = case.run.arguments[node][1 - i]
-        value = fitted(host.asarray(other), case.a.shape)
-        if value is None:
-            continue
-        passed = g if g.shape == source.shape else sum_to(g, source.shape)
-        without = case.a + case.sweep.at_leaf(case.sweep.down({source: passed - case.sweep.edges[node, i]}), case.k)
-        if case.fits(without * value):
-            factor = node.inputs[1 - i]
-            words = case.run.describe(factor) if factor is not None else "a constant"
-            message = (
-                "{d} {has} the factor " + f"{words} applied too late: it belongs to the cotangent that enters "
-            )
-            message += f"{case.run.describe(node)}, before the sums{case.run.where(node)}"
-            yield Explanation(
-                ("late", node, i),
-                LOCAL + 0.3,
-                "factor too late",
-                message,
-                case.names_of(node),
-                words,
-                case.line_of(node),
-            )
 
 
 def _slots(residuals: Sequence[Any]) -> Iterator[tuple[int, int | None, Any]]:
