@@ -8,6 +8,7 @@ throughout and statistics are over the batch axis 0.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -116,22 +117,33 @@ def population_statistics(batches: Iterable[Tensor]) -> Statistics:
 def running_against_batch(model: nn.Module, trace: Any) -> list[dict[str, Any]]:
     """For each BatchNorm of a traced model: its path, the batch's mean and unbiased variance, and the running ones.
 
-    trace: from `with mg.trace(model) as t:` around one forward pass in training mode.
+    trace: from `with mg.trace(model) as t:` around passes in training mode; a layer has a row for each of them, in
+    order, all with the running statistics that it has now. Warns of layers that left no statistics on the tape.
     """
-    rows = []
+    rows, missing = [], []
     for path, layer in model.named_modules():
-        prefix = f"{path}/" if path else ""
-        if not isinstance(layer, BatchNorm) or layer.running_mean is None or f"{prefix}var" not in trace:
+        if not isinstance(layer, BatchNorm) or layer.running_mean is None or layer.running_var is None:
             continue
-        assert layer.running_var is not None
-        m = trace[f"{prefix}centred"].value.size // layer.num_features
-        rows.append({
-            "layer": path,
-            "batch_mean": trace[f"{prefix}mean"].value.reshape(-1),
-            "running_mean": layer.running_mean.detach(),
-            "batch_var": trace[f"{prefix}var"].value.reshape(-1) * (m / (m - 1)),
-            "running_var": layer.running_var.detach(),
-        })  # fmt: skip
+        prefix = f"{path}/" if path else ""
+        if f"{prefix}var" not in trace:
+            missing.append(path or type(layer).__name__)
+            continue
+        means, centred, variances = (trace.all(prefix + name) for name in ("mean", "centred", "var"))
+        for mean, values, var in zip(means, centred, variances, strict=True):
+            m = values.value.size // layer.num_features
+            rows.append({
+                "layer": path,
+                "batch_mean": mean.value.reshape(-1),
+                "running_mean": layer.running_mean.detach(),
+                "batch_var": var.value.reshape(-1) * (m / (m - 1)),
+                "running_var": layer.running_var.detach(),
+            })  # fmt: skip
+    if missing:
+        warnings.warn(
+            f"running_against_batch: the trace has no statistics of {', '.join(missing)}: not called in training mode, "
+            "or nothing below has requires_grad=True (give the model's input that)",
+            stacklevel=2,
+        )
     return rows
 
 

@@ -189,6 +189,19 @@ def test_running_against_batch_statistics():
     np.testing.assert_allclose(row["batch_mean"].numpy(), row["running_mean"].numpy(), rtol=1e-5, atol=1e-7)
 
 
+def test_running_against_batch_has_a_row_for_each_pass_and_says_what_is_missing():
+    model = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 4), nn.BatchNorm1d(4))
+    batches = [mg.random.normal(16, 3), 1 + mg.random.normal(8, 3)]
+    with mg.trace(model) as t:
+        for x in batches:
+            model(x)
+    with pytest.warns(UserWarning, match=r"no statistics of 0: .* \(give the model's input that\)"):
+        rows = study.running_against_batch(model, t)
+    assert [row["layer"] for row in rows] == ["2", "2"]
+    for row, z in zip(rows, t.all("1"), strict=True):
+        np.testing.assert_allclose(row["batch_var"].numpy(), z.value.numpy().var(0, ddof=1), rtol=1e-5)
+
+
 def test_cancellation_is_zero_where_ways_cancel():
     x = mg.tensor([1.0, 2.0], requires_grad=True)
     assert study.cancellation(mg.Tape((x * 2 - x * 2).sum(), x=x)) == {"x": 0.0}

@@ -480,8 +480,8 @@ class Tape:
         """
         if len(self) > page.MANY:
             warnings.warn(
-                f"Tape: this page has {len(self)} lines, which takes about a second and a megabyte for each thousand; its "
-                "boxes stay closed and its pictures are small. A Tape of a part (of one turn of a loop) shows more",
+                f"Tape: this page has {len(self)} lines, which takes about a second and a megabyte for each thousand; "
+                "its boxes stay closed and its pictures are small. A Tape of a part (of one turn of a loop) shows more",
                 stacklevel=2,
             )
         paths = [paths] if isinstance(paths, str) else paths
