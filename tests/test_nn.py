@@ -731,8 +731,9 @@ def test_what_would_be_cast_or_is_of_another_type_is_refused(update, says):
 
 
 def test_a_momentum_of_the_other_convention_is_pointed_out():
-    with pytest.warns(UserWarning, match=r"momentum=0.9 is the weight of the NEW value.*call this 0.1"):
+    with pytest.warns(UserWarning, match=r"momentum=0.9 is the weight of the NEW value.*call this 0.1") as warned:
         nn.BatchNorm1d(3, momentum=0.9)
+    assert warned[0].filename == __file__
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         nn.BatchNorm1d(3, momentum=1.0), nn.BatchNorm1d(3, momentum=0.5), nn.BatchNorm1d(3, momentum=None)

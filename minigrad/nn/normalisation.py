@@ -46,7 +46,7 @@ class BatchNorm(Layer):
             warnings.warn(
                 f"{name}: momentum={momentum} is the weight of the NEW value here, as in PyTorch; TensorFlow, Keras "
                 f"and Flax give the weight of the old one, and would call this {1 - momentum:g}",
-                stacklevel=3,
+                stacklevel=2,
             )
         self.num_features, self.eps, self.momentum = num_features, non_negative(f"{name}: eps", eps), momentum
         self.affine, self.track_running_stats = affine, track_running_stats
