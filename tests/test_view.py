@@ -17,7 +17,7 @@ import minigrad as mg
 from minigrad import functional as F
 from minigrad import nn, ops
 from minigrad.backend import to_numpy
-from minigrad.view import drawing, page, words
+from minigrad.view import folding, layout, page, words
 
 
 def batch_norm(x, gamma, beta, eps=1e-5):
@@ -155,7 +155,7 @@ def test_every_rule_of_the_table_is_said_in_words(name):
     row = ROWS[name]
     names = {argument: f"<{argument}>" for argument in row.arguments} | {"y": "<y>"}
     for i, plan in enumerate(row.pullbacks):
-        said = words.rule_words(row, i, names, (), [f"<{s}>" for s in row.statics], 1)
+        said = words.rule_words(row, i, names, [f"<{s}>" for s in row.statics], 1)
         assert bool(said) is (plan is not None) and not said.startswith("becomes")
 
 
@@ -540,7 +540,7 @@ def test_a_large_tape_is_folded_and_says_so():
     for _ in range(500):
         y = y * 1.001
     tape = mg.Tape(y.sum())
-    items = drawing.groups(tape)
+    items = folding.groups(tape)
     assert sum(len(item.lines) for item in items) == len(tape) and len(items) < 20
     for text in (tape.svg(), tape.dot(), page.contents(tape, None)["note"].lower()):
         assert "folded by number: 502 lines are too many to draw one by one" in text
@@ -555,9 +555,9 @@ def test_a_long_loop_has_a_bounded_number_of_boxes():
     for _ in range(3000):
         z = z * x
     for tape in (t.tape(y.sum()), mg.Tape(z)):
-        items = drawing.groups(tape)
+        items = folding.groups(tape)
         assert len(items) < 100 and sum(len(item.lines) for item in items) == len(tape)
-        assert drawing.folding(tape, items).startswith("folded by number")
+        assert folding.folding(tape, items).startswith("folded by number")
 
 
 def test_a_box_of_many_lines_stays_closed():
@@ -588,13 +588,13 @@ def test_a_page_of_very_many_lines_is_sparing_and_says_so(tmp_path, monkeypatch)
 
 def test_the_edges_of_one_item_share_their_dummies():
     chain = [(i, i + 1) for i in range(1, 50)]
-    places = drawing.layout(51, [*chain, *((0, i) for i in range(1, 51))])
+    places = layout.layout(51, [*chain, *((0, i) for i in range(1, 51))])
     assert len(places.x) == 51 + 49
 
 
 def test_layout_keeps_a_distance_and_the_direction():
     edges = [(0, 1), (0, 2), (1, 3), (2, 3), (0, 3), (4, 3), (3, 5)]
-    places = drawing.layout(6, edges)
+    places = layout.layout(6, edges)
     assert all(places.x[a] < places.x[b] for a, b in edges)
     for row in places.layers:
         heights = [places.y[i] for i in row]
@@ -602,8 +602,8 @@ def test_layout_keeps_a_distance_and_the_direction():
 
 
 def test_spaced_is_the_least_squares_placement():
-    assert drawing.spaced([0.0, 0.0, 0.0]) == [-1.0, 0.0, 1.0]
-    assert drawing.spaced([0.0, 5.0]) == [0.0, 5.0]
+    assert layout.spaced([0.0, 0.0, 0.0]) == [-1.0, 0.0, 1.0]
+    assert layout.spaced([0.0, 5.0]) == [0.0, 5.0]
 
 
 def test_a_recomputed_part_is_shown_and_runs_again():
@@ -718,12 +718,12 @@ def test_page_groups_lines_by_layer():
 def test_a_model_that_nobody_traced_is_grouped_by_its_parameters_names():
     tape = mg.Tape(net_loss())
     assert {line.name for line in tape if line.op == "leaf"} >= {"0.weight", "1.bias", "4.weight"}
-    items = drawing.groups(tape, fold=True)
+    items = folding.groups(tape, fold=True)
     assert [item.title for item in items if item.group] == ["0", "1", "4"]
-    assert "as the parameters' names tell (mg.trace(model) tells" in drawing.folding(tape, items)
+    assert "as the parameters' names tell (mg.trace(model) tells" in folding.folding(tape, items)
     traced = mg.Tape(traced_net())
-    assert drawing.folding(traced, drawing.groups(traced, fold=True)).startswith("folded by layer: ")
-    assert drawing.folding(traced, drawing.groups(traced, fold=False)) == ""
+    assert folding.folding(traced, folding.groups(traced, fold=True)).startswith("folded by layer: ")
+    assert folding.folding(traced, folding.groups(traced, fold=False)) == ""
 
 
 def test_pictures_keep_what_is_not_finite():

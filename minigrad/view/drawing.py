@@ -1,232 +1,29 @@
-"""The graph of a tape on paper: groups, layers, places, and the SVG and Graphviz texts.
-
-Its words: an *item* is what is drawn as one thing, a line or a *group* (a run of consecutive lines of
-one layer of a model, folded into one box). Since lines only use earlier lines, groups that are runs
-leave the graph without cycles. Layout is the layered one: longest-path layers, dummies where an edge
-skips layers (those of one item's edges are shared), barycentre sweeps for the order, and then places as
-near to the neighbours as a minimal distance allows.
-"""
+"""The graph of a tape on paper: the SVG and Graphviz texts."""
 
 from __future__ import annotations
 
 import html
 import itertools
-import math
 import shutil
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from minigrad.backend import to_numpy
 from minigrad.tape import Node
 from minigrad.view import words
+from minigrad.view.folding import Item, edges_between, folding, groups
+from minigrad.view.layout import layout
+from minigrad.view.steps import steps_or_reason
 
 if TYPE_CHECKING:
-    from minigrad.view.program import Step, Tape
-
-DRAWABLE = 60
-"""Lines up to which a drawing is legible; larger tapes are folded by layer."""
-
-LAYERS, RUN = 600, 40
-"""Layers, and lines outside of them, up to which each is a box of its own; and how many share a box then, at least."""
+    from minigrad.view.program import Tape
 
 SYMBOLS = {
     "add": "+", "subtract": "−", "multiply": "×", "divide": "÷", "negative": "−", "square": "x²", "sqrt": "√",
     "matmul": "@", "sum": "Σ", "mean": "1/m Σ", "exp": "exp", "log": "log", "reciprocal": "1/x", "power_of": "xⁿ",
     "reshape": "shape", "transpose": "T", "broadcast_to": "copy", "concatenate": "cat", "max_pool": "max",
 }  # fmt: skip
-
-
-@dataclass
-class Item:
-    """One thing in a drawing: its title, its lines' numbers, and for a group its inner drawing."""
-
-    title: str
-    lines: list[int]
-    group: bool = False
-
-
-@dataclass
-class Layout:
-    """Places for the items of one graph: x is the layer, y the place in it, both in units of one item.
-
-    edges: (from, to, dummies in between); dummies have ids after the items'.
-    """
-
-    x: list[float]
-    y: list[float]
-    edges: list[tuple[int, int, list[int]]]
-    layers: list[list[int]] = field(default_factory=list)
-
-
-def groups(tape: Tape, fold: bool | None = None) -> list[Item]:
-    """The items of a tape. fold: True folds every layer, False none, None only where there are too many lines."""
-    if fold is None:
-        fold = len(tape) > DRAWABLE
-    if not fold:
-        return [Item(line.name, [line.number]) for line in tape.lines]
-    keys = layer_of_lines(tape)
-    runs: list[Item] = []
-    for number, key in keys.items():
-        if not key or not runs or not runs[-1].group or key != runs[-1].title:
-            runs.append(Item(key or tape.lines[number - 1].name, [], bool(key)))
-        runs[-1].lines.append(number)
-    if len(runs) > (LAYERS if any(keys.values()) else DRAWABLE):
-        many = max(RUN, math.ceil(len(runs) / DRAWABLE))
-        runs = [_together(runs[start : start + many]) for start in range(0, len(runs), many)]
-    of_line = {number: i for i, run in enumerate(runs) for number in run.lines}
-    users: dict[int, set[int]] = {}
-    for line in tape.lines:
-        for source in line.node.inputs:
-            if source is not None and source.primitive is None:
-                users.setdefault(tape.numbers[source], set()).add(of_line[line.number])
-    for line in tape.lines:
-        if line.node.primitive is None:
-            homes = users.get(line.number, set())
-            home = runs[min(homes)] if len(homes) == 1 else None
-            if home is not None and home.group and line.node.label:
-                home.lines.insert(0, line.number)
-            else:
-                runs.append(Item(line.name, [line.number]))
-    return runs
-
-
-def _together(items: Sequence[Item]) -> Item:
-    numbers = [number for item in items for number in item.lines]
-    return Item(f"lines {numbers[0]} to {numbers[-1]}", numbers, True)
-
-
-def folding(tape: Tape, items: Sequence[Item]) -> str:
-    """How the items are folded, for the reader: "" where they are not."""
-    if not any(item.group for item in items):
-        return ""
-    many = f"{len(tape)} lines are too many to draw one by one"
-    if all(item.title.startswith("lines ") for item in items if item.group):
-        return f"folded by number: {many}; of a model that runs inside mg.trace(model) the layers are known"
-    if any(line.layer for line in tape.lines):
-        return f"folded by layer: {many}"
-    return f"folded by layer, as the parameters' names tell (mg.trace(model) tells where each ends): {many}"
-
-
-def layer_of_lines(tape: Tape) -> dict[int, str]:
-    """For each computed line the layer that recorded it: as traced, else by its parameters' names.
-
-    Without a trace, lines between a layer's first line that is known and the next layer's are taken as its own.
-    """
-    keys: dict[int, str] = {}
-    traced = any(line.layer for line in tape.lines)
-    current = ""
-    for line in tape.lines:
-        if line.node.primitive is None:
-            continue
-        if traced:
-            keys[line.number] = line.layer
-            continue
-        leaves = [source for source in line.node.inputs if source is not None and source.primitive is None]
-        names = [leaf.label for leaf in leaves if leaf.label and "." in leaf.label]
-        if names:
-            current = words.printable(names[0].rsplit(".", 1)[0])
-        keys[line.number] = current
-    return keys
-
-
-def edges_between(tape: Tape, items: Sequence[Item]) -> list[tuple[int, int]]:
-    """The edges among items, each pair once."""
-    home = {number: i for i, item in enumerate(items) for number in item.lines}
-    found: dict[tuple[int, int], None] = {}
-    for line in tape.lines:
-        for source in line.node.inputs:
-            if source is None:
-                continue
-            a, b = home.get(tape.numbers[source]), home.get(line.number)
-            if a is not None and b is not None and a != b:
-                found[(a, b)] = None
-    return list(found)
-
-
-def layout(count: int, edges: Sequence[tuple[int, int]]) -> Layout:
-    """Layered places for `count` items of an acyclic graph."""
-    below: list[list[int]] = [[] for _ in range(count)]
-    above: list[list[int]] = [[] for _ in range(count)]
-    for a, b in edges:
-        below[a].append(b)
-        above[b].append(a)
-    layer = [0] * count
-    order = _topological(count, above, below)
-    for b in order:
-        layer[b] = max((layer[a] + 1 for a in above[b]), default=0)
-    for a in reversed(order):  # a source stands right before its first user
-        if not above[a] and below[a]:
-            layer[a] = min(layer[b] for b in below[a]) - 1
-    drawn: list[tuple[int, int, list[int]]] = []
-    links_up: list[list[int]] = [[] for _ in range(count)]
-    links_down: list[list[int]] = [[] for _ in range(count)]
-    chains: list[list[int]] = [[] for _ in range(count)]  # of each item the dummies that its edges share
-    for a, b in edges:
-        depths = layer[b] - layer[a] - 1
-        while len(chains[a]) < depths:
-            last = chains[a][-1] if chains[a] else a
-            chains[a].append(len(layer))
-            layer.append(layer[last] + 1)
-            links_up.append([last])
-            links_down.append([])
-            links_down[last].append(chains[a][-1])
-        via = chains[a][:depths]
-        last = via[-1] if via else a
-        links_down[last].append(b)
-        links_up[b].append(last)
-        drawn.append((a, b, via))
-    layers: list[list[int]] = [[] for _ in range(max(layer, default=0) + 1)]
-    for i in [*order, *range(count, len(layer))]:
-        layers[layer[i]].append(i)
-    for sweep in range(12):
-        links = links_up if sweep % 2 == 0 else links_down
-        place = {i: p for row in layers for p, i in enumerate(row)}
-        for row in layers if sweep % 2 == 0 else reversed(layers):
-            row.sort(key=lambda i: (sum(place[j] for j in links[i]) / len(links[i])) if links[i] else place[i])
-            place.update({i: p for p, i in enumerate(row)})
-    y = [0.0] * len(layer)
-    for row in layers:
-        for p, i in enumerate(row):
-            y[i] = p - (len(row) - 1) / 2
-    for sweep in range(16):
-        for row in layers if sweep % 2 == 0 else reversed(layers):
-            wishes = []
-            for i in row:
-                near = links_up[i] + links_down[i]
-                wishes.append(sum(y[j] for j in near) / len(near) if near else y[i])
-            for i, v in zip(row, spaced(wishes), strict=True):
-                y[i] = v
-    lowest = min(y, default=0.0)
-    return Layout([float(v) for v in layer], [v - lowest for v in y], drawn, layers)
-
-
-def _topological(count: int, above: Sequence[Sequence[int]], below: Sequence[Sequence[int]]) -> list[int]:
-    waiting = [len(a) for a in above]
-    ready = [i for i in range(count) if not waiting[i]]
-    order = []
-    while ready:
-        i = ready.pop(0)
-        order.append(i)
-        for j in below[i]:
-            waiting[j] -= 1
-            if not waiting[j]:
-                ready.append(j)
-    return order
-
-
-def spaced(wishes: Sequence[float]) -> list[float]:
-    """The values nearest to the wishes (least squares) that keep the order and a distance of 1: isotonic regression."""
-    blocks: list[list[float]] = []  # sum of the shifted wishes, their number
-    for place, wish in enumerate(wishes):
-        blocks.append([wish - place, 1.0])
-        while len(blocks) > 1 and blocks[-2][0] / blocks[-2][1] >= blocks[-1][0] / blocks[-1][1]:
-            total, number = blocks.pop()
-            blocks[-1][0] += total
-            blocks[-1][1] += number
-    flat = [total / number for total, number in blocks for _ in range(int(number))]
-    return [v + place for place, v in enumerate(flat)]
 
 
 def brief(array: Any) -> str:
@@ -255,7 +52,7 @@ def svg(tape: Tape) -> str:
         return left + places.x[i] * dx, top + places.y[i] * dy
 
     folded = folding(tape, items)
-    steps, reason = ([], "") if folded else reverse_pass(tape)
+    steps, reason = ([], "") if folded else steps_or_reason(tape)
     contributions: dict[tuple[int, int], list[Any]] = {}
     for step in steps:
         contributions.setdefault((home[step.to], home[step.line]), []).append(step.outgoing)
@@ -304,16 +101,6 @@ def svg(tape: Tape) -> str:
         legend = "values above; no cotangents (no single number, or the tape was freed or overwritten)"
     parts.append(_text(8, height - 8, legend, "#667", anchor="start"))
     return "\n".join([*parts, "</svg>"]) + "\n"
-
-
-def reverse_pass(tape: Tape) -> tuple[list[Step], str]:
-    """The steps of the reverse pass, or none and the reason why there is none."""
-    if tape.seed is None and tape.y.size != 1:
-        return [], f"the result is no single number (its shape is {list(tape.y.shape)}), and no cotangent was given"
-    try:
-        return tape.steps, ""
-    except RuntimeError as error:  # the tape was freed, or what it kept was overwritten
-        return [], str(error)
 
 
 def _radius(item: Item) -> float:

@@ -1,6 +1,6 @@
 """One self-contained HTML page of a tape: data, style and script in a single file that needs no network.
 
-Places are computed here (see `drawing`), twice: for the items of the whole graph and for the lines
+Places are computed here (see `layout`), twice: for the items of the whole graph and for the lines
 within each group, so that the page can fold and unfold a group by stacking boxes. Arrays travel as
 *pictures*: shape, statistics, a histogram, and a grid of at most a few hundred cells in 255 steps. Each
 array has one picture, however many lines and steps show it, and these hold its number.
@@ -21,7 +21,9 @@ from minigrad.autodiff import _leading_to
 from minigrad.backend import numpy as host
 from minigrad.backend import to_numpy
 from minigrad.tape import Node
-from minigrad.view import drawing, words
+from minigrad.view import folding, layout, words
+from minigrad.view.drawing import SYMBOLS
+from minigrad.view.steps import steps_or_reason
 
 if TYPE_CHECKING:
     from minigrad.view.program import Line, Tape
@@ -58,10 +60,10 @@ FILES = ("page.html", "page.css", "page.js")
 
 def contents(tape: Tape, leaves: Sequence[Line] | None) -> dict[str, Any]:
     """Everything that the page shows, as plain data."""
-    large = len(tape) > drawing.DRAWABLE
-    keys = drawing.layer_of_lines(tape)
-    items = drawing.groups(tape, fold=large or any(keys.values()))
-    reverse, reason = drawing.reverse_pass(tape)
+    large = len(tape) > folding.DRAWABLE
+    keys = folding.layer_of_lines(tape)
+    items = folding.groups(tape, fold=large or any(keys.values()))
+    reverse, reason = steps_or_reason(tape)
     many = len(tape) > MANY
     pictures = Pictures(SMALL if many else GRID)
     steps = [
@@ -75,7 +77,7 @@ def contents(tape: Tape, leaves: Sequence[Line] | None) -> dict[str, Any]:
         for step in reverse
     ]  # fmt: skip
     note = f"No reverse pass: {reason}." if reason else ""
-    if large and (folded := drawing.folding(tape, items)):
+    if large and (folded := folding.folding(tape, items)):
         note += f" {folded[0].upper()}{folded[1:]}. "
         note += "Boxes stay closed, and pictures are small." if many else "Click a box to open it."
         if not many and any(item.group and len(item.lines) > OPENABLE for item in items):
@@ -86,7 +88,7 @@ def contents(tape: Tape, leaves: Sequence[Line] | None) -> dict[str, Any]:
             (tape.numbers[s], line.number) for line in tape.lines for s in line.node.inputs if s is not None
         }),
         "items": [_item(tape, item, 0 if many else OPENABLE) for item in items],
-        "outer": _layout(drawing.layout(len(items), drawing.edges_between(tape, items))),
+        "outer": _layout(layout.layout(len(items), folding.edges_between(tape, items))),
         "steps": steps,
         "paths": _paths(tape, leaves, large, pictures) if steps else [],
         "note": note.strip(),
@@ -98,7 +100,7 @@ def contents(tape: Tape, leaves: Sequence[Line] | None) -> dict[str, Any]:
 
 def _line(tape: Tape, line: Line, reverse: bool, pictures: Pictures) -> dict[str, Any]:
     return {
-        "n": line.number, "name": line.name, "op": line.op, "symbol": drawing.SYMBOLS.get(line.op, line.op),
+        "n": line.number, "name": line.name, "op": line.op, "symbol": SYMBOLS.get(line.op, line.op),
         "expression": line.expression, "named": line.node in tape.given, "layer": line.layer,
         "shape": list(line.node.shape), "dtype": str(line.node.dtype), "keeps": line.kept or "nothing",
         "leaf": line.node.primitive is None,
@@ -107,21 +109,21 @@ def _line(tape: Tape, line: Line, reverse: bool, pictures: Pictures) -> dict[str
     }  # fmt: skip
 
 
-def _item(tape: Tape, item: drawing.Item, openable: int) -> dict[str, Any]:
+def _item(tape: Tape, item: folding.Item, openable: int) -> dict[str, Any]:
     if not item.group or len(item.lines) > openable:
         return {"title": item.title, "lines": item.lines, "group": item.group, "inner": None}
     # One more item stands for all that comes from outside, so that its edges have a way in.
-    singles = [drawing.Item("", [number]) for number in item.lines]
-    edges = drawing.edges_between(tape, singles)
+    singles = [folding.Item("", [number]) for number in item.lines]
+    edges = folding.edges_between(tape, singles)
     for place, number in enumerate(item.lines):
         sources = (tape.numbers[source] for source in tape.nodes[number - 1].inputs if source is not None)
         if any(source not in item.lines for source in sources):
             edges.append((len(singles), place))
-    inner = _layout(drawing.layout(len(singles) + 1, edges))
+    inner = _layout(layout.layout(len(singles) + 1, edges))
     return {"title": item.title, "lines": item.lines, "group": True, "inner": inner}
 
 
-def _layout(places: drawing.Layout) -> dict[str, Any]:
+def _layout(places: layout.Layout) -> dict[str, Any]:
     rounded = [round(y, 3) for y in places.y]
     return {"x": [int(x) for x in places.x], "y": rounded, "edges": places.edges}
 

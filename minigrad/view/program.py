@@ -1,17 +1,13 @@
-"""Tape: the nodes behind a result as numbered lines, and the reverse pass as steps.
+"""Tape: the nodes behind a result as numbered lines, and what one asks of them.
 
-Its words: a *line* is a node with its number and its name; a *step* is one edge of the reverse pass,
-with the cotangent that comes in, what the rule makes of it, and the running sum at its destination.
+A *line* is a node with its number and its name.
 """
 
 from __future__ import annotations
 
 import difflib
-import math
 import warnings
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path as File
 from typing import Any
@@ -19,43 +15,15 @@ from typing import Any
 from minigrad import ops
 from minigrad import paths as split
 from minigrad.autodiff import _seed
-from minigrad.backend import Array, is_array, xp
+from minigrad.backend import Array, is_array
 from minigrad.files import write_atomically
 from minigrad.given import whole
-from minigrad.tape import FREED, Node, detached, history, owner
-from minigrad.tensor import Tensor, as_array, on_tape
+from minigrad.tape import FREED, Node, history, owner
+from minigrad.tensor import Tensor, on_tape
 from minigrad.view import drawing, page, table, words
-from minigrad.view.values import UNKNOWN, Kept, arrays_in, constants, program, recover, run_again, slots
-
-MOVES = {"alias", "astype", "broadcast_to", "concatenate", "reshape", "sum", "sum_to", "take", "transpose"}
-"""Linear rows whose matrix holds nothing but ones and zeros."""
-
-
-@dataclass(frozen=True)
-class Step:
-    """One edge of the reverse pass.
-
-    line, to:     the numbers of the line whose cotangent comes in, and of the input that it goes to
-    argument:     which argument of the line that input is
-    rule:         the pullback in words;  formula: as the table of primitives writes it
-    incoming, outgoing: cotangents, of the line's and of the input's shape
-    local:        the derivative along the edge, where it is one number for each element; else None
-    local_text:   the same in words where it is a matrix
-    running:      the input's cotangent so far, this step included;  uses: how many steps it sums in all
-    """
-
-    line: int
-    to: int
-    argument: int
-    rule: str
-    formula: str
-    incoming: Array
-    local: Array | None
-    local_text: str
-    outgoing: Array
-    running: Array
-    uses: int
-    arrived: int
+from minigrad.view.replay import replay
+from minigrad.view.steps import Step, reverse_pass
+from minigrad.view.values import UNKNOWN, Kept, arrays_in, constants, recover, run_again, slots
 
 
 class Line:
@@ -252,11 +220,7 @@ class Tape:
         return values
 
     @cached_property
-    def steps(self) -> list[Step]:
-        """The reverse pass, from the result to the leaves, one Step for each edge.
-
-        Raises RuntimeError for a tape that was freed, ValueError where a cotangent is needed.
-        """
+    def _reverse(self) -> tuple[list[Step], dict[Node, Array]]:
         self._alive("the reverse pass")
         if self.seed is None and self.y.size != 1:
             raise ValueError(
@@ -264,60 +228,20 @@ class Tape:
                 "mg.Tape(y, cotangent), or of a single number such as the loss"
             )
         g = _seed(self.y, self.seed, "Tape")
-        held: dict[Node, Array] = {self.y.node: g.data if isinstance(g, Tensor) else g}  # type: ignore[dict-item]
-        uses = Counter(source for node in self.nodes for source in node.inputs)
-        arrived = Counter[Node]()
-        steps = []
-        for node in reversed(self.nodes):
-            g = held.get(node)
-            if g is None or node.primitive is None:
-                continue
-            for argument, source, part in split.pull(node, g):
-                held[source] = part if source not in held else held[source] + part
-                arrived[source] += 1
-                steps.append(self._step(node, argument, source, g, part, held[source], uses[source], arrived[source]))
-        self._cotangents = held
-        return steps
+        return reverse_pass(self, g.data if isinstance(g, Tensor) else g)
+
+    @property
+    def steps(self) -> list[Step]:
+        """The reverse pass, from the result to the leaves, one Step for each edge.
+
+        Raises RuntimeError for a tape that was freed, ValueError where a cotangent is needed.
+        """
+        return self._reverse[0]
 
     @property
     def cotangents(self) -> dict[Node, Array]:
         """The complete cotangent of every node that the result depends on, as raw arrays."""
-        assert self.steps is not None
-        return self._cotangents
-
-    def _step(
-        self, node: Node, argument: int, source: Node, g: Array, part: Array, running: Array, uses: int, arrived: int
-    ) -> Step:
-        row = node.primitive
-        assert row is not None
-        line = self.lines[self.numbers[node] - 1]
-        m = math.prod(source.shape) // max(math.prod(node.shape), 1)
-        if row.variadic:
-            named = {row.arguments[0]: line.operands[argument], "y": line.name}
-        else:
-            named = {**dict(zip(row.arguments, line.operands, strict=True)), "y": line.name}
-        rule = words.rule_words(row, argument, named, node.shape, node.params, m)
-        if row.kind == "elementwise" and source.shape != node.shape:
-            rule += f", then summed to {list(source.shape)}"
-        plan = None if row.joint is not None else row.pullbacks[0 if row.variadic else argument]
-        local, text = None, ""
-        name = words.op_name(row)
-        if row.kind == "elementwise" and plan is not None:
-            rule_of, places = plan
-            values = node.residuals
-            local = rule_of(xp.ones(node.shape, node.dtype), *[values[place] for place in places])
-        elif name == "mean":
-            text = f"1/{m}"
-        elif name in MOVES:
-            text = "1"
-        elif name == "matmul":
-            text = f"{line.operands[1 - argument]}ᵀ"
-        else:
-            text = "matrix"
-        shown = words.formula(plan[0]) if plan is not None else "hand-derived"
-        return Step(
-            line.number, self.numbers[source], argument, rule, shown, g, local, text, part, running, uses, arrived
-        )
+        return self._reverse[1]
 
     def _alive(self, what: str) -> None:
         """RuntimeError for a tape that a backward pass has freed."""
@@ -372,75 +296,7 @@ class Tape:
         another shape or given twice, TypeError for what is no mapping or holds no real numbers, RuntimeError
         for a line that needs a constant that was not kept.
         """
-        if not isinstance(new, Mapping):
-            raise TypeError(f"replay: needs a mapping from leaves to values, {{x: array}}, not {type(new).__name__}")
-        current: dict[Node, Any] = {}
-        for key, value in new.items():
-            line = self[key]
-            if line.node.primitive is not None:
-                raise ValueError(f"replay: {line.name!r} (line {line.number}) is computed; only leaves take new values")
-            if line.node in current:
-                raise ValueError(f"replay: {line.name!r} (line {line.number}) is given two new values")
-            if not isinstance(value, Tensor):
-                array = as_array(value, None if is_array(value) else line.node.dtype, f"replay: {line.name!r}")
-                if array.dtype.kind == "c":
-                    raise TypeError(f"replay: {line.name!r} takes real numbers, not {array.dtype}")
-                value = Tensor(array.astype(line.node.dtype))
-            if value.shape != line.node.shape or value.dtype != line.node.dtype:
-                raise ValueError(
-                    f"replay: {line.name!r} is {line.node.dtype} {list(line.node.shape)}, not {value.dtype} "
-                    f"{list(value.shape)}"
-                )
-            current[line.node] = value
-        assert self.y.node is not None
-        stale: dict[Node, None] = {}
-        for node in program(self.y.node):
-            if node in current:
-                continue
-            if node.primitive is None:
-                current[node] = Tensor(self.values[node] if node in self.numbers else node.aside, node)
-                continue
-            again: tuple[Node | None, ...] = getattr(node, "again", (None,) * len(node.inputs))
-            operands = []
-            for i, (source, constant) in enumerate(zip(node.inputs, constants(node), strict=True)):
-                if source is not None:
-                    operands.append(current[source])
-                elif (computed := again[i]) is not None:
-                    operands.append(current[computed].detach())
-                elif constant is UNKNOWN:
-                    raise RuntimeError(
-                        f"replay: operand {i} of {self._where(node)} is a constant that was not kept; run the "
-                        "computation inside `with mg.trace():`"
-                    )
-                else:
-                    operands.append(constant)
-                    if constant in detached:
-                        stale[node] = None
-            if any(a in detached for p in node.params for a in arrays_in(p)):
-                stale[node] = None
-            row = node.primitive
-            result = row.call(*operands, **dict(zip(row.statics, node.params, strict=True)))
-            if result.node is not None:
-                if node.label and result.node.label is None:
-                    result.node.label = node.label
-                if any(again):
-                    result.node.again = tuple(None if n is None else current[n].node for n in again)
-            current[node] = result
-        if stale:
-            warnings.warn(
-                f"replay: {len(stale)} {'line uses' if len(stale) == 1 else 'lines use'} masks, indices or detached "
-                f"values as they were computed when the program was recorded (the first is "
-                f"{self._where(next(iter(stale)))}); the result is not that of a new run where they would be others",
-                stacklevel=2,
-            )
-        return current[self.y.node]
-
-    def _where(self, node: Node) -> str:
-        """A node in an error: its line, or its op where it computes a constant and has no line here."""
-        if node not in self.numbers:
-            return repr(node)
-        line = self.lines[self.numbers[node] - 1]
-        return f"line {line.number}, {line.name} = {line.expression}"
+        return replay(self, new)
 
     def recompute(self, line: Line) -> Array:
         """A line's value computed again from its operands' values, to compare with what was kept."""

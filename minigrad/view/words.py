@@ -145,7 +145,7 @@ def latex_expression(row: Any, operands: Sequence[str], params: Sequence[Any]) -
     return f"\\operatorname{{{latex_text(name)}}}\\left({', '.join([*operands, *given])}\\right)"
 
 
-def rule_words(row: Any, i: int, names: dict[str, str], shape: tuple[int, ...], params: Sequence[Any], m: int) -> str:
+def rule_words(row: Any, i: int, names: dict[str, str], params: Sequence[Any], m: int) -> str:
     """What the pullback of argument i does to the cotangent, with the operands' own names."""
     if row.joint is not None:
         return "its hand-derived pullback" if row.reference is not None else "through a new recording of the function"
