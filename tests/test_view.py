@@ -745,7 +745,7 @@ def test_any_label_and_title_can_be_shown(tmp_path, name):
     tape.save_html(tmp_path / "tape.html", name)
     text = (tmp_path / "tape.html").read_text("utf-8")
     data = text.split('id="data">')[1].split("</script>")[0]
-    assert text.count("</script>") == 2 and "<" not in data
+    assert text.count("</script>") == 3 and "<" not in data
     shown = words.printable(name)
     assert json.loads(data)["lines"][0]["name"] == shown == tape[name].name
     assert f"<title>{html.escape(shown)}</title>" in text and tape.paths(1)[0].ends[0] == shown

@@ -47,6 +47,7 @@ def page(tape: Tape, title: str, leaves: Sequence[Line] | None) -> str:
     filled = {
         "TITLE": html.escape(words.printable(title)),
         "/*STYLE*/": parts["page.css"],
+        "/*PLACES*/": parts["places.js"],
         "/*SCRIPT*/": parts["page.js"],
         # "</" and "<!--" mean something to HTML wherever they stand in a script
         "/*DATA*/": json.dumps(contents(tape, leaves), separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"),
@@ -55,7 +56,7 @@ def page(tape: Tape, title: str, leaves: Sequence[Line] | None) -> str:
     return re.sub("|".join(map(re.escape, filled)), lambda mark: filled[mark.group()], parts["page.html"])
 
 
-FILES = ("page.html", "page.css", "page.js")
+FILES = ("page.html", "page.css", "places.js", "page.js")
 
 
 def contents(tape: Tape, leaves: Sequence[Line] | None) -> dict[str, Any]:
