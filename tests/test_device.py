@@ -55,8 +55,6 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         transfers.reset()
         yield
         backend._pending.clear()
-    Cuda.in_use = False
-    Graph.alive.clear()
 
 
 def there(array: np.ndarray) -> Any:

@@ -103,12 +103,12 @@ class Graph:
     """
 
     capturing: Graph | None = None
-    alive: dict[int, weakref.ref[DeviceArray]] = {}  # noqa: RUF012
+    alive: weakref.WeakValueDictionary[int, DeviceArray] = weakref.WeakValueDictionary()  # noqa: RUF012
 
     def __init__(self) -> None:
         self.calls: list[tuple[Callable[[], Any], list[np.ndarray]]] = []
         self.made: list[np.ndarray] = []  # the graph's memory: what a call points to is not given to others
-        self.before = [(a._host, a._host.copy()) for a in (ref() for ref in [*self.alive.values()]) if a is not None]
+        self.before = [(a._host, a._host.copy()) for a in self.alive.values()]
 
     def end(self) -> None:
         """Undoes what the capture computed."""
@@ -254,9 +254,7 @@ class DeviceArray:
     def __init__(self, host: np.ndarray, base: DeviceArray | None = None) -> None:
         self._host = host
         self.base = base
-        if Cuda.in_use:
-            key = id(self)
-            Graph.alive[key] = weakref.ref(self, lambda _: Graph.alive.pop(key, None))
+        Graph.alive[id(self)] = self
 
     def __array__(self, *args: Any, **kwargs: Any) -> Any:
         raise TypeError("Implicit conversion to a NumPy array is not allowed. Please use `.get()`.")
@@ -566,12 +564,21 @@ def _array(obj: Any, dtype: Any = None, copy: bool = True, order: str = "K") -> 
     return array.copy() if copy and array is obj else array
 
 
+def _anything(make: Callable[..., np.ndarray], *args: Any, **kwargs: Any) -> np.ndarray:
+    """An array as `empty` makes it, of values that show: zeros by chance would hide what is never written."""
+    array = make(*args, **kwargs)
+    array.fill(np.nan if array.dtype.kind in "fc" else 77)
+    return array
+
+
 def namespace() -> types.SimpleNamespace:
     """What `cupy` offers, as far as NumPy can compute it."""
     space = types.SimpleNamespace()
     for name, parameters in NAMES["functions"].items():
         if hasattr(np, name):
             setattr(space, name, _function(name, getattr(np, name), parameters))
+    for name in ("empty", "empty_like"):
+        setattr(space, name, _function(name, functools.partial(_anything, getattr(np, name)), NAMES["functions"][name]))
     for name in NAMES["ufuncs"]:
         if isinstance(getattr(np, name, None), np.ufunc):
             setattr(space, name, _Ufunc(name))
@@ -612,8 +619,6 @@ class RawModule:
 
 class Cuda:
     """What `cupy.cuda` offers to a captured step. Streams do not run beside each other here."""
-
-    in_use = False
 
     class Stream:
         def __init__(self, null: bool = False, non_blocking: bool = False, ptds: bool = False) -> None: ...
@@ -656,7 +661,6 @@ class Cuda:
 def _emulated() -> backend.Backend:
     if emulator.COMPILER is None:
         raise RuntimeError("there is no g++ here to compile kernels with")
-    Cuda.in_use = True
     return backend.Backend("emulated", with_cuda(), _get, _asarray)
 
 
