@@ -19,27 +19,21 @@ from minigrad.autodiff import reverse
 from minigrad.backend import on_host, require, xp
 from minigrad.generator import Draws, Redraws, drawing_from
 from minigrad.primitive import Primitive
-from minigrad.tape import Node, enable_grad, history, leaf, next_serial, no_grad, recording, writes
+from minigrad.tape import Node, Reviewer, enable_grad, history, leaf, next_serial, no_grad, recording, writes
 from minigrad.tensor import Buffer, Tensor, set_attribute
 
 
 class Run:
     """A function as it ran: what a replay needs beside the values of its arguments, and what it may find changed.
 
-    lifted: which arguments are Tensors.  draws: the generator's state before each draw.  modes, buffers: of
-    the modules that ran whether they were training, and their Buffers with names and versions, when `f` was done.
-    before: the values of those Buffers that `f` wrote to, as it found them.
+    lifted: which arguments are Tensors.  draws: the generator's state before each draw.  modes: of the modules that
+    ran, whether they were training when `f` was done.  before: the values of their Buffers, as `f` found them.
     """
 
-    def __init__(self, f: Callable[..., Tensor], lifted: Sequence[bool], draws: list[Any], met: Met) -> None:
+    def __init__(self, f: Callable[..., Tensor], lifted: Sequence[bool], draws: list[Any], found: Found) -> None:
         self.f, self.lifted, self.draws = f, lifted, draws
-        self.modes = [(m, m.training) for m in met.modules]
-        self.buffers = [(name, b, b.version) for m in met.modules for name, b in _buffers(m)]
-        self.before = {
-            b: values
-            for b, (values, version) in met.buffers.items()
-            if b.version != version or not on_host() or (b.data != values).any()
-        }
+        self.modes = [(m, m.training) for m in found.modules]
+        self.before = found.buffers
 
     def __str__(self) -> str:
         return getattr(self.f, "__name__", type(self.f).__name__)
@@ -47,10 +41,10 @@ class Run:
     @contextlib.contextmanager
     def repeated(self) -> Iterator[None]:
         """Inside, the same random numbers are drawn as then, and Buffers hold copies of what they held then."""
-        own = {b: (b.data, b.version) for _, b, _ in self.buffers}
-        outer, recording.replaying = recording.replaying, own.keys()
-        for buffer, (array, _) in own.items():
-            set_attribute(buffer, "data", self.before.get(buffer, array).copy())
+        own = {b: (b.data, b.version) for b in self.before}
+        outer, recording.replaying = recording.replaying, self.before
+        for buffer, values in self.before.items():
+            set_attribute(buffer, "data", values.copy())
             writes.expect(buffer.data)
         try:
             with drawing_from(Redraws(self.draws)):
@@ -65,7 +59,6 @@ class Run:
         """What has changed since then, as far as it is known, in words."""
         now = {True: "evaluates now, and was training", False: "is training now, and evaluated"}
         found = [f"{type(m).__name__} {m._place!r} {now[was]}" for m, was in self.modes if m.training != was]
-        found += [f"{name!r} was overwritten" for name, b, version in self.buffers if b.version != version]
         if len(found) > 3:
             found[2:] = [f"and {len(found) - 2} more of that kind"]
         return "; ".join(found) or (
@@ -81,7 +74,7 @@ def checkpoint(f: Callable[..., Tensor], *xs: Any) -> Tensor:
     need not be among the arguments; other Tensors on the tape must be, and ValueError is raised where
     one is not. Gradients are exact at every order. Where a Parameter was overwritten before the backward
     pass, that raises RuntimeError, as it does for every op; so does a replay whose result is not that of
-    the forward pass, because a mode, a Buffer or a constant that `f` reads has changed since. Inside
+    the forward pass, because a mode or a constant that `f` reads has changed since. Inside
     `mg.trace`, which keeps every value itself, f runs as it is.
     """
     if not recording.on or recording.scope is not None:  # a trace keeps every value that there is
@@ -90,7 +83,7 @@ def checkpoint(f: Callable[..., Tensor], *xs: Any) -> Tensor:
     values = tuple(x.data if isinstance(x, Tensor) else x for x in xs)
     sources = tuple(x.node if isinstance(x, Tensor) else None for x in xs)
     lifted = tuple(isinstance(x, Tensor) for x in xs)
-    with _noting() as met, drawing_from(draws):
+    with Found() as found, drawing_from(draws):
         y = f(*_cut(values, lifted, sources))
     if not isinstance(y, Tensor):
         raise TypeError(f"checkpoint: the function returns one Tensor, not {type(y).__name__}")
@@ -101,7 +94,7 @@ def checkpoint(f: Callable[..., Tensor], *xs: Any) -> Tensor:
         raise ValueError(
             f"checkpoint: the function uses {strangers[0]!r}, which is on the tape and no argument; pass it as one"
         )
-    run, node = Run(f, lifted, draws.states, met), Node()
+    run, node = Run(f, lifted, draws.states, found), Node()
     node.primitive, node.inputs, node.params = _row(len(xs), len(used)), (*sources, *used), (run,)
     kept = (*values, *(parameter.aside for parameter in used))
     node.residuals = (y.data, None, kept)
@@ -112,42 +105,22 @@ def checkpoint(f: Callable[..., Tensor], *xs: Any) -> Tensor:
     return Tensor(y.data, node)
 
 
-class Met:
-    """The Modules that a function calls and those below them, and their Buffers' values and versions before."""
+class Found(Reviewer):
+    """The Modules that a function calls and those below them, and the values of their Buffers before."""
 
     def __init__(self) -> None:
         self.modules: dict[Any, None] = {}
-        self.buffers: dict[Buffer, tuple[Any, int]] = {}
+        self.buffers: dict[Buffer, Any] = {}
 
-    def note(self, module: Any) -> None:
-        """Adds a module that is about to run."""
+    def called(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Notes a module that is about to run."""
         if module not in self.modules:
             for below in module.modules():
-                self.modules.setdefault(below)
-                for _, b in _buffers(below):
-                    if b not in self.buffers:
-                        self.buffers[b] = b.data.copy(), b.version
-
-
-def _buffers(module: Any) -> list[tuple[str, Buffer]]:
-    """A module's own Buffers with their paths."""
-    return [(f"{module._place}.{n}".lstrip("."), b) for n, b in module.members() if isinstance(b, Buffer)]
-
-
-@contextlib.contextmanager
-def _noting() -> Iterator[Met]:
-    """Yields where every Module is noted that is called in this thread."""
-    outer, met = recording.watch, Met()
-
-    def watch(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        met.note(module)
-        return module.forward(*args, **kwargs) if outer is None else outer(module, args, kwargs)
-
-    recording.watch = watch
-    try:
-        yield met
-    finally:
-        recording.watch = outer
+                self.modules[below] = None
+                for _, value in below.members():
+                    if isinstance(value, Buffer) and value not in self.buffers:
+                        self.buffers[value] = value.data.copy()
+        return super().called(module, args, kwargs)
 
 
 def _cut(values: Sequence[Any], lifted: Sequence[bool], sources: Sequence[Node | None]) -> list[Any]:

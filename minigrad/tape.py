@@ -17,8 +17,8 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Container, Iterable, Iterator
-from types import CodeType
-from typing import TYPE_CHECKING, Any
+from types import CodeType, TracebackType
+from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from minigrad.primitive import Primitive
@@ -300,9 +300,22 @@ class Reviewer:
     _before: tuple[Any, Any] = (None, None)
 
     def begin(self) -> None:
-        """Looks on from here."""
+        """Looks on from here; at what is recorded, and at layers (which then run one by one), where it says so."""
         self.outer, self._before = recording.reviewer, (recording.observer, recording.watch)
-        recording.observer, recording.watch, recording.reviewer = self.recorded, self.called, self
+        recording.reviewer = self
+        if type(self).recorded is not Reviewer.recorded:
+            recording.observer = self.recorded
+        if type(self).called is not Reviewer.called:
+            recording.watch = self.called
+
+    def __enter__(self) -> Self:
+        self.begin()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self.end()
 
     def end(self) -> bool:
         """Looks on no more, nor does anybody who began since. Returns False where that was so already."""

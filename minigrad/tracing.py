@@ -122,7 +122,7 @@ class Trace(Reviewer):
     def recorded(self, node: Node, arguments: tuple[Any, ...], y: Any) -> None:
         """Keeps what a line of the tape computed, and from what."""
         super().recorded(node, arguments, y)
-        if recording.replaying:  # of what was checkpointed before the trace began
+        if recording.replaying is not None:  # of what was checkpointed before the trace began
             return
         arguments = tuple(self._as_it_is(argument) for argument in arguments)
         node.aside = Kept(arguments, self._as_it_is(y), recording.scope[-1] if recording.scope else "")
@@ -160,7 +160,7 @@ class Trace(Reviewer):
     def called(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Names what a layer gives after its path."""
         scope = recording.scope
-        if scope is None or recording.replaying:
+        if scope is None or recording.replaying is not None:
             return super().called(module, args, kwargs)
         self._called = True
         if not scope and not module._place:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from minigrad.primitive import describe
-from minigrad.tape import Node, Reviewer, place, recording
+from minigrad.tape import Node, Reviewer, place
 
 if TYPE_CHECKING:
     from minigrad.primitive import Primitive
@@ -29,21 +29,12 @@ def no_widening() -> Iterator[None]:
     On the tape or not (of constants, under `no_grad`), and in the backward pass. The error names the op, its operands
     and the line that called it. In this thread only.
     """
-    alarm = Alarm()
-    alarm.begin()
-    try:
+    with Alarm():
         yield
-    finally:
-        alarm.end()
 
 
 class Alarm(Reviewer):
-    """Looks at the dtype of every value and cotangent that an op makes."""
-
-    def begin(self) -> None:
-        """Looks on from here, but not at layers: those that are fused stay so."""
-        super().begin()
-        recording.watch = self._before[1]
+    """Looks at the dtype of every value and cotangent that an op makes, and at no layers: fused ones stay so."""
 
     def recorded(self, node: Node, arguments: tuple[Any, ...], y: Any) -> None:
         """An op was recorded."""

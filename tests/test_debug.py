@@ -634,19 +634,21 @@ def add_the_difference(buffer, value):
     "move",
     [
         lambda b, v: b.update(v), lambda b, v: b.__setitem__(..., v), add_the_difference,
-        lambda b, v: setattr(b, "data", v.data), lambda b, v: b.data.__setitem__(..., v.data),
+        lambda b, v: setattr(b, "data", v.data), lambda b, v: b.data.__setitem__(..., v.data), lambda b, v: None,
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("reads_first", [True, False])
 def test_a_replay_reads_buffers_as_the_forward_pass_found_them(move, reads_first):
-    """Also where later batches have moved them since, and where it is one part of a larger replay."""
+    """Also where others have overwritten them since, and where it is one part of a larger replay."""
     x = mg.random.normal(4, 3, requires_grad=True)
     found = []
     for call in (lambda f, x: f(x), mg.checkpoint, lambda f, x: mg.checkpoint(lambda x: mg.checkpoint(f, x) * 1.0, x)):
         layer = Following(move, reads_first)
         ys = [call(layer, x), call(layer, x * 3.0)]
+        moved = layer.mean.numpy().copy()
+        layer.mean.update(layer.mean * 2.0 + 1.0)
         gradients = mg.grad((ys[0] * ys[1]).sum(), x, create_graph=True)
-        found.append([*ys, gradients, mg.grad(gradients.sum(), x), layer.mean, layer.count])
+        found.append([*ys, gradients, mg.grad(gradients.sum(), x), mg.tensor(moved), layer.mean, layer.count])
     for plain, *others in zip(*found, strict=True):
         for other in others:
             np.testing.assert_allclose(other.numpy(), plain.numpy(), rtol=1e-5, atol=1e-5)
@@ -657,14 +659,6 @@ def test_the_log_of_writes_has_each_batch_once_where_a_forward_is_run_again():
     with mg.debug() as session:
         mg.checkpoint(layer, x).sum().backward()
     assert [w.name for w in session.written] == ["'num_batches_tracked'", "'running_mean'", "'running_var'"]
-
-
-def normalised(x):
-    layer = nn.BatchNorm1d(3)
-    layer(x.detach() + 2.0)
-    yield layer.eval(), "running_mean' was overwritten"
-    layer.train()(x.detach() - 5.0)
-    layer.eval()
 
 
 def switched_off(x):
@@ -690,7 +684,7 @@ def drawing(x):
     yield (lambda x: x * float(np.random.default_rng().uniform())), "random numbers that are not mg.random's"
 
 
-@pytest.mark.parametrize("case", [normalised, switched_off, frozen, closed_over, drawing])
+@pytest.mark.parametrize("case", [switched_off, frozen, closed_over, drawing])
 @pytest.mark.parametrize("differentiable", [False, True])
 def test_a_replay_that_gives_something_else_is_refused_and_says_what_changed(case, differentiable):
     """Of what else the function reads no array is kept: without this the gradient would silently be wrong."""
@@ -699,9 +693,6 @@ def test_a_replay_that_gives_something_else_is_refused_and_says_what_changed(cas
     f, says = next(story)
     y = mg.checkpoint(f, x).sum()
     next(story, None)
-    if case is normalised and mg.current() != "numpy":  # a device is not asked which Buffers f wrote: all are kept
-        mg.grad(y, x, create_graph=differentiable)
-        return
     with pytest.raises(RuntimeError, match=rf"checkpoint on line \d+ .*another result .*float32 \[4, 3\].*{says}"):
         mg.grad(y, x, create_graph=differentiable)
         mg.tensor(1.0).item()  # on a device the answer is looked at when a value crosses

@@ -13,7 +13,7 @@ import numpy as np
 
 import minigrad as mg
 from minigrad import data, nn, runs
-from minigrad.tape import recording
+from minigrad.tape import Reviewer
 from models.resnet import Block
 
 INK, PALE, GRID = "#22252b", "#8a909c", "#e4e6ea"
@@ -195,23 +195,23 @@ def filters(model: nn.Module) -> np.ndarray:
     return weight[:, 0] if weight.ndim == 4 else weight.reshape(len(weight), 28, 28)
 
 
-def activations(model: nn.Module, x: mg.Tensor) -> list[tuple[str, np.ndarray]]:
-    """For one image what each nonlinearity gives, in order, with its path: (channels, h, w) or (features,)."""
-    seen: list[tuple[str, np.ndarray]] = []
-    paths = {id(module): path for path, module in model.named_modules()}
+class Seen(Reviewer):
+    """What the nonlinearities of a model give for an image, in order, as they are called."""
 
-    def watch(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        y = module.forward(*args, **kwargs)
+    def __init__(self, model: nn.Module) -> None:
+        self.paths = {id(module): path for path, module in model.named_modules()}
+        self.maps: list[tuple[str, np.ndarray]] = []
+
+    def called(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        y = super().called(module, args, kwargs)
         if isinstance(module, (nn.ReLU, nn.Tanh, nn.Sigmoid, Block)):
-            seen.append((f"{paths[id(module)]} {type(module).__name__}", y.numpy()[0]))
+            self.maps.append((f"{self.paths[id(module)]} {type(module).__name__}", y.numpy()[0]))
         return y
 
-    before = recording.watch
+
+def activations(model: nn.Module, x: mg.Tensor) -> list[tuple[str, np.ndarray]]:
+    """For one image what each nonlinearity gives, in order, with its path: (channels, h, w) or (features,)."""
     model.eval()
-    try:
-        recording.watch = watch
-        with mg.no_grad():
-            model(x)
-    finally:
-        recording.watch = before
-    return seen
+    with Seen(model) as seen, mg.no_grad():
+        model(x)
+    return seen.maps
