@@ -20,8 +20,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from minigrad.backend import numpy as host
-from minigrad.check.forward import CannotRun, complaint, name_of
 from minigrad.check.hand import check_hand_gradient
+from minigrad.check.run import CannotRun, name_of
+from minigrad.check.watching import complaint
 
 RIGHT, WRONG, COULD_NOT_RUN = 0, 1, 2
 

@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from minigrad.backend import numpy as host
-from minigrad.check.forward import Forward, arrays_of, complaint, each, holding_arrays, kept_inside, name_of
 from minigrad.check.report import MISTAKE, NOTE, Finding
+from minigrad.check.run import Run, arrays_of, each, holding_arrays, kept_inside, name_of
+from minigrad.check.watching import complaint
 
 Array = Any
 Way = tuple[str, ...]
@@ -54,7 +55,7 @@ def _parameters(hand: Any) -> tuple[int, float, list[str]]:
     return needed, most, [p.name for p in positional]
 
 
-def _parts(run: Forward) -> dict[str, tuple[Any, ...]]:
+def _parts(run: Run) -> dict[str, tuple[Any, ...]]:
     inputs = _inputs(run)
     return {
         "g": tuple(y for y in run.outputs if y.node is not None), "inputs": tuple(inputs), "rest": run.rest,
@@ -62,7 +63,7 @@ def _parts(run: Forward) -> dict[str, tuple[Any, ...]]:
     }  # fmt: skip
 
 
-def way_to_call(hand: Any, run: Forward) -> tuple[Way, bool]:
+def way_to_call(hand: Any, run: Run) -> tuple[Way, bool]:
     """What `hand` takes, and whether its signature agrees; of several ways the likeliest."""
     needed, most, names = _parameters(hand)
     parts = _parts(run)
@@ -85,7 +86,7 @@ def way_to_call(hand: Any, run: Forward) -> tuple[Way, bool]:
     return (fitting or ways)[0], bool(fitting)
 
 
-def _arguments(hand: Any, run: Forward, gs: list[Array]) -> list[Any]:
+def _arguments(hand: Any, run: Run, gs: list[Array]) -> list[Any]:
     """The arguments of `hand`, its own copies where they can be copied: it may write into them."""
     parts = _parts(run) | {"g": tuple(gs)}
     arguments = [x for part in way_to_call(hand, run)[0] for x in parts[part]]
@@ -95,7 +96,7 @@ def _arguments(hand: Any, run: Forward, gs: list[Array]) -> list[Any]:
         return arguments
 
 
-def takes_cotangents_by_name(hand: Any, run: Forward) -> bool:
+def takes_cotangents_by_name(hand: Any, run: Run) -> bool:
     """Whether the first arguments of `hand` are called after the outputs: `dh`, `grad_c` or `g2`."""
     names = _parameters(hand)[2]
     outputs = [run.names.get(y.node, "") for y in run.outputs]  # type: ignore[arg-type]
@@ -105,12 +106,12 @@ def takes_cotangents_by_name(hand: Any, run: Forward) -> bool:
     )
 
 
-def may_take_cotangents(hand: Any, run: Forward) -> bool:
+def may_take_cotangents(hand: Any, run: Run) -> bool:
     """Whether the first arguments of `hand` have names that cotangents may have: `dout`, `grad`, `g`."""
     return all(re.match("[dg]", name) for name in _parameters(hand)[2][: len(run.outputs)])
 
 
-def ask(hand: Any, run: Forward, gs: list[Array], change: Callable[[Any], Any] | None = None) -> Answer:
+def ask(hand: Any, run: Run, gs: list[Array], change: Callable[[Any], Any] | None = None) -> Answer:
     """Calls `hand` and sorts what it returns; what is wrong with the form of it becomes a finding.
 
     gs: the cotangents of the outputs.  change: of everything that the hand is given
@@ -141,7 +142,7 @@ def ask(hand: Any, run: Forward, gs: list[Array], change: Callable[[Any], Any] |
     return answer
 
 
-def _in_order(parts: list[Any], names: list[str], run: Forward) -> Answer:
+def _in_order(parts: list[Any], names: list[str], run: Run) -> Answer:
     """Gradients in the order of the inputs, those of a layer's parameters among them or not."""
     numbers, returned = [], names[: len(names) - run.kept]
     inside = [Finding(name, "not compared", kept_inside(name), severity=NOTE) for name in holding_arrays(run)]
@@ -166,12 +167,12 @@ def _in_order(parts: list[Any], names: list[str], run: Forward) -> Answer:
     return answer
 
 
-def _inputs(run: Forward) -> list[Any]:
+def _inputs(run: Run) -> list[Any]:
     """The arguments of the forward, without what a layer keeps."""
     return run.inputs[: len(run.inputs) - run.kept]
 
 
-def _floats(run: Forward) -> list[int]:
+def _floats(run: Run) -> list[int]:
     """The places of Python's floats among the inputs: settings, as long as nobody returns a gradient for them."""
     return [i for i, value in enumerate(_inputs(run)) if isinstance(value, float)]
 
@@ -205,7 +206,7 @@ def _key_of(name: str, keys: Collection[str], names: list[str]) -> str | None:
     return name if name in keys else None
 
 
-def _by_name(result: Mapping[str, Any], names: list[str], run: Forward) -> Answer:
+def _by_name(result: Mapping[str, Any], names: list[str], run: Run) -> Answer:
     """Gradients and steps from a dict; both `x` and `dx` name the gradient of x."""
     numbers = [i for i in _floats(run) if _key_of(run.input_names[i], result, run.input_names) is not None]
     answer = Answer([None] * len(names), numbers=numbers)

@@ -16,8 +16,8 @@ from typing import Any
 
 from minigrad.backend import numpy as host
 from minigrad.check.clues import MATRIX, Clues
-from minigrad.check.forward import op_of
 from minigrad.check.numbers import STATISTICS, Factor
+from minigrad.check.run import op_of
 from minigrad.check.sweep import DIRECTIONS, Array, Edge
 from minigrad.ops import sum_to
 from minigrad.tape import Node

@@ -13,8 +13,8 @@ from minigrad.backend import numpy as host
 from minigrad.check.case import Explanation
 from minigrad.check.comparison import Comparison
 from minigrad.check.explain import explain
-from minigrad.check.forward import Forward
 from minigrad.check.report import Finding, told_apart
+from minigrad.check.run import Run
 
 Array = Any
 
@@ -146,7 +146,7 @@ def imprecise(comparison: Comparison, k: int, dtype: str, off: Array, severity: 
     return Finding(name, "precision", message, evidence={"worst": _worst(comparison, k)}, severity=severity)
 
 
-def _bar(progress: bool | None, total: int, run: Forward) -> Callable[[], None]:
+def _bar(progress: bool | None, total: int, run: Run) -> Callable[[], None]:
     """Shows progress where it is wanted, or where it will take long on a terminal."""
     long = sum(node.primitive is not None for node in run.order) * max(v.size for v in run.values.values()) > 5e6
     if progress is False or (progress is None and not long):

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from minigrad.backend import numpy as host
-from minigrad.check.forward import op_of
 from minigrad.check.numbers import Factor, counts_of, known_numbers, ratio_of
 from minigrad.check.rearranged import fitted
+from minigrad.check.run import op_of
 from minigrad.check.sweep import Array, Sweep
 from minigrad.tape import Node
 

@@ -12,8 +12,8 @@ from minigrad.backend import numpy as host
 from minigrad.backend import to_numpy
 from minigrad.check.calling import ask, way_to_call
 from minigrad.check.findings import of_a_shape, of_nan, of_no_derivative
-from minigrad.check.forward import CannotRun, Forward, arrays_of, name_of
 from minigrad.check.rounding import Rounding
+from minigrad.check.run import CannotRun, Run, arrays_of, name_of
 from minigrad.check.sweep import Sweep
 from minigrad.check.terms import absolute
 from minigrad.tape import Node
@@ -31,7 +31,7 @@ class Comparison:
     """
 
     def __init__(
-        self, run: Forward, values: list[Any], hand: Any, cotangent: Any, rtol: float | None, seed: int
+        self, run: Run, values: list[Any], hand: Any, cotangent: Any, rtol: float | None, seed: int
     ) -> None:
         self.run, self.values, self.hand = run, values, hand
         self.names = [run.leaf_name(k) for k in range(len(run.leaves))]
@@ -104,7 +104,7 @@ def on_host(x: Any) -> Any:
     return host.asarray(to_numpy(x)) if backend.is_array(x) or isinstance(x, host.generic) else x
 
 
-def cotangents_of(run: Forward, hand: Any, cotangent: Any, seed: int) -> dict[Node, Array]:
+def cotangents_of(run: Run, hand: Any, cotangent: Any, seed: int) -> dict[Node, Array]:
     """The cotangents of the outputs: the user's, or random ones; ones for a loss whose backward takes none."""
     tensors = [y for y in run.outputs if y.node is not None]
     if cotangent is None:

@@ -7,10 +7,12 @@ from typing import Any
 
 from minigrad import backend
 from minigrad.backend import numpy as host
-from minigrad.check.forward import CannotRun, Forward, complaint, record
+from minigrad.check.forward import record
 from minigrad.check.level import one_output
 from minigrad.check.oracles import Grain, complex_step, confirmed, largest, length, richardson, smooth, told
 from minigrad.check.report import Finding
+from minigrad.check.run import CannotRun, Run
+from minigrad.check.watching import complaint
 from minigrad.paths import pull
 from minigrad.tensor import Tensor
 
@@ -27,7 +29,7 @@ def culprits(f: Callable[..., Any], values: Sequence[Any]) -> list[Finding]:
         return []
 
 
-def _alone(run: Forward, node: Any) -> list[Finding]:
+def _alone(run: Run, node: Any) -> list[Finding]:
     row = node.primitive
     if row is None or not all(map(_finite, (run.values[node], *run.arguments[node]))):
         return []
@@ -44,7 +46,7 @@ def _finite(x: Any) -> bool:
     return x.dtype.kind != "f" or bool(host.isfinite(x).all())
 
 
-def _argument(run: Forward, node: Any, i: int, source: Any, g: Array, generator: Any) -> list[Finding]:
+def _argument(run: Run, node: Any, i: int, source: Any, g: Array, generator: Any) -> list[Finding]:
     """One argument's pullback, along a random direction in which the row's forward has no kink."""
     row, arguments = node.primitive, list(run.arguments[node])
     statics = dict(zip(row.statics, node.params, strict=True))

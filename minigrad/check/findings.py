@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from minigrad.backend import numpy as host
-from minigrad.check.forward import CannotRun, Forward, name_of, op_of, record
+from minigrad.check.forward import record
 from minigrad.check.numbers import STATISTICS, together
 from minigrad.check.rearranged import reshaped
 from minigrad.check.report import NOTE, VACUOUS, Finding
+from minigrad.check.run import CannotRun, Run, name_of, op_of
 from minigrad.check.sweep import Sweep
 
 Array = Any
@@ -34,7 +35,7 @@ def of_a_zero(name: str, a: Array, sizes: Array) -> Finding:
     return Finding(name, "structural zero", message, evidence=evidence, severity=NOTE)
 
 
-def of_one_element(run: Forward, sweep: Sweep) -> list[Finding]:
+def of_one_element(run: Run, sweep: Sweep) -> list[Finding]:
     """A note on statistics that are taken over one element each, where a batch or a layer has only one."""
     alone = [
         run.describe(node) for node in run.order
@@ -51,7 +52,7 @@ def of_one_element(run: Forward, sweep: Sweep) -> list[Finding]:
     return [Finding("", "one element", message, severity=NOTE)]
 
 
-def of_a_shape(run: Forward, sweep: Sweep, k: int, h: Array, tol: Array) -> Finding:
+def of_a_shape(run: Run, sweep: Sweep, k: int, h: Array, tol: Array) -> Finding:
     """A gradient of another shape than its input: what it is, or how to sum or rearrange it, where that is known."""
     name, a = run.leaf_name(k), sweep.gradients[k]
     size = max(float(host.abs(g).max(initial=0.0)) for g in sweep.gradients)
@@ -74,7 +75,7 @@ def of_a_shape(run: Forward, sweep: Sweep, k: int, h: Array, tol: Array) -> Find
 
 
 def _what_else(
-    run: Forward, sweep: Sweep, a: Array, h: Array, close: Callable[[Array, Array], bool]
+    run: Run, sweep: Sweep, a: Array, h: Array, close: Callable[[Array, Array], bool]
 ) -> Iterator[tuple[str, str]]:
     """What a gradient of a wrong shape may be, as `reshaped` tells it: another cotangent, or a sum over other axes."""
     for node, g in sorted(sweep.cotangents.items(), key=lambda item: item[1] is not a):
@@ -117,7 +118,7 @@ def of_no_derivative(name: str, h: Array, a: Array) -> Finding:
     return Finding(name, "no derivative", message, evidence={"index": first}, severity=VACUOUS)
 
 
-def not_on_tape(run: Forward, sweep: Sweep, values: list[Any], outputs: int) -> list[Finding]:
+def not_on_tape(run: Run, sweep: Sweep, values: list[Any], outputs: int) -> list[Finding]:
     """Where values left the tape: does the forward's own slope show that something is missing?"""
     if not run.escapes:
         return []

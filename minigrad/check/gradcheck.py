@@ -19,11 +19,13 @@ from minigrad import backend
 from minigrad.backend import numpy as host
 from minigrad.backend import to_numpy
 from minigrad.check.culprits import culprits
-from minigrad.check.forward import CannotRun, complaint, floating, input_names, name_of
+from minigrad.check.forward import input_names
 from minigrad.check.level import Level
 from minigrad.check.oracles import Slope, smooth
 from minigrad.check.report import NOTE, VACUOUS, Finding, Report
+from minigrad.check.run import CannotRun, floating, name_of
 from minigrad.check.trial import Point, Settings, Trial
+from minigrad.check.watching import complaint
 from minigrad.tensor import Tensor
 
 Array = Any

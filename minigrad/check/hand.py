@@ -20,12 +20,13 @@ from minigrad.check.calling import may_take_cotangents, steps_of, takes_cotangen
 from minigrad.check.causes import differs, explained, imprecise
 from minigrad.check.comparison import Comparison, on_host
 from minigrad.check.findings import not_compared, not_on_tape, of_a_zero, of_one_element, structural_zero
-from minigrad.check.forward import CannotRun, Forward, floating, holding_arrays, name_of, record
+from minigrad.check.forward import record
 from minigrad.check.layers import Layer
 from minigrad.check.mutants import Mutant, Score, mutation_score, score_sentence
 from minigrad.check.repeated import Repeated, require_the_same_twice
 from minigrad.check.report import MISTAKE, NOTE, VACUOUS, Finding, Report
 from minigrad.check.rounding import of_steps
+from minigrad.check.run import CannotRun, Run, floating, holding_arrays, name_of
 from minigrad.check.steps import walk
 
 Array = Any
@@ -243,7 +244,7 @@ def _facts(report: Report, comparison: Comparison) -> None:
         report.facts[name] = fact
 
 
-def _best(asked: _Asked, run: Forward, values: list[Any]) -> tuple[Comparison, bool]:
+def _best(asked: _Asked, run: Run, values: list[Any]) -> tuple[Comparison, bool]:
     """The comparison for the way of calling `hand` that is meant, and whether there was only one way.
 
     `hand(dh, dc, cache)` and `hand(g, c, cache)` have the same signature. Where the likelier way comes out
@@ -259,7 +260,7 @@ def _best(asked: _Asked, run: Forward, values: list[Any]) -> tuple[Comparison, b
     return tried[0], len(runs) == 1
 
 
-def _readings(asked: _Asked, run: Forward, values: list[Any]) -> list[Forward]:
+def _readings(asked: _Asked, run: Run, values: list[Any]) -> list[Run]:
     """The runs with as many cotangents as the signature of `hand` allows, the likeliest first.
 
     Where it names several cotangents after the outputs (`dh, dc`), that is the one.

@@ -7,8 +7,9 @@ from typing import Any
 
 from minigrad import backend
 from minigrad.backend import numpy as host
-from minigrad.check.forward import CannotRun, Forward, op_of, record
+from minigrad.check.forward import record
 from minigrad.check.level import Level, one_output
+from minigrad.check.run import CannotRun, Run, op_of
 
 Array = Any
 
@@ -35,7 +36,7 @@ def kink(level: Level, u: Sequence[Array], h: float) -> str | None:
     return None
 
 
-def _switches(run: Forward) -> list[tuple[str, Array]]:
+def _switches(run: Run) -> list[tuple[str, Array]]:
     """Which side every op with a kink is on."""
     switches = []
     for node in run.order:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from minigrad.backend import numpy as host
-from minigrad.check.forward import floating
+from minigrad.check.run import floating
 
 Array = Any
 Place = tuple[Any, Any]

@@ -12,8 +12,10 @@ from typing import Any
 from minigrad import autodiff, backend, ops
 from minigrad.backend import numpy as host
 from minigrad.backend import to_numpy, xp
-from minigrad.check.forward import CannotRun, complaint, floating, name_of, no_floating
+from minigrad.check.forward import no_floating
 from minigrad.check.oracles import Grain, largest
+from minigrad.check.run import CannotRun, floating, name_of
+from minigrad.check.watching import complaint
 from minigrad.tape import history, leaf
 from minigrad.tensor import Tensor, differentiable
 

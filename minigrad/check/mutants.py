@@ -14,8 +14,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from minigrad.backend import numpy as host
-from minigrad.check.forward import CannotRun, Forward, op_of, record
+from minigrad.check.forward import record
 from minigrad.check.numbers import STATISTICS
+from minigrad.check.run import CannotRun, Run, op_of
 from minigrad.check.sweep import Edge, Sweep
 from minigrad.ops import sum_to
 from minigrad.tape import Node
@@ -54,7 +55,7 @@ class Score:
 
 
 def mutation_score(
-    run: Forward, sweep: Sweep, tolerances: list[Array], values: list[Any], outputs: int
+    run: Run, sweep: Sweep, tolerances: list[Array], values: list[Any], outputs: int
 ) -> Score:
     """Plants mistakes and counts, and tells of those that are missed what hides them.
 
@@ -94,7 +95,7 @@ def mutation_score(
     return score
 
 
-def _before_reductions(run: Forward, sweep: Sweep) -> list[Node]:
+def _before_reductions(run: Run, sweep: Sweep) -> list[Node]:
     """The nodes that a scalar output is a reduction of, or the outputs themselves."""
     found: list[Node] = []
     stack = [y.node for y in run.outputs if y.node is not None]
@@ -129,7 +130,7 @@ def _scale(sweep: Sweep) -> float:
     return max((float(host.abs(c).max(initial=0.0)) for c in sweep.cotangents.values()), default=0.0)
 
 
-def _random_cotangents(run: Forward, generator: Any) -> dict[Node, Array]:
+def _random_cotangents(run: Run, generator: Any) -> dict[Node, Array]:
     return {y.node: generator.normal(size=y.shape) for y in run.outputs if y.node is not None}  # type: ignore[misc]
 
 
@@ -144,7 +145,7 @@ def moved_inputs(values: list[Any], generator: Any) -> list[Any]:
     return moved
 
 
-def dull_inputs(run: Forward) -> list[str]:
+def dull_inputs(run: Run) -> list[str]:
     """Inputs with one value throughout, which hides factors and terms."""
     said = []
     for k, leaf in enumerate(run.leaves):
@@ -155,7 +156,7 @@ def dull_inputs(run: Forward) -> list[str]:
     return said
 
 
-def _mutants(run: Forward, sweep: Sweep, number: Mapping[Node, int]) -> list[Mutant]:
+def _mutants(run: Run, sweep: Sweep, number: Mapping[Node, int]) -> list[Mutant]:
     """Cuts of every node and edge, and the factors that products bring left out."""
     mutants = []
     leaves = {x.node for x in run.leaves}
@@ -178,7 +179,7 @@ def _mutants(run: Forward, sweep: Sweep, number: Mapping[Node, int]) -> list[Mut
     return mutants
 
 
-def _moves(sweep: Sweep, run: Forward, mutant: Mutant, bounds: list[Any]) -> bool:
+def _moves(sweep: Sweep, run: Run, mutant: Mutant, bounds: list[Any]) -> bool:
     """Whether a mutant moves some gradient beyond its bound."""
     place, i = mutant.place
     node = run.order[place]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from minigrad.backend import numpy as host
-from minigrad.check.forward import Forward, op_of
+from minigrad.check.run import Run, op_of
 from minigrad.tape import Node
 
 STATISTICS = frozenset(("amax", "logsumexp", "mean", "norm", "sum"))
@@ -49,7 +49,7 @@ class Factor:
         return f"1/{self.text}" if self.inverse else self.text
 
 
-def counts_of(run: Forward) -> dict[int, str]:
+def counts_of(run: Run) -> dict[int, str]:
     """Numbers of elements that the run adds up or averages, and lengths of axes, with their words."""
     counts: dict[int, str] = {}
     for node in run.order:
@@ -75,7 +75,7 @@ def together(reduction: Node) -> int:
     return math.prod(reduction.inputs[0].shape) // max(1, math.prod(reduction.shape))
 
 
-def variances(run: Forward) -> Iterator[Node]:
+def variances(run: Run) -> Iterator[Node]:
     """The reductions of squares: only there anyone divides by m - 1."""
     for node in run.order:
         if op_of(node) in ("mean", "sum") and node.inputs[0] is not None:
@@ -87,7 +87,7 @@ def variances(run: Forward) -> Iterator[Node]:
                 yield node
 
 
-def known_numbers(run: Forward, counts: dict[int, str]) -> list[Factor]:
+def known_numbers(run: Run, counts: dict[int, str]) -> list[Factor]:
     """Numbers that a term may have too many or lack, the likeliest reading of a value first."""
     found: list[Factor] = []
 
@@ -155,7 +155,7 @@ def fraction(number: float) -> str | None:
     return None
 
 
-def _settings(run: Forward) -> Iterator[tuple[str, float]]:
+def _settings(run: Run) -> Iterator[tuple[str, float]]:
     """Numbers among the inputs, also in a dict of settings, that may be factors."""
     for name, value in zip(run.input_names, run.inputs, strict=True):
         held = {f"{name}[{key!r}]": one for key, one in value.items()} if isinstance(value, dict) else {name: value}
@@ -165,7 +165,7 @@ def _settings(run: Forward) -> Iterator[tuple[str, float]]:
                 yield words, float(one)
 
 
-def _scales(run: Forward, counts: dict[int, str]) -> dict[float, str]:
+def _scales(run: Run, counts: dict[int, str]) -> dict[float, str]:
     """Constants by which the run multiplies and divides, with where; but for those that make a mean of a sum."""
     scales: dict[float, str] = {}
     for node in run.order:
@@ -182,7 +182,7 @@ def _scales(run: Forward, counts: dict[int, str]) -> dict[float, str]:
     return scales
 
 
-def _constants(run: Forward, node: Node) -> list[float]:
+def _constants(run: Run, node: Node) -> list[float]:
     """The numbers among a node's arguments that may be a factor of its derivative."""
     numbers = []
     plain = (a for a, source in zip(run.arguments.get(node, ()), node.inputs, strict=False) if source is None)

@@ -18,8 +18,10 @@ from typing import Any
 
 from minigrad.backend import numpy as host
 from minigrad.backend import to_numpy
-from minigrad.check.forward import CannotRun, Forward, common_dice, floating, is_theirs, name_of, record, restart
+from minigrad.check.forward import Dice, record
 from minigrad.check.layers import Kept, Layer, Parameter, unidentified
+from minigrad.check.run import CannotRun, Run, floating, name_of
+from minigrad.check.watching import is_theirs
 from minigrad.tensor import Tensor
 
 MOST = 20_000
@@ -50,11 +52,10 @@ class Repeated:
         kinds = (host.random.Generator, host.random.RandomState, random.Random)
         own = {id(g): g for g in things if isinstance(g, kinds)}.values()
         self.left: dict[tuple[int, Any], Any] = {}
-        self.restart = [restart(g) for g in (*common_dice(), *own)]
+        self.dice = Dice(*own)
 
     def __call__(self, *arguments: Any) -> Any:
-        for again in self.restart:
-            again()
+        self.dice.again()
         result, many = None, len(arguments) - len(self.layer.parameters)
         self.layer.put(arguments[many:])
         try:
@@ -102,7 +103,7 @@ class Repeated:
         return isinstance(value, Tensor) and id(value) not in self.theirs
 
 
-def require_the_same_twice(run: Forward, outputs: int) -> None:
+def require_the_same_twice(run: Run, outputs: int) -> None:
     """Raises CannotRun where f gives another result at the same inputs: no gradient could be compared."""
     again = record(run.f, run.inputs, outputs)
     for y, z in zip(run.outputs, again.outputs, strict=True):

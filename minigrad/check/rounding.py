@@ -14,7 +14,8 @@ from typing import Any
 
 from minigrad.backend import numpy as host
 from minigrad.check.calling import Answer, ask, way_to_call
-from minigrad.check.forward import CannotRun, Forward, floating, record
+from minigrad.check.forward import record
+from minigrad.check.run import CannotRun, Run, floating
 from minigrad.check.sweep import Sweep
 from minigrad.paths import pull
 from minigrad.tape import Node
@@ -44,7 +45,7 @@ class Rounding:
     """
 
     def __init__(
-        self, run: Forward, values: list[Any], sweep: Sweep, hand: Any, answer: Answer, sizes: list[Array],
+        self, run: Run, values: list[Any], sweep: Sweep, hand: Any, answer: Answer, sizes: list[Array],
         rtol: float | None,
     ) -> None:  # fmt: skip
         self.run, self.values, self.sweep, self.hand, self.answer = run, values, sweep, hand, answer
@@ -156,7 +157,7 @@ def _largest(arrays: Iterable[Array]) -> float:
     return max(float(host.abs(a[host.isfinite(a)]).max(initial=0.0)) for a in arrays)
 
 
-def without_cancellation(run: Forward, sweep: Sweep) -> list[Array]:
+def without_cancellation(run: Run, sweep: Sweep) -> list[Array]:
     """For each leaf how large the terms that reach it are where none cancel: times random numbers, the largest of four.
 
     Worst cases of all signs would grow with every product of matrices on the way, as no rounding does. A function's
@@ -168,7 +169,7 @@ def without_cancellation(run: Forward, sweep: Sweep) -> list[Array]:
     return [host.max([host.abs(sizes[k]) for sizes in draws], 0) for k in range(len(run.leaves))]
 
 
-def _times_random_numbers(run: Forward, sweep: Sweep, generator: Any) -> list[Array]:
+def _times_random_numbers(run: Run, sweep: Sweep, generator: Any) -> list[Array]:
     held: dict[Node, Array] = {}
     heap: list[tuple[int, Node]] = []
     users: dict[Node | None, int] = {}

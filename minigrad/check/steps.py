@@ -11,8 +11,8 @@ from typing import Any
 from minigrad.backend import numpy as host
 from minigrad.check.causes import in_words
 from minigrad.check.explain import explain
-from minigrad.check.forward import Forward
 from minigrad.check.report import Finding
+from minigrad.check.run import Run
 from minigrad.check.sweep import Sweep
 from minigrad.tape import Node
 from minigrad.tensor import Tensor
@@ -20,7 +20,7 @@ from minigrad.tensor import Tensor
 Array = Any
 
 
-def walk(run: Forward, sweep: Sweep, steps: Mapping[str, Array], rtol: float) -> list[Finding]:
+def walk(run: Run, sweep: Sweep, steps: Mapping[str, Array], rtol: float) -> list[Finding]:
     """Judges given cotangents from the output to the inputs, each as if those before it were right.
 
     A name that held several values in turn (`h = x @ w; h = np.tanh(h)`) is taken for the one that fits.
@@ -61,7 +61,7 @@ def walk(run: Forward, sweep: Sweep, steps: Mapping[str, Array], rtol: float) ->
     return findings
 
 
-def _called(run: Forward, sweep: Sweep, key: str) -> list[Node]:
+def _called(run: Run, sweep: Sweep, key: str) -> list[Node]:
     """The nodes that `key` names, with or without a leading d: one, or those that shared a variable's name."""
     names = {node: name for node, name in run.names.items() if node in sweep.cotangents}
     for name in (key, key.removeprefix("d")):
@@ -72,7 +72,7 @@ def _called(run: Forward, sweep: Sweep, key: str) -> list[Node]:
 
 
 def _wrong(
-    run: Forward, sweep: Sweep, nodes: list[Node], value: Array, given: Mapping[Node, Array], rtol: float, too: bool,
+    run: Run, sweep: Sweep, nodes: list[Node], value: Array, given: Mapping[Node, Array], rtol: float, too: bool,
     before: str,
 ) -> Finding:  # fmt: skip
     """A step that is not the cotangent of its node, or of none of several nodes."""
@@ -88,7 +88,7 @@ def _wrong(
     return Finding(name, "wrong step", message, (name,))
 
 
-def _step_cause(run: Forward, sweep: Sweep, node: Node, value: Array, given: Mapping[Node, Array], rtol: float) -> str:
+def _step_cause(run: Run, sweep: Sweep, node: Node, value: Array, given: Mapping[Node, Array], rtol: float) -> str:
     """The mistake in one step: the same search, with the intermediate as the input asked about.
 
     Only what lies between it and the given steps can be at fault: nothing is passed above them.

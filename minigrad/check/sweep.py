@@ -18,7 +18,7 @@ from typing import Any
 
 from minigrad import autodiff
 from minigrad.backend import numpy as host
-from minigrad.check.forward import Forward
+from minigrad.check.run import Run
 from minigrad.paths import pull
 from minigrad.primitive import ALL, OUTPUT
 from minigrad.tape import Node, enable_grad, leaf
@@ -39,7 +39,7 @@ class Sweep:
     consumers:  for every node the edges through which its cotangent comes.
     """
 
-    def __init__(self, run: Forward, seeds: Mapping[Node, Array], constants: frozenset[Node] = frozenset()) -> None:
+    def __init__(self, run: Run, seeds: Mapping[Node, Array], constants: frozenset[Node] = frozenset()) -> None:
         self.run = run
         self.seeds = dict(seeds)
         self.constants = constants
@@ -143,7 +143,7 @@ class Sweep:
         return self._tangents[k]
 
     def _forward(self, start: Mapping[Node, Array]) -> dict[Node, Array]:
-        """Forward mode along the recorded tape, several tangents at a time."""
+        """Run mode along the recorded tape, several tangents at a time."""
         tangents = dict(start)
         for node in self.run.order:
             if node.primitive is None or node not in self.needed or not any(s in tangents for s in node.inputs):

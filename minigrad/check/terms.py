@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from minigrad.backend import numpy as host
-from minigrad.check.forward import op_of
 from minigrad.check.numbers import STATISTICS
+from minigrad.check.run import op_of
 from minigrad.check.sweep import Array, Sweep
 from minigrad.ops import sum_to
 from minigrad.paths import pull

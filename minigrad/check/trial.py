@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from minigrad.backend import numpy as host
-from minigrad.check.forward import CannotRun, name_of
 from minigrad.check.kinks import kink
 from minigrad.check.level import Level
 from minigrad.check.oracles import ORACLES, SHORTER, Slope, apart, confirmed, largest, length, told
+from minigrad.check.run import CannotRun, name_of
 
 Array = Any
 

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping
 
 from minigrad.backend import numpy as host
 from minigrad.check.case import INVOLVED, Case, Explanation
-from minigrad.check.forward import op_of
 from minigrad.check.numbers import together, variances
 from minigrad.check.rearranged import fitted
+from minigrad.check.run import op_of
 from minigrad.check.sweep import Array
 from minigrad.tape import Node
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from minigrad.backend import numpy as host
 from minigrad.check.case import LOCAL, Case, Explanation
-from minigrad.check.forward import op_of
+from minigrad.check.run import op_of
 from minigrad.check.sweep import Array
 from minigrad.ops import sum_to
 from minigrad.paths import pull

@@ -16,9 +16,9 @@ from typing import NamedTuple
 
 from minigrad.backend import numpy as host
 from minigrad.check.case import INVOLVED, Case, Explanation
-from minigrad.check.forward import op_of
 from minigrad.check.numbers import STATISTICS, fraction
 from minigrad.check.rearranged import aligned
+from minigrad.check.run import op_of
 from minigrad.check.sweep import Array
 from minigrad.tape import Node
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from minigrad.check.case import LOCAL, Case, Explanation
-from minigrad.check.forward import op_of
+from minigrad.check.run import op_of
 from minigrad.check.sweep import Array, Edge
 from minigrad.tape import Node
 

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from minigrad.backend import numpy as host
 from minigrad.check.case import INVOLVED, LOCAL, Case, Explanation
-from minigrad.check.forward import op_of
 from minigrad.check.rearranged import rearrangements
+from minigrad.check.run import op_of
 from minigrad.check.sweep import Array
 from minigrad.primitive import OUTPUT
 from minigrad.tape import Node

@@ -10,9 +10,9 @@ from typing import Any
 from minigrad.backend import numpy as host
 from minigrad.check.case import COMPOUND, LAST, LOCAL, PLAIN, SIMPLE, Case, Explanation
 from minigrad.check.clues import NEAR
-from minigrad.check.forward import op_of
 from minigrad.check.numbers import STATISTICS, Factor, digits, together
 from minigrad.check.rearranged import fitted, rearrangements
+from minigrad.check.run import op_of
 from minigrad.check.sweep import DIRECTIONS, Array, Edge
 from minigrad.check.terms import groups
 from minigrad.tape import Node

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 from minigrad.backend import numpy as host
 from minigrad.check.case import INVOLVED, LOCAL, PLAIN, Case, Explanation
-from minigrad.check.forward import op_of
 from minigrad.check.numbers import STATISTICS
 from minigrad.check.rearranged import broadcasts, fitted, rearrangements
+from minigrad.check.run import op_of
 from minigrad.check.sweep import Array
 from minigrad.ops import sum_to
 from minigrad.paths import pull

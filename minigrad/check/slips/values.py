@@ -9,8 +9,8 @@ from typing import Any
 
 from minigrad.backend import numpy as host
 from minigrad.check.case import LOCAL, PLAIN, Case, Explanation
-from minigrad.check.forward import op_of
 from minigrad.check.rearranged import fitted, rearrangements
+from minigrad.check.run import op_of
 from minigrad.check.sweep import Array
 from minigrad.ops import sum_to
 from minigrad.paths import pull

@@ -1,0 +1,118 @@
+"""One recorded run of a user's function, and the words for its parts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from minigrad.backend import numpy as host
+from minigrad.backend import to_numpy
+from minigrad.tape import Node
+from minigrad.tensor import Tensor
+
+
+class CannotRun(ValueError):
+    """The check could not be made; the message says why and what to do."""
+
+
+@dataclass
+class Run:
+    """One recorded run.
+
+    names, lines: of nodes; a line is (number, text).  inputs: as f was given them, arrays on the host; the last
+    `kept` of them are no arguments of f, but kept by a layer
+    differentiable: the numbers of the inputs with gradients, and `leaves` their Tensors
+    outputs: the Tensors that get a cotangent.  rest: what else f returns, as f itself returns it for arrays
+    values, arguments: of every node, raw.  escapes: sentences on values that left the tape
+    steps: ops that are constant almost everywhere and were given values on the tape, in words
+    """
+
+    f: Callable[..., Any]
+    input_names: list[str]
+    inputs: list[Any]
+    differentiable: list[int] = field(default_factory=list)
+    leaves: list[Tensor] = field(default_factory=list)
+    outputs: list[Tensor] = field(default_factory=list)
+    rest: tuple[Any, ...] = ()
+    order: list[Node] = field(default_factory=list)
+    values: dict[Node, Any] = field(default_factory=dict)
+    arguments: dict[Node, tuple[Any, ...]] = field(default_factory=dict)
+    names: dict[Node, str] = field(default_factory=dict)
+    lines: dict[Node, tuple[int, str]] = field(default_factory=dict)
+    escapes: list[str] = field(default_factory=list)
+    steps: list[str] = field(default_factory=list)
+    kept: int = 0
+
+    def leaf_name(self, k: int) -> str:
+        """The name of the k-th differentiable input."""
+        return self.input_names[self.differentiable[k]]
+
+    def describe(self, node: Node) -> str:
+        """A node in words: its name, or its op and the source line that made it."""
+        if node in self.names:
+            return f"`{self.names[node]}`"
+        op = op_of(node)
+        source = node.inputs[0] if op in ("alias", "reshape", "take") else None
+        if source in self.names and math.prod(source.shape) == math.prod(node.shape):  # such as `gamma[:, None]`
+            return f"`{self.names[source]}`"
+        where = f" in `{self.lines[node][1]}`" if node in self.lines else ""
+        return f"the {op or 'input'}{where}"
+
+    def place(self, node: Node) -> str:
+        """A node in words, and where it was made."""
+        return self.describe(node) + self.where(node)
+
+    def where(self, node: Node) -> str:
+        """Where a node was made: " (line 7: `var = ...`)", or nothing."""
+        return f" (line {self.lines[node][0]}: `{self.lines[node][1]}`)" if node in self.lines else ""
+
+
+def op_of(node: Node) -> str:
+    """The name of the row that made a node; "" where it was there before."""
+    return "" if node.primitive is None else node.primitive.name
+
+
+def name_of(f: Any) -> str:
+    """A function's name, as a message shows it."""
+    return f"{getattr(f, '__name__', type(f).__name__)}()"
+
+
+def floating(x: Any) -> bool:
+    return isinstance(x, host.ndarray) and x.dtype.kind == "f"
+
+
+def arrays_of(value: Any) -> Any:
+    """The same value with NumPy arrays where Tensors stood, also inside tuples, lists and dicts."""
+    return each(value, lambda part: to_numpy(part.data) if isinstance(part, Tensor) else part)
+
+
+def each(value: Any, change: Callable[[Any], Any]) -> Any:
+    """A value changed, or what is inside of tuples, lists and dicts."""
+    if isinstance(value, tuple):
+        parts = [each(part, change) for part in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
+    if isinstance(value, list):
+        return [each(part, change) for part in value]
+    if isinstance(value, dict):
+        return {key: each(part, change) for key, part in value.items()}
+    return change(value)
+
+
+def holding_arrays(run: Run) -> list[str]:
+    """The names of the inputs that are lists, tuples or dicts of floating arrays."""
+
+    def holds(value: Any) -> bool:
+        parts = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+        return any(floating(part) or isinstance(part, Tensor) or holds(part) for part in parts)
+
+    return [name for name, value in zip(run.input_names, run.inputs, strict=True) if holds(value)]
+
+
+def kept_inside(name: str) -> str:
+    """What to do about an input that holds arrays."""
+    return (
+        f"The arrays in {name} have no gradients of their own here: make each of them an argument, as in "
+        f"`lambda a, b: forward([a, b])`, and return their gradients in that order"
+    )

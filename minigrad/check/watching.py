@@ -1,0 +1,148 @@
+"""Looking on while a user's function runs: what every op came to, the lines and the names in it, what left the tape.
+
+Names come from the local variables of the functions that run, as a debugger would read them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import linecache
+import os
+import sys
+import sysconfig
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from minigrad.backend import numpy as host
+from minigrad.check.run import Run, name_of
+from minigrad.primitive import Primitive
+from minigrad.tape import Node, Reviewer
+from minigrad.tensor import Tensor
+
+OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+NUMPYS = os.path.dirname(os.path.abspath(host.__file__)) + os.sep
+STANDARD = sysconfig.get_paths()["stdlib"] + os.sep
+
+
+@functools.cache
+def is_theirs(file: str) -> bool:
+    """Whether a source file is the user's: neither minigrad's, NumPy's nor Python's own."""
+    return not file.startswith((OURS, NUMPYS, STANDARD, "<frozen", "<call of")) and "site-packages" not in file
+
+
+def complaint(what: str, f: Any, error: BaseException) -> str:
+    """An exception of the user's code in one sentence, with their line."""
+    trace, where = error.__traceback__, ""
+    while trace is not None:
+        file = trace.tb_frame.f_code.co_filename
+        if is_theirs(file):
+            text = linecache.getline(file, trace.tb_lineno).strip()
+            where = f" at {os.path.basename(file)}:{trace.tb_lineno}" + (f": `{text}`" if text else "")
+        trace = trace.tb_next
+    return f"{what} {name_of(f)} raised {type(error).__name__}{where}: {error}"
+
+
+def _line_of(depth: int) -> tuple[int, str] | None:
+    """The nearest line of the user's code on the stack."""
+    frame: Any = sys._getframe(depth)
+    while frame is not None:
+        if is_theirs(frame.f_code.co_filename):
+            return frame.f_lineno, linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
+        frame = frame.f_back
+    return None
+
+
+@contextlib.contextmanager
+def watched(run: Run) -> Iterator[None]:
+    """Notes each node's values and source line as it is recorded."""
+    inside_ours = not is_theirs(getattr(getattr(run.f, "__code__", None), "co_filename", ""))
+
+    on_tape = {id(leaf.data) for leaf in run.leaves}
+
+    class Watch(Reviewer):
+        def recorded(self, node: Node, arguments: tuple[Any, ...], y: Any) -> None:
+            super().recorded(node, arguments, y)
+            run.values[node] = y
+            on_tape.add(id(y))
+            run.arguments[node] = arguments
+            line = None if inside_ours else _line_of(2)
+            if line is not None and line[1]:
+                run.lines[node] = line
+
+        def computed(self, row: Primitive, arguments: tuple[Any, ...], y: Any) -> None:
+            super().computed(row, arguments, y)
+            if row.kind == "discrete" and any(id(a) in on_tape for a in arguments) and (line := _line_of(2)):
+                run.steps.append(f"{row.name} on line {line[0]}, `{line[1]}`,")
+
+    watch = Watch()
+    watch.begin()
+    try:
+        yield
+    finally:
+        watch.end()
+
+
+@contextlib.contextmanager
+def named(run: Run) -> Iterator[None]:
+    """Names nodes after the local variables that held them, f's own before those of functions it calls."""
+    own = getattr(run.f, "__code__", None)
+
+    def look(frame: Any) -> None:
+        inside = "" if frame.f_code is own or own is None else f"{frame.f_code.co_name}."
+        for name, value in frame.f_locals.items():
+            if isinstance(value, Tensor):
+                note(inside + name, value)
+                continue
+            parts = value if isinstance(value, dict) else getattr(value, "__dict__", None)
+            for key, part in tuple(parts.items()) if isinstance(parts, dict) else ():
+                if isinstance(key, str) and isinstance(part, Tensor):
+                    note(key, part)
+
+    def note(name: str, t: Tensor) -> None:
+        known = run.names.get(t.node, ".") if t.node in run.values else ""  # type: ignore[arg-type]
+        if known == "." or ("." in known and "." not in name):
+            run.names[t.node] = name  # type: ignore[index]
+
+    def local(frame: Any, event: str, argument: Any) -> Any:
+        if event in ("line", "return"):
+            look(frame)
+        return local
+
+    def trace(frame: Any, event: str, argument: Any) -> Any:
+        return local if is_theirs(frame.f_code.co_filename) and frame.f_code.co_name != "<lambda>" else None
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
+
+
+@contextlib.contextmanager
+def noticed(run: Run) -> Iterator[None]:
+    """Notes where a value on the tape is read as a plain number or array."""
+    names = ("item", "numpy", "tolist", "detach")
+    before = {name: getattr(Tensor, name) for name in names}
+
+    def reader(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+        def read(self: Tensor, *args: Any) -> Any:
+            if self.node is not None and (line := _line_of(2)) is not None:
+                what = run.names.get(self.node)
+                called = {"item": "float() or .item()"}.get(name, f".{name}()")
+                run.escapes.append(
+                    f"line {line[0]}, `{line[1]}`, reads {f'`{what}`' if what else 'a value'} with {called}, and the "
+                    "tape cannot see what becomes of it"
+                )
+            return original(self, *args)
+
+        return read
+
+    for name, original in before.items():
+        setattr(Tensor, name, reader(name, original))
+    try:
+        yield
+    finally:
+        for name, original in before.items():
+            setattr(Tensor, name, original)
