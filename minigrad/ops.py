@@ -323,7 +323,7 @@ def power(a: Any, b: Any) -> Any:
     b = plain(b, "power")
     if not isinstance(b, (int, float)) or isinstance(a, (int, float)):
         return power_(a, b)
-    if b < 0 and a.dtype.kind in "iub":  # CuPy would answer 0
+    if isinstance(b, int) and b < 0 and a.dtype.kind in "iub":  # CuPy would answer 0
         raise ValueError("power_of: Integers to negative integer powers are not allowed; use .astype first")
     return square(a) if b == 2 else power_of(a, b)
 

@@ -467,12 +467,11 @@ WEAK = frozenset((bool, *NUMBERS))
 def align(row: Primitive, values: Sequence[Any]) -> list[Any]:
     """The operands of a row in one library and one dtype.
 
-    Python numbers, NumPy scalars and 0-d constants are weak: they take the dtype of the arrays.
-    Integers and truth values join a floating array. Two floating dtypes raise, since either choice
-    would silently lose digits or double the memory.
+    Python numbers and NumPy scalars are weak, and so are 0-d floats beside floating arrays: they take the arrays'
+    dtype. Integers and truth values join what is floating. Two floating dtypes raise, since either choice would
+    silently lose digits or double the memory.
     """
     aligned: list[Any] = []
-    dtypes: list[Any] = []
     for value in values:
         if is_scalar(value):  # asked first: numpy.float64 is a Python float as well
             aligned.append(value.item())
@@ -495,11 +494,8 @@ def align(row: Primitive, values: Sequence[Any]) -> list[Any]:
                     "be mixed"
                 )
         aligned.append(value)
-        if value.ndim:
-            dtypes.append(value.dtype)
-    floats = {dtype for dtype in dtypes if dtype.kind in "fc"}
-    if not dtypes:
-        floats = {value.dtype for value in aligned if not isinstance(value, NUMBERS) and value.dtype.kind in "fc"}
+    floating = [v for v in aligned if not isinstance(v, NUMBERS) and v.dtype.kind in "fc"]
+    floats = {v.dtype for v in floating if v.ndim} or {v.dtype for v in floating}
     if len(floats) > 1 and not any(dtype.kind == "c" for dtype in floats):
         raise TypeError(
             f"{row.name}: operands of different floating dtypes: {describe(values)}; convert one with .astype(...)"
@@ -507,7 +503,7 @@ def align(row: Primitive, values: Sequence[Any]) -> list[Any]:
     if len(floats) != 1:
         return aligned
     (dtype,) = floats
-    settled = {dtype, *(v.dtype for v in aligned if not isinstance(v, NUMBERS) and v.dtype.kind == "c")}
+    settled = {dtype, *(v.dtype for v in floating if v.dtype.kind == "c")}
     return [v if isinstance(v, NUMBERS) or v.dtype in settled else _cast(v, dtype) for v in aligned]
 
 

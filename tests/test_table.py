@@ -421,6 +421,19 @@ def test_numbers_and_integers_join_the_tensors_dtype(name: str, other: str, dtyp
             assert mg.grad(op(x, value).sum(), x).dtype == dtype
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("integers", ["uint8", "int64", "bool"])
+@pytest.mark.parametrize("name", BINARY)
+def test_integers_join_a_0d_float(name: str, integers: str, dtype: str) -> None:
+    """NumPy would make float64 of int64 and a 0-d float32."""
+    x, z = mg.tensor(np.array([1, 1, 1], integers)), mg.tensor(np.array(1.5, dtype), requires_grad=True)
+    for operands in ((x, z), (z, x)):
+        y = getattr(ops, name)(*operands)
+        assert y.dtype == dtype
+        if y.requires_grad:
+            assert mg.grad(y.sum(), z).dtype == dtype
+
+
 @pytest.mark.parametrize("name", [s for s in BINARY if s not in ("floor_divide", "remainder", "arctan2")])
 def test_a_number_beside_a_tensor_has_the_right_derivative(name: str) -> None:
     op = getattr(ops, name)
@@ -450,6 +463,7 @@ def test_integers_become_float32_and_not_half(dtype: str) -> None:
     for y in (x.exp(), x.sqrt(), x / 3, x * 0.5, x.mean(), x.sigmoid(), x.norm(), x + 0.5, mg.where(x > 0, 0.5, 1.5)):
         assert y.dtype == np.float32
     np.testing.assert_allclose(x.exp().numpy(), np.exp([0.0, 1, 1]), rtol=1e-7)
+    np.testing.assert_allclose(((x + 3) ** -0.5).numpy(), [3**-0.5, 0.5, 0.5], rtol=1e-7)
     assert (x + x).dtype == x.dtype and x.max().dtype == x.dtype
     assert x.sum().dtype == np.array([0, 1, 1], dtype).sum().dtype
     np.testing.assert_array_equal(x.cumsum(0).numpy(), [0, 1, 2])
