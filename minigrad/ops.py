@@ -23,7 +23,7 @@ from minigrad.backend import is_scalar, or_kernel, xp
 from minigrad.primitive import bilinear, describe, discrete, elementwise, linear, name_rows, primitive
 from minigrad.tensor import Tensor, Versioned, as_array, fitting, overwriting, plain, raw_index
 
-Axis = int | tuple[int, ...] | None
+Axis = int | Sequence[int] | None
 any_, all_, sum_, abs_, max_, min_, slice_ = (
     builtins.any, builtins.all, builtins.sum, builtins.abs, builtins.max, builtins.min, builtins.slice,
 )  # fmt: skip
@@ -191,10 +191,13 @@ def zeros_of(g: Any) -> Any:
 
 
 def axes_of(axis: Axis, ndim: int, op: str = "axis") -> tuple[int, ...]:
-    """The axes as a tuple of numbers from 0 on. Raises IndexError, naming the op, for one that is not there."""
+    """The axes as a tuple of numbers from 0 on. Raises TypeError, or IndexError for one that is not there, naming the op."""
     if axis is None:
         return tuple(range(ndim))
-    axes = axis if isinstance(axis, tuple) else (axis,)
+    try:
+        axes = tuple(map(index_of, axis if isinstance(axis, (tuple, list)) else (axis,)))
+    except TypeError:
+        raise TypeError(f"{op}: an axis is a whole number, not {axis!r:.60}") from None
     if any_(not -ndim <= a < ndim for a in axes):
         if ndim == 0 and all_(a in (0, -1) for a in axes):  # NumPy reduces a number over its axis 0, too
             return ()
@@ -307,10 +310,6 @@ def _shape(shape: Any) -> tuple[int, ...]:
     return tuple(map(index_of, shape)) if isinstance(shape, (tuple, list)) else (index_of(shape),)
 
 
-def _axis(axis: Any) -> Axis:
-    return tuple(axis) if isinstance(axis, list) else axis
-
-
 def is_integer(value: Any) -> bool:
     """Whether a parameter is one whole number (Python's or NumPy's), and not a truth value."""
     return hasattr(value, "__index__") and not isinstance(value, (bool, xp.ndarray))
@@ -373,13 +372,13 @@ def gelu(x: Any, approximate: str = "none") -> Any:
 
 def var(x: Any, axis: Axis = None, ddof: int = 0, keepdims: bool = False) -> Any:
     """The mean squared distance from the mean (two passes); divided by the count less `ddof`."""
-    axis, freedom = _axis(axis), degrees_of_freedom("var", x, axis, ddof)
+    freedom = degrees_of_freedom("var", x, axis, ddof)
     return in_single(lambda x: sum(square(centred(x, axis)), axis, keepdims) / freedom, x)
 
 
 def std(x: Any, axis: Axis = None, ddof: int = 0, keepdims: bool = False) -> Any:
     """The square root of `var`. Its derivative is taken as 0 where all values are equal, as PyTorch does."""
-    axis, freedom = _axis(axis), degrees_of_freedom("std", x, axis, ddof)
+    freedom = degrees_of_freedom("std", x, axis, ddof)
     return in_single(lambda x: norm_(centred(x, axis), axis, keepdims) / math.sqrt(freedom), x)
 
 
@@ -440,9 +439,8 @@ def _chosen(choose: Callable[..., Any], x: Any, axis: Any, keepdims: bool) -> An
 
 def sort(x: Any, axis: int = -1) -> Any:
     """The values in ascending order along an axis (stable)."""
-    if not x.ndim and not axes_of(axis, 0, "sort"):
-        return alias(x)
-    return take_along_axis(x, argsort(x, axis), axis)
+    axis = axis_of(axis, max_(x.ndim, 1), "sort")
+    return take_along_axis(x, argsort(x, axis), axis) if x.ndim else alias(x)
 
 
 def norm(x: Any, ord: float = 2, axis: Axis = None, keepdims: bool = False) -> Any:
@@ -515,7 +513,7 @@ def expand_dims(x: Any, axis: int) -> Any:
 
 def squeeze(x: Any, axis: Axis = None) -> Any:
     """Without the given axes (all, by default) of length 1."""
-    axes = [i for i, n in enumerate(x.shape) if n == 1] if axis is None else axes_of(_axis(axis), x.ndim, "squeeze")
+    axes = [i for i, n in enumerate(x.shape) if n == 1] if axis is None else axes_of(axis, x.ndim, "squeeze")
     if any_(x.shape[a] != 1 for a in axes):
         raise ValueError(f"squeeze: axes {list(axes)} of shape {list(x.shape)} are not all of length 1")
     return reshape_(x, tuple(n for i, n in enumerate(x.shape) if i not in axes))
@@ -691,7 +689,7 @@ def tensordot(a: Any, b: Any, axes: Any = 2) -> Any:
         axes = (tuple(range(-axes, 0)), tuple(range(axes)))
     if not isinstance(axes, (tuple, list)) or len(axes) != 2:
         raise ValueError(f"tensordot: axes is a number or a pair, of a's and of b's axes, not {axes!r:.60}")
-    of_a, of_b = (axes_of(_axis(of), x.ndim, "tensordot") for of, x in zip(axes, (a, b), strict=True))
+    of_a, of_b = (axes_of(of, x.ndim, "tensordot") for of, x in zip(axes, (a, b), strict=True))
     if [a.shape[i] for i in of_a] != [b.shape[i] for i in of_b]:
         raise ValueError(f"tensordot: axes {of_a} of {list(a.shape)} and {of_b} of {list(b.shape)} differ in length")
     free_a = [i for i in range(a.ndim) if i not in of_a]

@@ -136,6 +136,10 @@ UNWRAP_FLOAT = """\
     if {x}.__class__ is not float:
         {x} = _as_float(_primitive, "{x}", {x})
 """
+UNWRAP_AXIS = """\
+    if axis.__class__ is list:
+        axis = tuple(axis)
+"""
 ALIGN_TWO = """\
         if {a}.__class__ is {b}.__class__:
             if {a}.dtype is not {b}.dtype:
@@ -346,11 +350,12 @@ def _source(row: Primitive, statics: dict[str, Any]) -> str:
         origin = FROM_TAPE.format(on_tape=on_tape) + "        el" + origin.lstrip()
     params = _tuple_of(row.statics)
     large = " or ".join(LARGE.format(x=name) for name in names)
-    unwrap = UNWRAP_VARIADIC if row.variadic else UNWRAP
+    unwrap = [(UNWRAP_VARIADIC if row.variadic else UNWRAP).format(x=n) for n in names]
+    unwrap += [UNWRAP_FLOAT.format(x=s) for s in floats] + [UNWRAP_AXIS] * ("axis" in row.statics)
     fused = row.kind == "fused"
     return CALL.format(
         signature=signature,
-        unwrap="".join([unwrap.format(x=n) for n in names] + [UNWRAP_FLOAT.format(x=s) for s in floats]).rstrip(),
+        unwrap="".join(unwrap).rstrip(),
         raw=f"_forward({values})" + "[0]" * fused,
         results="_y, _extra" if fused else "_y",
         in_blocks=IN_BLOCKS.format(arrays=arrays, params=params, large=large) if row.kind == "elementwise" else "",

@@ -123,9 +123,27 @@ AXES: dict[str, Callable[[int], Any]] = {
 @pytest.mark.parametrize("axis", [2, 5, -3])
 @pytest.mark.parametrize("op", AXES)
 def test_axes_that_are_not_there(op: str, axis: int) -> None:
-    named = {"stack": "expand_dims|stack", "max": "argmax", "sort": "argsort"}.get(op, op)
+    named = {"stack": "expand_dims|stack", "max": "argmax"}.get(op, op)
     with pytest.raises((IndexError, ValueError), match=rf"^({named}): .*axis.*"):
         AXES[op](axis)
+
+
+@pytest.mark.parametrize("op", ["var", "std", "squeeze"])
+def test_axes_that_are_no_numbers(op: str) -> None:
+    for axis in (1.0, "a", [0, None]):
+        with pytest.raises(TypeError, match=rf"^{op}: an axis is a whole number, not "):
+            AXES[op](axis)
+
+
+@pytest.mark.parametrize("op", ["sum", "mean", "var", "std", "amax", "max", "min", "logsumexp", "norm", "all", "squeeze"])
+@pytest.mark.parametrize("axes", [[0, 2], [], [-1]])
+def test_a_list_of_axes_is_a_tuple_of_them(op: str, axes: list[int]) -> None:
+    x = mg.random.normal(1, 3, 1, requires_grad=True)
+    results = [getattr(ops, op)(x, axis=axis) for axis in (axes, tuple(axes))]
+    if results[0].requires_grad:
+        results += [mg.grad(y, x, mg.ones(*y.shape)) for y in results]
+    for listed, given in zip(results[::2], results[1::2], strict=True):
+        np.testing.assert_array_equal(listed.numpy(), given.numpy(), strict=True)
 
 
 NUMBER: dict[str, Callable[[Tensor, int], Any]] = {
