@@ -390,17 +390,11 @@ def grad(
 
     xs may be intermediates. create_graph puts the gradients on the tape, to be differentiated again
     (it implies retain_graph). An x that y does not depend on gets zeros. No `.grad` is touched.
-    Raises as `backward` does, and ValueError for an x that is not on the tape.
+    Raises as `backward` does, also for an x that is not on the tape.
     """
-    several = _tuple(xs)
-    for number, x in enumerate(several):
-        if not isinstance(x, Tensor) or x.node is None:
-            what = f"a {x.dtype} {list(x.shape)} Tensor" if isinstance(x, Tensor) else f"a {type(x).__name__}"
-            raise ValueError(
-                f"grad: input {number} is {what} that is not on the tape; create it with requires_grad=True"
-            )
+    targets = [on_tape(x, f"grad: input {number}") for number, x in enumerate(_tuple(xs))]
     seed = _seed(y, cotangent, "grad")
-    gradients = _pull({_node(y): seed}, [_node(x) for x in several], create_graph, retain_graph)
+    gradients = _pull({_node(y): seed}, targets, create_graph, retain_graph)
     return gradients if _several(xs) else gradients[0]
 
 
@@ -567,7 +561,7 @@ def _leaves(xs: Sequence[Any], op: str) -> tuple[Tensor, ...]:
             with enable_grad():
                 leaves.append(ops.alias(x))
         else:
-            leaves.append(Tensor(x.data, differentiable(x.data)))
+            leaves.append(Tensor(x.data, differentiable(x.data, None, op)))
     return tuple(leaves)
 
 
@@ -613,11 +607,10 @@ def cotangent(y: Tensor, name: str) -> Tensor:
 
     Raises KeyError where no node or more than one has that label, RuntimeError before a backward pass.
     """
-    if y.node is None:
-        raise RuntimeError("cotangent: this Tensor is not on the tape")
-    nodes = [node for node in history(y.node) if node.label == name]
+    lines = history(on_tape(y, "cotangent"))
+    nodes = [node for node in lines if node.label == name]
     if len(nodes) != 1:
-        known = sorted({node.label for node in history(y.node) if node.label})
+        known = sorted({node.label for node in lines if node.label})
         what = f"{len(nodes)} nodes are" if nodes else "nothing is"
         raise KeyError(f"cotangent: {what} labelled {name!r} on this tape; the labels are {known}")
     if nodes[0].grad is None:

@@ -158,8 +158,7 @@ class Tensor:
             if self.node is not None:
                 self.node.grad = None
             return
-        if self.node is None:
-            raise RuntimeError("grad: this Tensor is not on the tape; create it with requires_grad=True")
+        node = on_tape(self, "grad")
         array = value.data if isinstance(value, Tensor) else value
         if not is_array(array):
             raise TypeError(f"grad: a gradient is a Tensor or an array, not {type(value).__name__} {value!r:.60}")
@@ -172,7 +171,7 @@ class Tensor:
                 f"grad: the gradient is an array of {type(array).__module__}, and this Tensor's of "
                 f"{type(self.data).__module__}; move it with mg.tensor(t.numpy())"
             )
-        self.node.grad = array
+        node.grad = array
 
     def detach(self) -> Tensor:
         """The same array without its history: a constant to autodiff."""
@@ -292,8 +291,8 @@ class Versioned(Tensor):
             self.bump()
         elif isinstance(value, Tensor) or not is_array(value):
             raise TypeError(
-                f"data: the array of this {type(self).__name__} {self.label or ''} was given a {type(value).__name__}; "
-                "p.update(value) overwrites the values, p.data = array takes another raw array, and neither a history"
+                f"data: {self._called()} was given a {type(value).__name__} in the place of its array; p.update(value) "
+                "overwrites the values, p.data = array takes another raw array, and neither a history"
             )
         else:
             node = self.node
@@ -359,7 +358,7 @@ class Versioned(Tensor):
             value = fitting(value, self.data.dtype, "update", f"{type(self).__name__} {self.label or ''}".rstrip())
         if value.shape != self.data.shape:
             raise ValueError(
-                f"update: {self._called()} of shape {list(self.shape)} was given shape {list(value.shape)}"
+                f"update: {self._called()} was given values of shape {list(value.shape)}, not {list(self.shape)}"
             )
         if not self.remembers:
             return
@@ -392,7 +391,7 @@ class Parameter(Versioned):
                 "pass t.detach()"
             )
         array = as_array(data, None, "Parameter").copy()
-        super().__init__(array, differentiable(array))
+        super().__init__(array, differentiable(array, None, "Parameter"))
         writes.expect(array)
         self.version = 0
         self.name = None
@@ -432,12 +431,10 @@ def _rebuild(kind: type[Any], values: Any, requires_grad: bool, name: str | None
     return made
 
 
-def differentiable(array: Array, label: str | None = None) -> Node:
+def differentiable(array: Array, label: str | None = None, op: str = "requires_grad") -> Node:
     """A leaf for `array`, which must be of a floating dtype."""
     if array.dtype.kind != "f":
-        raise TypeError(
-            f"requires_grad: only floating dtypes have gradients, not {array.dtype}; give dtype=mg.float32"
-        )
+        raise TypeError(f"{op}: only floating dtypes have gradients, not {array.dtype}; give dtype=mg.float32")
     node = tape.leaf(array.shape, array.dtype, label)
     node.aside = array
     return node
@@ -541,10 +538,14 @@ def on_tape(y: Any, op: str) -> Node:
     if not isinstance(y, Tensor):
         raise TypeError(f"{op}: needs a Tensor, not {type(y).__name__}")
     if y.node is None:
-        raise RuntimeError(
-            f"{op}: this {y.dtype} {list(y.shape)} Tensor is not on the tape: nothing that it was computed from has "
-            "requires_grad=True, or it was computed under no_grad() or detached"
-        )
+        if isinstance(y, Buffer):
+            why = "a Buffer is remembered, not learnt, and has no gradient"
+        else:
+            why = (
+                "neither it nor anything that it was computed from has requires_grad=True, or it was computed under "
+                "no_grad() or detached"
+            )
+        raise RuntimeError(f"{op}: this {y.dtype} {list(y.shape)} {type(y).__name__} is not on the tape: {why}")
     return y.node
 
 

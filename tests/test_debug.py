@@ -186,7 +186,7 @@ def test_an_array_of_another_shape_or_dtype_has_a_leaf_of_its_own(shape, dtype):
 def test_a_tensor_is_no_array_to_hold(kind, history):
     p, t = kind(mg.ones(2)), mg.ones(2, requires_grad=history) * 2.0
     before = p.data
-    with pytest.raises(TypeError, match=rf"data: the array of this {kind.__name__}  was given a Tensor; p.update"):
+    with pytest.raises(TypeError, match=rf"data: a {kind.__name__} of .* was given a Tensor in .* its array; p.update"):
         p.data = t
     assert p.data is before and p.version == 0
 

@@ -329,7 +329,7 @@ def test_gradients_of_integers() -> None:
         lambda: mg.ones(2, dtype=mg.int64, requires_grad=True),
     ):
         with pytest.raises(
-            TypeError, match=r"requires_grad: only floating dtypes have gradients, not .*dtype=mg.float32"
+            TypeError, match=r"^\w+: only floating dtypes have gradients, not .*dtype=mg.float32"
         ):
             make()
 
@@ -350,7 +350,7 @@ def test_setting_grad() -> None:
             x.grad = wrong
     with pytest.raises(TypeError, match=r"grad: a gradient is a Tensor or an array, not int 3"):
         x.grad = 3
-    with pytest.raises(RuntimeError, match=r"grad: this Tensor is not on the tape"):
+    with pytest.raises(RuntimeError, match=r"grad: this float32 \[1\] Tensor is not on the tape: neither it nor"):
         mg.tensor([1.0]).grad = mg.tensor([1.0])
 
 
@@ -360,7 +360,7 @@ def test_parameters_and_buffers_refuse_histories() -> None:
     for t in (p, b):
         with pytest.raises(RuntimeError, match=r"update: the new value .* is on the tape; pass value.detach"):
             t.update(x * 2)
-        with pytest.raises(ValueError, match=r"update: .* of shape \[2\] was given shape \[3\]"):
+        with pytest.raises(ValueError, match=r"update: a .* of shape \[2\] was given values of shape \[3\]"):
             t.update(np.ones(3))
         version = t.version
         t.update([3.0, 4.0])

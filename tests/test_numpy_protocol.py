@@ -322,6 +322,17 @@ def test_adding_in_place_to_an_array_is_refused_with_the_fix():
 def test_a_constant_is_an_array_to_numpy():
     assert np.array_equal(np.asarray(mg.tensor(A)), A)
     assert np.array_equal(np.zeros_like(mg.tensor(A)).numpy(), np.zeros((3, 4)))
+    total = A.copy()
+    total -= 2 * mg.tensor(A)
+    np.add(mg.tensor(A), 1, out=(out := np.zeros((3, 4))))
+    assert np.array_equal(total, -A) and np.array_equal(out, A + 1)
+
+
+def test_a_step_may_be_taken_in_the_array_of_a_parameter():
+    p = mg.Parameter(A)
+    (p * p).sum().backward()
+    p.data -= 0.25 * p.grad
+    assert np.array_equal(p.numpy(), A / 2) and p.version == 1
 
 
 def naive_convolution(x, w):

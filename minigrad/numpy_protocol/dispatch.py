@@ -40,16 +40,18 @@ def call(name: str, op: Function, args: tuple[Any, ...], kwargs: dict[str, Any])
         for k, v in kwargs.items()
         if k not in IGNORED and v is not host._NoValue and not (v is None and k in UNSET)
     }
-    out = given.pop("out", None)
+    (out,) = out if isinstance(out := given.pop("out", None), tuple) else (out,)
     dtype = given.pop("dtype", None) if name not in MAKE else None
     try:
-        target = None if out is None else written(out[0] if isinstance(out, tuple) else out)
         result = op(*promoted(args), **given)
         if dtype is not None and isinstance(result, Tensor):
             result = ops.astype(result, host.dtype(dtype))
-        if target is not None:
-            target[...] = result
-            return target
+        if out is not None:
+            if isinstance(out, Tensor) or on_tape(result):
+                written(out)[...] = result
+            else:
+                xp.copyto(out, as_raw(result))
+            return out
     except (TypeError, ValueError) as error:
         unknown_form = "unexpected keyword" in str(error) or "positional argument" in str(error)
         words = f"on Tensors this form of the call is not known: {error}" if unknown_form else str(error)
