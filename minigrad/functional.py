@@ -80,9 +80,7 @@ def per_channel(value: Tensor, x: Tensor) -> Tensor:
 # ---- activations that work along an axis ----------------------------------------------------------
 def log_softmax(x: Tensor, axis: int = -1) -> Tensor:
     """x - log(sum(exp(x))) along an axis, in a form that does not overflow."""
-    if not ops.is_integer(axis):
-        raise TypeError(f"log_softmax: the axis is one number, not {axis!r}")
-    return ops.log_softmax(x, (*ops.axes_of(axis, x.ndim, "log_softmax"), 0)[0])
+    return ops.log_softmax(x, ops.axis_of(axis, max(x.ndim, 1), "log_softmax"))
 
 
 def softmax(x: Tensor, axis: int = -1) -> Tensor:
@@ -386,7 +384,7 @@ def _alike(op: str, x: Any, target: Any) -> tuple[Tensor, Tensor]:
             f"{op}: the input has shape {list(x.shape)} and the target {list(target.shape)}; they must be equal "
             "(reshape or squeeze one of them)"
         )
-    return x, target
+    return x, target if target.dtype.kind == "f" else target.astype(x.dtype)
 
 
 def _one_float(op: str, x: Tensor, name: str, value: Tensor | None) -> None:

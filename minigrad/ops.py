@@ -194,15 +194,20 @@ def axes_of(axis: Axis, ndim: int, op: str = "axis") -> tuple[int, ...]:
     """The axes as a tuple of numbers from 0 on. Raises TypeError, or IndexError for one that is not there, naming the op."""
     if axis is None:
         return tuple(range(ndim))
-    try:
-        axes = tuple(map(index_of, axis if isinstance(axis, (tuple, list)) else (axis,)))
-    except TypeError:
-        raise TypeError(f"{op}: an axis is a whole number, not {axis!r:.60}") from None
-    if any_(not -ndim <= a < ndim for a in axes):
+    axes = integers(op, "an axis", axis)
+    if axes and (min_(axes) < -ndim or max_(axes) >= ndim):
         if ndim == 0 and all_(a in (0, -1) for a in axes):  # NumPy reduces a number over its axis 0, too
             return ()
         raise IndexError(f"{op}: axis {axis} is out of range for an array of {ndim} axes")
     return tuple(a % ndim for a in axes)
+
+
+def integers(op: str, what: str, value: Any) -> tuple[int, ...]:
+    """One whole number or several as a tuple. Raises TypeError, naming the op."""
+    try:
+        return tuple(map(index_of, value)) if isinstance(value, (tuple, list)) else (index_of(value),)
+    except TypeError:
+        raise TypeError(f"{op}: {what} is a whole number, not {value!r:.60}") from None
 
 
 def axis_of(axis: int, ndim: int, op: str) -> int:
@@ -306,10 +311,6 @@ def transposed(equation: str, i: int) -> str:
 
 
 # ---- compositions: exact at every order because their parts are ------------------------------------
-def _shape(shape: Any) -> tuple[int, ...]:
-    return tuple(map(index_of, shape)) if isinstance(shape, (tuple, list)) else (index_of(shape),)
-
-
 def is_integer(value: Any) -> bool:
     """Whether a parameter is one whole number (Python's or NumPy's), and not a truth value."""
     return hasattr(value, "__index__") and not isinstance(value, (bool, xp.ndarray))
@@ -448,6 +449,8 @@ def norm(x: Any, ord: float = 2, axis: Axis = None, keepdims: bool = False) -> A
 
     The 2-norm neither overflows nor underflows on the way. The derivative at 0 is taken as 0, to every order.
     """
+    if not hasattr(ord, "__float__"):
+        raise TypeError(f"norm: ord is a number, not {ord!r:.60}; of a matrix 2 gives the Frobenius norm")
     if x.dtype.kind in "biu":
         x = astype(x, xp.float32)
     if ord == 2:
@@ -471,7 +474,7 @@ def power_from_zero(a: Any, n: float) -> Any:
 
 def reshape(x: Any, *shape: Any) -> Any:
     """The same values in another shape; one length may be -1."""
-    return reshape_(x, _shape(shape[0]) if len(shape) == 1 else _shape(shape))
+    return reshape_(x, integers("reshape", "a length", shape[0] if len(shape) == 1 else shape))
 
 
 def flatten(x: Any, start_axis: int = 0) -> Any:
@@ -547,13 +550,14 @@ def split(x: Any, sections: int | Sequence[int], axis: int = 0) -> tuple[Any, ..
     """A tuple of parts along an axis: so many equal ones, or cut before the given positions."""
     axis = axis_of(axis, x.ndim, "split")
     n = x.shape[axis]
-    if not isinstance(sections, Sequence):
-        sections = index_of(sections)
-        if sections < 1 or n % sections:
-            raise ValueError(f"split: axis {axis} of shape {list(x.shape)} does not divide into {sections} equal parts")
-        cuts = list(range(0, n + 1, n // sections)) if n else [0] * (sections + 1)
+    places = integers("split", "a number of parts (or in a list a position)", sections)
+    if isinstance(sections, (tuple, list)):
+        cuts = [0, *places, n]
     else:
-        cuts = [0, *sections, n]
+        (parts,) = places
+        if parts < 1 or n % parts:
+            raise ValueError(f"split: axis {axis} of shape {list(x.shape)} does not divide into {parts} equal parts")
+        cuts = [i * (n // parts) for i in range(parts + 1)]
     head = (slice_(None),) * axis
     return tuple(take(x, (*head, slice_(a, b))) for a, b in itertools.pairwise(cuts))
 
@@ -571,7 +575,7 @@ def pad(x: Any, width: Any, value: float = 0) -> Any:
 
 def tile(x: Any, reps: Any) -> Any:
     """x repeated as a whole, so many times along each axis."""
-    reps = _shape(reps)
+    reps = integers("tile", "a number of repetitions", reps)
     ndim = max_(len(reps), x.ndim)
     reps = (1,) * (ndim - len(reps)) + reps
     shape = (1,) * (ndim - x.ndim) + x.shape

@@ -328,7 +328,8 @@ def test_a_loss_takes_lists_and_arrays_for_tensors(name):
 def test_a_number_as_pos_weight_is_one_for_all():
     x, t = mg.tensor(SCORES.astype(np.float64)), mg.tensor((SCORES > 0).astype(np.float64))
     expected = F.bce_with_logits(x, t, pos_weight=mg.full((3,), 2.0, dtype=mg.float64))
-    assert F.bce_with_logits(x, t, pos_weight=2.0).item() == expected.item()
+    for target in (t, t.astype(bool), t.astype(mg.uint8)):
+        assert F.bce_with_logits(x, target, pos_weight=2.0).item() == expected.item()
 
 
 def test_a_loss_names_its_weight_as_pytorch_does_and_never_learns_it():

@@ -664,7 +664,8 @@ NAN = float("nan")
         (lambda: nn.Parameter(mg.ones(2, requires_grad=True) * 2), r"Parameter: .*multiply.*pass t.detach\(\)"),
         (lambda: nn.Sequential(mg.relu), r"Sequential: layer 0 is a function, not a Module; .*nn.Lambda"),
         (lambda: nn.Buffer(nn.Linear(2, 2).weight), "Buffer: .*history"),
-        (lambda: nn.Parameter(mg.tensor([1, 2])), "only floating dtypes have gradients, not int64"),
+        (lambda: nn.Identity().train("eval"), "train: mode must be True or False, not 'eval'"),
+        (lambda: nn.Parameter(mg.tensor([1, 2])), "Parameter: only floating dtypes have gradients, not int64"),
     ],
 )  # fmt: skip
 def test_bad_settings_are_refused_when_the_layer_is_made(make, says):

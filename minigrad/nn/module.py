@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from minigrad import creation, ops, pytorch_names
 from minigrad.backend import is_array
+from minigrad.given import flag
 from minigrad.tape import recording
 from minigrad.tensor import Buffer, Parameter, Tensor, Versioned, as_array, as_tensor
 from minigrad.uses import arrangement
@@ -149,6 +150,7 @@ class Module:
     # ---- modes -------------------------------------------------------------------------------------
     def train(self, mode: bool = True) -> Self:
         """Training mode for this module and all below, except what is frozen; returns the module."""
+        mode = flag("train: mode", mode)
         for module in self.modules():
             module._asked, module.training = mode, mode and not module.frozen
         return self
