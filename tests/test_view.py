@@ -696,6 +696,8 @@ def test_nothing_is_half_written(tmp_path, monkeypatch, save):
         (lambda tape: tape.table(-1), ValueError, "table: elements must be at least 0, not -1"),
         (lambda tape: tape.table("all"), TypeError, "table: elements must be a whole number, not 'all'"),
         (lambda tape: tape.paths("x", limit=0), ValueError, "paths: limit must be at least 1, not 0"),
+        (lambda tape: mg.Tape(tape.y, mg.ones(2)), ValueError, r"the cotangent has shape \[2\], the result \[\]"),
+        (lambda tape: tape[mg.ones(2)], ValueError, "On the tape are x, gamma, beta, mean, centred, var, scale"),
     ],
 )
 def test_bad_arguments_are_refused_by_name(ask, error, words):

@@ -38,7 +38,7 @@ STYLE = """
 body { font: 16px/1.55 Georgia, serif; color: #222; max-width: 60em; margin: 2em auto; padding: 0 1em; }
 h1, h2, th { font-family: Helvetica, Arial, sans-serif; } h2 { margin-top: 2.2em; border-top: 1px solid #ccc; }
 img, svg { max-width: 100%; height: auto; } .claim { font-weight: bold; }
-.number { font-family: monospace; font-size: 14px; }
+.number { font-family: monospace; font-size: 14px; white-space: pre-wrap; }
 table { border-collapse: collapse; font-size: 13px; }
 td, th { border: 1px solid #ccc; padding: 3px 7px; text-align: left; }
 .holds { color: #1a7f37; } .FAILS { color: #b42318; } .wide { overflow-x: auto; }
@@ -79,7 +79,7 @@ def table(rows: Sequence[tuple[int, Finding, float]]) -> str:
     lines = []
     for number, finding, seconds in rows:
         lines.append(f"{number}  {finding.verdict:<8} {script(number).TITLE}  ({seconds:.1f} s)")
-        for text in (finding.claim, "-> " + finding.number):
+        for text in (finding.claim, *f"-> {finding.number}".splitlines()):
             lines += textwrap.wrap(text, 108, initial_indent="     ", subsequent_indent="     ")
     return "\n".join(lines)
 

@@ -92,7 +92,7 @@ def run(full: bool = False, steps: int | None = None, dataset: data.Dataset | No
     if dataset is None:
         try:
             dataset = data.mnist()
-        except data.DataNotFoundError as error:
+        except data.DataError as error:
             return Finding(claim, f"needs MNIST: {error}", None, [str(error)])
     runs = {"with BatchNorm": train(dataset, True, steps), "without": train(dataset, False, steps)}
     end = {name: seen["accuracy"][-1] for name, seen in runs.items()}

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
 SYMBOLS = {
     "add": "+", "subtract": "−", "multiply": "×", "divide": "÷", "negative": "−", "square": "x²", "sqrt": "√",
-    "matmul": "@", "sum": "Σ", "sum_to": "Σ", "mean": "1/m Σ", "exp": "exp", "log": "log", "reciprocal": "1/x", "power_of": "xⁿ",
-    "reshape": "shape", "transpose": "T", "broadcast_to": "copy", "concatenate": "cat", "max_pool": "max",
+    "matmul": "@", "sum": "Σ", "sum_to": "Σ", "mean": "1/m Σ", "exp": "exp", "log": "log", "reciprocal": "1/x",
+    "power_of": "xⁿ", "reshape": "shape", "transpose": "T", "broadcast_to": "copy", "concatenate": "cat",
+    "max_pool": "max",
 }  # fmt: skip
 
 

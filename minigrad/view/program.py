@@ -116,6 +116,8 @@ class Tape:
     def __init__(self, y: Tensor, /, cotangent: Tensor | Array | None = None, **names: Tensor) -> None:
         node = on_tape(y, "Tape")
         self.y, self.seed = y, cotangent
+        if cotangent is not None:
+            _seed(y, cotangent, "Tape")  # refuses one of another shape
         self.nodes = history(node)
         self.numbers = {node: number for number, node in enumerate(self.nodes, 1)}
         self.given = self._named(names)
@@ -152,8 +154,9 @@ class Tape:
         )
 
     def _some_names(self) -> str:
-        labels = dict.fromkeys(node.label for node in self.nodes if node.label)
-        named = list(labels) or [f"line {number}" for node, number in self.numbers.items() if node.primitive is None]
+        labels = (name for node in self.nodes if (name := self.keywords.get(node) or node.label))
+        leaves = (f"line {number}" for node, number in self.numbers.items() if node.primitive is None)
+        named = list(dict.fromkeys(labels)) or list(leaves)
         return ", ".join(named[:12]) + (", ..." if len(named) > 12 else "")
 
     def __len__(self) -> int:
