@@ -168,4 +168,4 @@ def _latex_constant(text: str) -> str:
     mantissa, e, exponent = text.partition("e")
     if e and mantissa.lstrip("-")[:1].isdigit():
         return f"10^{{{exponent}}}" if mantissa == "1" else f"{mantissa} \\cdot 10^{{{exponent}}}"
-    return text if text.lstrip("-")[:1].isdigit() else "\\mathrm{" + words.latex_text(text) + "}"
+    return text if text.lstrip("-")[:1].isdigit() else "\\text{" + words.latex_text(text) + "}"

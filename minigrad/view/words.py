@@ -123,7 +123,7 @@ def latex_name(name: str) -> str:
     elif len(stem) == 1:
         body = stem
     else:
-        body = "\\mathrm{" + latex_text(stem) + "}"
+        body = "\\text{" + latex_text(stem) + "}"
     return f"{body}_{{{digits}}}" if digits else body
 
 
@@ -139,9 +139,9 @@ def latex_expression(row: Any, operands: Sequence[str], params: Sequence[Any]) -
     name, statics = op_name(row), dict(zip(row.statics, params, strict=False))
     known = dict(zip("ab", operands, strict=False)) | {s: latex_text(short_static(p)) for s, p in statics.items()}
     if name in LATEX:
-        known["over"] = "" if statics.get("axis") is None else f"_{{\\mathrm{{axis}}={known['axis']}}}"
+        known["over"] = "" if statics.get("axis") is None else f"_{{\\text{{axis}}={known['axis']}}}"
         return LATEX[name].format(**known)
-    given = [f"\\mathrm{{{latex_text(text)}}}" for text in static_text(row, params)]
+    given = [f"\\text{{{latex_text(text)}}}" for text in static_text(row, params)]
     return f"\\operatorname{{{latex_text(name)}}}\\left({', '.join([*operands, *given])}\\right)"
 
 
