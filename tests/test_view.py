@@ -131,6 +131,15 @@ def test_a_line_is_written_as_python_and_as_mathematics(f, expression, latex):
     assert f"{latex}$" in tape.table().latex()
 
 
+@pytest.mark.parametrize(
+    ("name", "latex"),
+    [("v12", "v_{12}"), ("gamma", r"\gamma"), ("mu2", r"\mu_{2}"), ("mean", r"\text{mean}"), ("1", r"\text{1}"),
+     ("10", r"\text{10}"), ("_", r"\text{\_}"), ("a^b", r"\text{a\textasciicircum{}b}")],
+)  # fmt: skip
+def test_a_name_in_mathematics(name, latex):
+    assert words.latex_name(name) == latex
+
+
 def test_table_of_a_vector_says_why_it_has_no_backward_part():
     x = mg.tensor([1.0, 2.0], requires_grad=True)
     assert "no backward part" in str(mg.Tape(mg.exp(x)).table())

@@ -138,10 +138,12 @@ class StepTable:
             lines = [f"\\begin{{longtable}}{{{columns}}}", "\\toprule", " & ".join(head) + r" \\", "\\midrule"]
             return "\n".join([*lines, *(" & ".join(row) + r" \\" for row in rows), "\\bottomrule", "\\end{longtable}"])
 
-        texts = [part(FORWARD, forward, "rlllll")]
+        wide = [f"p{{{share}\\textwidth}}" for share in (0.27, 0.26, 0.16, 0.2, 0.125)]  # all fit a page
+        texts = [part(FORWARD, forward, f"rl{wide[0]}l{wide[1]}{wide[2]}")]
         if backward:
-            texts.append(part(BACKWARD, backward, "rlllllll"))
-        return "\n\n".join(texts + ([f"% {self.note}"] if self.note else [])) + "\n"
+            texts.append(part(BACKWARD, backward, f"rll{wide[3]}{4 * wide[4]}"))
+        small = "{\\footnotesize\\setlength{\\tabcolsep}{3pt}"
+        return "\n\n".join([small, *texts, "}", *([f"% {self.note}"] if self.note else [])]) + "\n"
 
     def html(self) -> str:
         """Two HTML tables, for a page or a notebook."""

@@ -117,10 +117,11 @@ def expression(row: Any, operands: Sequence[str], params: Sequence[Any]) -> str:
 
 def latex_name(name: str) -> str:
     r"""A name in LaTeX's mathematics: Greek letters as themselves, v4 as v_{4}, words upright."""
-    stem, digits = name.rstrip("0123456789"), name[len(name.rstrip("0123456789")) :]
+    stem = name.rstrip("0123456789") or name
+    digits = name[len(stem) :]
     if stem in GREEK:
         body = "\\" + stem
-    elif len(stem) == 1:
+    elif len(stem) == 1 and stem.isalpha():
         body = stem
     else:
         body = "\\text{" + latex_text(stem) + "}"
