@@ -58,24 +58,19 @@ def run(full: bool = False) -> Finding:
         a3.set(xlabel="SGD step", title="norm of W: it can only grow")
 
     return Finding(
-        "BN(aWu) = BN(Wu) exactly for a > 0 and eps = 0; the gradient scales by 1/a and is orthogonal to "
-        "W; a < 0 flips "
-        "the sign; eps breaks it for small a.",
-        f"eps = 0: equal to {max(exact):.0g}, gradient 1/a to {ratio:.0g}, cos(W, dW) = {orthogonal:.0g}; "
-        f"a = 0.1 with eps = 1e-5: off by {at_tenth:.2f}",
+        "BN(aWu) = BN(Wu) exactly for a > 0 and eps = 0; the gradient scales by 1/a and is orthogonal to W; a < 0 "
+        "flips the sign; eps breaks it for small a.",
+        f"eps = 0: equal to {max(exact):.0g}, gradient 1/a to {ratio:.0g}, cos(W, dW) = {orthogonal:.0g}; a = 0.1 "
+        f"with eps = 1e-5: off by {at_tenth:.2f}",
         max(exact) < 1e-11 and ratio < 1e-11 and orthogonal < 1e-11 and flipped < 1e-11 and at_tenth > 0.1,
         [
-            "Normalising divides the scale of the weights out, so the loss cannot depend on it: the "
-            "gradient has no part "
-            "along W (W . dW = 0), and twice the weights get half the gradient. Large weights thus learn "
-            "slowly, which "
-            "steadies training; since every SGD step is orthogonal to W, the norm of W can only grow, and "
-            "the effective "
-            "learning rate falls.",
-            "It holds for a > 0 only: a negative a turns every output round. And it holds for eps = 0 "
-            "only. Here the "
-            "pre-activations have a variance near 1e-3; at a = 0.1 it is 1e-5, as large as eps, and the "
-            "output shrinks.",
+            "Normalising divides the scale of the weights out, so the loss cannot depend on it: the gradient has no "
+            "part along W (W . dW = 0), and twice the weights get half the gradient. Large weights thus learn "
+            "slowly, which steadies training; since every SGD step is orthogonal to W, the norm of W can only grow, "
+            "and the effective learning rate falls.",
+            "It holds for a > 0 only: a negative a turns every output round. And it holds for eps = 0 only. Here the "
+            "pre-activations have a variance near 1e-3; at a = 0.1 it is 1e-5, as large as eps, and the output "
+            "shrinks.",
         ],
         {"exact": max(exact), "ratio": ratio, "orthogonal": orthogonal, "flipped": flipped, "eps": at_tenth,
          "growth": sizes[-1] / sizes[0], "smallest_step": min(b - a for a, b in itertools.pairwise(sizes))},

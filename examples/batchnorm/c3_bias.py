@@ -94,34 +94,24 @@ def run(full: bool = False) -> Finding:
         a3.legend(fontsize=8)
 
     return Finding(
-        "Taken as a constant, E[x] lets b drift without end while the loss stands still; the true "
-        "gradient of b is 0; "
-        "rounding noise is enough for Adam to move b in float32.",
+        "Taken as a constant, E[x] lets b drift without end while the loss stands still; the true gradient of b is "
+        "0; rounding noise is enough for Adam to move b in float32.",
         f"naive: b = {naive_b[-1]:.1f} after {steps} steps, loss moved by {moved:.0g}; correct gradient "
-        f"{correct:.0g}; "
-        f"Adam in float32 moved a dead bias by {farthest['Adam, float32']:.2f}, "
-        f"SGD by {farthest['SGD, float32']:.0g}",
+        f"{correct:.0g}; Adam in float32 moved a dead bias by {farthest['Adam, float32']:.2f}, SGD by "
+        f"{farthest['SGD, float32']:.0g}",
         abs(naive_b[-1]) > 5 and moved < 1e-12 and correct < 1e-15 and shift_one < 1e-14 and shift_each > 0.1
         and behind > 1e-3 and farthest["Adam, float32"] > 0.1 and farthest["SGD, float32"] < 1e-4,
         [
-            "This is the example in section 2 of the paper. A step on b alone changes u + b and its mean "
-            "by the same amount, "
-            "so the normalised value, and the loss, are what they were: E[u + b + delta] = E[u + b] + "
-            "delta. That holds "
-            f"because delta is one number for the batch (the centred values move by {shift_one:.0g}). With "
-            f"a delta of its own "
-            f"for each sample they move by up to {shift_each:.1f}, and with a nonlinearity between b and "
-            f"the mean the gradient "
-            f"of b is no longer zero ({behind:.2g}).",
-            "Differentiating the mean as well gives b the gradient 0, exactly in mathematics and to the "
-            "last digit here. In "
-            "float32 the zero is rounding noise, about 1e-9, and Adam divides every gradient by its own "
-            "size: a bias in "
-            "front of BatchNorm then walks off on noise alone. It harms nothing until the numbers are "
-            "large, and it is why "
-            "layers before BatchNorm are built with bias=False. Plain SGD leaves it where it is; in "
-            "float64 the noise is far "
-            "below Adam's eps.",
+            "This is the example in section 2 of the paper. A step on b alone changes u + b and its mean by the same "
+            "amount, so the normalised value, and the loss, are what they were: E[u + b + delta] = E[u + b] + delta. "
+            f"That holds because delta is one number for the batch (the centred values move by {shift_one:.0g}). "
+            f"With a delta of its own for each sample they move by up to {shift_each:.1f}, and with a nonlinearity "
+            f"between b and the mean the gradient of b is no longer zero ({behind:.2g}).",
+            "Differentiating the mean as well gives b the gradient 0, exactly in mathematics and to the last digit "
+            "here. In float32 the zero is rounding noise, a few 1e-9 (Adam's eps is 1e-8), and Adam divides every "
+            "gradient by its own size: a bias in front of BatchNorm then walks off on noise alone. It harms nothing "
+            "until the numbers are large, and it is why layers before BatchNorm are built with bias=False. Plain SGD "
+            "leaves it where it is; in float64 the noise is far below Adam's eps.",
         ],
         {"naive_b": naive_b[-1], "naive_loss_moved": moved, "correct": correct, "one": shift_one, "each": shift_each,
          "nonlinear": behind, **farthest},

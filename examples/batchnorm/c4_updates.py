@@ -99,20 +99,20 @@ def run(full: bool = False) -> Finding:
         a2.legend(fontsize=8)
 
     return Finding(
-        "gamma and beta are ordinary parameters: autodiff, the paper's formulas and finite differences "
-        "give one gradient, and any optimizer moves them.",
-        f"against the paper's formulas {by_paper:.0g}, against finite differences {by_difference:.0g}, a "
-        f"step with two learning rates exact to {stepped:.0g}; decay shrinks gamma to {shrunk:.0%}",
+        "gamma and beta are ordinary parameters: autodiff, the paper's formulas and finite differences give one "
+        "gradient, and any optimizer moves them.",
+        f"against the paper's formulas {by_paper:.0g}, against finite differences {by_difference:.0g}, a step with "
+        f"two learning rates exact to {stepped:.0g}; decay shrinks gamma to {shrunk:.0%}",
         by_paper < 1e-11 and by_difference < 1e-7 and stepped < 1e-14 and shrunk < 0.8
         and worse["gamma and beta"] > worse["nothing"],
         [
-            "The sums dgamma = sum of dy x-hat and dbeta = sum of dy come out of the tape without any "
-            "rule for BatchNorm. Their step is the optimizer's, with a learning rate of their own where a "
-            "parameter group says so.",
-            "Decaying gamma and beta is another matter than decaying weights. W in front of BatchNorm can "
-            "be shrunk freely: the function stays, only the effective learning rate rises. gamma and beta "
-            "are the scale and the place of what the next layer sees; pulling them to zero changes the "
-            "function and costs loss. minigrad's optim.decay_groups leaves them out.",
+            "The sums dgamma = sum of dy x-hat and dbeta = sum of dy come out of the tape without any rule for "
+            "BatchNorm. Their step is the optimizer's, with a learning rate of their own where a parameter group "
+            "says so.",
+            "Decaying gamma and beta is another matter than decaying weights. W in front of BatchNorm can be shrunk "
+            "freely: the function stays, only the effective learning rate rises. gamma and beta are the scale and "
+            "the place of what the next layer sees; pulling them to zero changes the function and costs loss. "
+            "minigrad's optim.decay_groups leaves them out.",
         ],
         {"paper": by_paper, "difference": by_difference, "stepped": stepped, "shrunk": shrunk,
          **{f"loss {k}": v for k, v in worse.items()}},

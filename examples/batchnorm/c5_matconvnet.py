@@ -80,22 +80,21 @@ def run(full: bool = False) -> Finding:
         a2.legend(fontsize=8)
 
     return Finding(
-        "MatConvNet's third weight is our two Buffers in another form: its mean equals ours exactly, its "
-        "sigma cannot, since the average of sigma is not the sigma of the average.",
-        f"means equal to {mean_gap:.0g}, sigma equal to an average of roots to {root_gap:.0g}, and "
-        f"{jensen:.1%} below the root of the average",
+        "MatConvNet's third weight is our two Buffers in another form: its mean equals ours exactly, its sigma "
+        "cannot, since the average of sigma is not the sigma of the average.",
+        f"means equal to {mean_gap:.0g}, sigma equal to an average of roots to {root_gap:.0g}, and {jensen:.1%} "
+        "below the root of the average",
         mean_gap < 1e-13 and root_gap < 1e-13 and min(below) > 0 and jensen > 0.01,
         [
-            "MatConvNet keeps (mean, sigma) of each channel as a third weight beside gamma and beta, with "
-            "the learning rate 0.05. It is no weight: the layer writes the batch's moments, times the "
-            "batch size, where a gradient would stand, and the loop's method 'average' divides by the "
-            "batch size again and moves the weight towards them, without momentum and without decay. "
-            "Learning rate 0.05 is thus our momentum 0.05: (1 - 0.05) old + 0.05 new.",
-            "The means agree to rounding. MatConvNet averages sigma = sqrt(var + eps), we average the "
-            "variance, and by Jensen's inequality the average of roots lies below the root of the average "
-            "wherever the batches differ. No conversion afterwards can know by how much, so "
-            "nn.batchnorm_from('matconvnet', ...) converts what evaluation computes exactly, and refuses "
-            "to promise more.",
+            "MatConvNet keeps (mean, sigma) of each channel as a third weight beside gamma and beta, with the "
+            "learning rate 0.05. It is no weight: the layer writes the batch's moments, times the batch size, where "
+            "a gradient would stand, and the loop's method 'average' divides by the batch size again and moves the "
+            "weight towards them, without momentum and without decay. Learning rate 0.05 is thus our momentum 0.05: "
+            "(1 - 0.05) old + 0.05 new.",
+            "The means agree to rounding. MatConvNet averages sigma = sqrt(var + eps), we average the variance, and "
+            "by Jensen's inequality the average of roots lies below the root of the average wherever the batches "
+            "differ. No conversion afterwards can know by how much, so nn.batchnorm_from('matconvnet', ...) converts "
+            "what evaluation computes exactly, and refuses to promise more.",
         ],
         {"mean_gap": mean_gap, "root_gap": root_gap, "jensen": jensen, "min_below": min(below)},
         draw,

@@ -81,21 +81,20 @@ def run(full: bool = False) -> Finding:
         a2.legend(fontsize=8)
 
     return Finding(
-        "Each dimension has statistics of its own, over one batch; TensorFlow's decay = 1 - PyTorch's "
-        "momentum is one recursion, and only the unbiased variance averages to the population's.",
-        f"the two recursions agree to {apart:.0g} over {steps} steps; biased / unbiased = {bias:.4f} = "
-        f"(m-1)/m to {bias_gap:.0g}; cumulative average within {unbiased_error:.1%} of the truth",
+        "Each dimension has statistics of its own, over one batch; TensorFlow's decay = 1 - PyTorch's momentum is "
+        "one recursion, and only the unbiased variance averages to the population's.",
+        f"the two recursions agree to {apart:.0g} over {steps} steps; biased / unbiased = {bias:.4f} = (m-1)/m to "
+        f"{bias_gap:.0g}; cumulative average within {unbiased_error:.1%} of the truth",
         apart < 1e-12 and bias_gap < 1e-12 and whole < 1e-12 and unbiased_error < 0.03 and own < 1e-9
         and abs(shared[0] / shared[1] - 1) > 0.5,
         [
-            "One batch serves all dimensions, and each dimension (a feature, or a channel with all its "
-            "places in an image) has its own mean and variance from it. One statistic for all would leave "
-            "the dimensions as unlike as they were.",
-            "While training, the batch's own statistics are used, and gradients go through them; for "
-            "evaluation a fixed estimate of the population's takes their place. It can be an exponential "
-            "average (it forgets, and stays noisy), a cumulative one (momentum=None), or a pass over the "
-            "whole training set after it, as in the paper. The two recursions below differ only in what "
-            "they call the number: decay = 1 - momentum.",
+            "One batch serves all dimensions, and each dimension (a feature, or a channel with all its places in an "
+            "image) has its own mean and variance from it. One statistic for all would leave the dimensions as "
+            "unlike as they were.",
+            "While training, the batch's own statistics are used, and gradients go through them; for evaluation a "
+            "fixed estimate of the population's takes their place. It can be an exponential average (it forgets, and "
+            "stays noisy), a cumulative one (momentum=None), or a pass over the whole training set after it, as in "
+            "the paper. The two recursions below differ only in what they call the number: decay = 1 - momentum.",
         ],
         {"apart": apart, "bias": bias, "bias_gap": bias_gap, "whole": whole, "unbiased_error": unbiased_error,
          "own": own},

@@ -89,21 +89,20 @@ def run(full: bool = False) -> Finding:
     cut_worse = min(end[name]["loss"] for name in CUTS if name != "full gradient")
     grown = end["both cut"]["activations"] / end["full gradient"]["activations"]
     return Finding(
-        "Without the gradient of the moments, steps go along directions that normalisation takes out "
-        "again: weights and biases grow, activations with them, and the loss falls more slowly or not at all.",
+        "Without the gradient of the moments, steps go along directions that normalisation takes out again: weights "
+        "and biases grow, activations with them, and the loss falls more slowly or not at all.",
         f"final loss {end['full gradient']['loss']:.2g} in full, at best {cut_worse:.2g} with a path cut; "
-        f"pre-activations grow {grown:.1f} times as large with both cut; cos(W, dW): "
-        f"{along_w['full gradient']:.0g} in full, {along_w['variance cut']:.2f} without the variance",
+        f"pre-activations grow {grown:.1f} times as large with both cut; cos(W, dW): {along_w['full gradient']:.0g} "
+        f"in full, {along_w['variance cut']:.2f} without the variance",
         along_w["full gradient"] < 1e-12 and along_w["variance cut"] > 1e-3 and along_one["full gradient"] < 1e-12
         and along_one["mean cut"] > 1e-2 and grown > 1.2 and end["full gradient"]["loss"] < cut_worse
         and end["mean cut"]["largest |b|"] > 2 * end["full gradient"]["largest |b|"],
         [
-            "Cutting the mean leaves a part of the gradient along 1: it moves the bias, which "
-            "normalisation subtracts again. Cutting the variance leaves a part along x-hat: it moves the "
-            "scale of W, which normalisation divides out again. Either step spends the learning rate on "
-            "nothing, and since nothing pushes back, weights and activations grow.",
-            "All four runs compute the same values from the same weights; only the tape differs, by a "
-            "detach().",
+            "Cutting the mean leaves a part of the gradient along 1: it moves the bias, which normalisation "
+            "subtracts again. Cutting the variance leaves a part along x-hat: it moves the scale of W, which "
+            "normalisation divides out again. Either step spends the learning rate on nothing, and since nothing "
+            "pushes back, weights and activations grow.",
+            "All four runs compute the same values from the same weights; only the tape differs, by a detach().",
         ],
         {"along_w": along_w, "along_one": along_one, "grown": grown, "end": end},
         draw,

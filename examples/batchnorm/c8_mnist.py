@@ -84,8 +84,7 @@ def steadiness(seen: dict[str, list[Any]]) -> float:
 
 def run(full: bool = False, steps: int | None = None, dataset: data.Dataset | None = None) -> Finding:
     claim = (
-        "With BatchNorm the paper's network trains faster and further on MNIST, and the inputs of its "
-        "sigmoids are "
+        "With BatchNorm the paper's network trains faster and further on MNIST, and the inputs of its sigmoids are "
         "spread more steadily while it trains."
     )
     steps = steps if steps is not None else PAPER_STEPS if full else DEFAULT_STEPS
@@ -119,25 +118,19 @@ def run(full: bool = False, steps: int | None = None, dataset: data.Dataset | No
     reached = f"after {sooner} steps" if sooner is not None else "never"
     return Finding(
         claim,
-        f"after {steps} steps {end['with BatchNorm']:.2%} with and {end['without']:.2%} without; BatchNorm "
-        f"reaches the "
-        f"other's best {reached}; the spread of a sigmoid's input varies "
-        f"{spread['with BatchNorm']:.1f}-fold with and "
-        f"{spread['without']:.1f}-fold without",
+        f"after {steps} steps {end['with BatchNorm']:.2%} with and {end['without']:.2%} without; BatchNorm reaches "
+        f"the other's best {reached}; the spread of a sigmoid's input varies {spread['with BatchNorm']:.1f}-fold "
+        f"with and {spread['without']:.1f}-fold without",
         end["with BatchNorm"] > end["without"] and sooner is not None and sooner < steps
         and spread["with BatchNorm"] < spread["without"],
         [
-            "784 - 100 - 100 - 100 - 10 with sigmoids, Gaussian weights of standard deviation 0.1, "
-            "batches of 60, "
-            "SGD with the learning rate 0.1 for both (the paper does not name its own), "
-            f"{steps} of the paper's {PAPER_STEPS} steps, on {dataset.name} ({dataset.source}).",
-            "The percentiles are those of one sigmoid's input in the last hidden layer over 1000 test "
-            "images, in "
-            "evaluation mode. Without BatchNorm it starts out almost constant and has to be widened by "
-            "the layers "
-            f"below, {spread['without']:.1f}-fold in all; with BatchNorm its spread is of order one from "
-            f"the first steps on. "
-            "Its median is no steadier than without: it jitters with the running statistics, which "
+            "784 - 100 - 100 - 100 - 10 with sigmoids, Gaussian weights of standard deviation 0.1, batches of 60, "
+            f"SGD with the learning rate 0.1 for both (the paper does not name its own), {steps} of the paper's "
+            f"{PAPER_STEPS} steps, on {dataset.name} ({dataset.source}).",
+            "The percentiles are those of one sigmoid's input in the last hidden layer over 1000 test images, in "
+            "evaluation mode. Without BatchNorm it starts out almost constant and has to be widened by the layers "
+            f"below, {spread['without']:.1f}-fold in all; with BatchNorm its spread is of order one from the first "
+            "steps on. Its median is no steadier than without: it jitters with the running statistics, which "
             "remember ten batches.",
         ],
         {"accuracy": end, "sooner": sooner, "spread": spread, "runs": runs},

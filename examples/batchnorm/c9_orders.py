@@ -130,21 +130,20 @@ def run(full: bool = False) -> Finding:
 
     largest = max(worst.values())
     return Finding(
-        "BatchNorm's derivatives of orders 1 to 5 are exact to rounding in every nesting of jvp and vjp, "
-        "in training and evaluation mode, and with gamma = 0.",
-        f"{len(rows)} derivatives, worst relative error {largest:.0g} against series in 50 digits; the "
-        f"path through the mean inside the variance: {first:.0g} at first order, "
-        f"{second:.0%} at second",
+        "BatchNorm's derivatives of orders 1 to 5 are exact to rounding in every nesting of jvp and vjp, in training "
+        "and evaluation mode, and with gamma = 0.",
+        f"{len(rows)} derivatives, worst relative error {largest:.0g} against series in 50 digits; the path through "
+        f"the mean inside the variance: {first:.0g} at first order, {second:.0%} at second",
         largest < 1e-10 and first < 1e-13 and second > 1e-2 and explained < 1e-11,
         [
-            "The oracle shares nothing with autodiff: BatchNorm(x + t v) is written out in truncated "
-            "power series, in decimal arithmetic with 50 digits, and the k-th derivative is k! times the "
-            "k-th coefficient. Fused or hand-derived backward passes often stop being right at order two; "
-            "a composition whose rules are themselves recorded does not.",
+            "The oracle shares nothing with autodiff: BatchNorm(x + t v) is written out in truncated power series, "
+            "in decimal arithmetic with 50 digits, and the k-th derivative is k! times the k-th coefficient. Fused "
+            "or hand-derived backward passes often stop being right at order two; a composition whose rules are "
+            "themselves recorded does not.",
             "The path through the mean inside the variance is the one that hand derivations leave out, since what it "
-            "brings to the gradient is identically zero: the centred values sum to zero. The Hessian needs it all the "
-            f"same: whoever takes that mean for a constant still has the right gradient (changed by {first:.0g}) and a "
-            f"wrong Hessian (changed by {second:.0%}).",
+            "brings to the gradient is identically zero: the centred values sum to zero. The Hessian needs it all "
+            f"the same: whoever takes that mean for a constant still has the right gradient (changed by {first:.0g}) "
+            f"and a wrong Hessian (changed by {second:.0%}).",
         ],
         {"worst": worst, "rows": rows, "changes": changes, "explained": explained},
         draw,
