@@ -676,6 +676,13 @@ def test_page_splits_the_gradients_that_are_asked_for(tmp_path):
         assert '"paths":[{"leaf":"gamma"' in text and '{"leaf":"x"' not in text
 
 
+def test_page_draws_the_ways_of_a_gradient_to_one_scale():
+    found = page.contents(batch_norm_tape()[-1], None)
+    ways = {tuple(way["labels"]): way["picture"] for way in found["paths"][0]["ways"]}
+    levels = {labels: np.abs(found["pictures"][n]["cells"]).max() for labels, n in ways.items()}
+    assert max(levels.values()) == 127 and levels["mean", "centred", "var", "scale"] == 0
+
+
 def test_page_lights_the_edges_of_a_path_only():
     *_, tape = batch_norm_tape()
     n = {name: tape[name].number for name in ("x", "mean", "centred", "var", "scale")}

@@ -137,24 +137,27 @@ class Pictures:
         self.drawn: list[dict[str, Any]] = []
         self._numbers: dict[int, tuple[int, Any]] = {}  # by the id of an array, which is held so that it stays its own
 
-    def number(self, array: Any) -> int | None:
-        """The number of an array's picture; None for None."""
+    def number(self, array: Any, full: float = 0.0) -> int | None:
+        """The number of an array's picture; None for None. full: as for `picture`, the first time."""
         if array is None:
             return None
         if id(array) not in self._numbers:
             self._numbers[id(array)] = len(self.drawn), array
-            self.drawn.append(picture(array, self.grid))
+            self.drawn.append(picture(array, self.grid, full))
         return self._numbers[id(array)][0]
 
 
-def picture(array: Any, limit: tuple[int, int]) -> dict[str, Any]:
-    """An array as the page draws it: a grid of evenly picked cells (-127..127 of the largest) and a histogram."""
+def picture(array: Any, limit: tuple[int, int], full: float = 0.0) -> dict[str, Any]:
+    """An array as the page draws it: a grid of evenly picked cells and a histogram.
+
+    Cells are from -127 to 127, which stands for the largest magnitude there, or for `full` where that is larger.
+    """
     values = to_numpy(array).astype("float64")
     if values.size == 0:
         return {"shape": list(values.shape)}
     finite = values[abs(values) < math.inf]  # NaN is not less than anything
     low, high, mean, std = words.statistics(finite)
-    largest = max(-low, high)
+    largest = max(-low, high, full)
     flat = values.reshape(values.shape[0], -1) if values.ndim > 1 else values.reshape(1, -1)
     rows, columns = (_picked(n, most) for n, most in zip(flat.shape, limit, strict=True))
     cells = [[_level(v, largest) for v in flat[r][columns].tolist()] for r in rows]
@@ -193,12 +196,14 @@ def _paths(tape: Tape, leaves: Sequence[Line] | None, large: bool, pictures: Pic
     found = []
     for leaf in leaves:
         ways = tape.paths(leaf.number, limit=MOST_PATHS)
+        sizes = [abs(to_numpy(way.contribution)) for way in ways]
+        full = max((float(size[size < math.inf].max(initial=0.0)) for size in sizes), default=0.0)
         lit = []
         for way in ways[:MOST_PATHS]:
             share = None if math.isnan(way.share) else way.share
             lit.append({
                 "labels": list(way.labels), "norm": words.number(way.norm), "share": share,
-                "picture": pictures.number(way.contribution), "edges": way_edges(tape, leaf.node, way.labels),
+                "picture": pictures.number(way.contribution, full), "edges": way_edges(tape, leaf.node, way.labels),
             })  # fmt: skip
         rest = ways[MOST_PATHS:]
         more = f"and {len(rest)} smaller ones, together {sum(way.share for way in rest):.1%}" if rest else ""
