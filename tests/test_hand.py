@@ -413,6 +413,28 @@ def test_where_there_are_no_elements_nothing_is_compared():
     assert "the output has no elements (its shape is [0, 2])" in report.findings[0].message
 
 
+def test_what_is_wrong_in_several_places_is_one_mistake():
+    def chosen(x, a, b):
+        return np.where(x > 0, x * a, x * b)
+
+    def inverted(g, x, a, b):
+        return g * np.where(x > 0, b, a), g * x * (x < 0), g * x * (x > 0)
+
+    def gated(x, v, w):
+        a, b = np.tanh(x @ v), np.tanh(x @ w)
+        return a * b, (a, b)
+
+    def unpacked(g, x, v, w, a):
+        da, db = g * a * (1 - a**2), g * a * (1 - a**2)
+        return da @ v.T + db @ w.T, x.T @ da, x.T @ db
+
+    told = only(mg.check_hand_gradient(chosen, (X, X + 0.7, 2 * X), inverted)).message
+    assert "dx, da and db use the condition inverted in `output`" in told
+    arrays = X, W, W[::-1] + 0.3
+    told = only(mg.check_hand_gradient(gated, arrays, lambda g, x, v, w: unpacked(g, x, v, w, np.tanh(x @ v)))).message
+    assert "dx, dv and dw use `a` where `b` is meant, wherever it is used" in told
+
+
 def test_names_that_begin_with_a_d_are_names_like_others():
     def forward(dim, delta, dx):
         return dim * delta * dx

@@ -357,6 +357,9 @@ embedding.mistake(
     words="derivative of tanh",
 )
 embedding.mistake(
+    "tanh's derivative twice", ("** 2)", "** 2) ** 2"), of="table", kind="derivative twice", words="tanh .* twice"
+)
+embedding.mistake(
     "tanh's square forgotten",
     ("np.tanh(table[words]) ** 2", "np.tanh(table[words])"),
     of="table",

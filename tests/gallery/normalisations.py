@@ -436,6 +436,13 @@ rmsnorm.mistake(
     words="`r`|`x`",
 )
 rmsnorm.mistake(
+    "root mean square of the columns",
+    ("np.sum(g * x * r, axis=0)", "np.sum(g * x / np.sqrt(np.mean(x * x, axis=0) + 1e-6), axis=0)"),
+    of="weight",
+    kind="wrong axes",
+    words=r"values for which `ms` was taken over axes \[0\]",
+)
+rmsnorm.mistake(
     "each element's own term of the mean",
     ("np.mean(d * x, axis=-1, keepdims=True)", "d * x / x.shape[-1]"),
     of="x",
@@ -574,6 +581,7 @@ for name, edit, kind, words in (
     ("another eps", ("1e-3", "1e-5"), "another eps", "use 1e-05 where 0.001 .eps. is added"),
     ("eps outside of the root", ("np.sqrt(var + 1e-3)", "np.sqrt(var) + 1e-3"), "eps outside", "added to the root"),
     ("eps forgotten", ("var + 1e-3", "var"), "eps left out", "leave out 0.001"),
+    ("m - 1 for m", ("((x - mu) ** 2).mean(axis=0)", "x.var(axis=0, ddof=1)"), "factor", "`var` divided by m - 1"),
     ("var for std", ("gamma / std", "gamma / var"), "mistaken value", "is `var` used where `std` is meant"),
 ):
     own_eps.mistake(name, edit, of="x", kind=kind, words=words)

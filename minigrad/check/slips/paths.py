@@ -59,11 +59,6 @@ def whole(case: Case) -> Iterator[Explanation]:
         if j != case.k and other.shape == a.shape and case.fits(other):
             name = case.run.leaf_name(j)
             yield Explanation(("swapped",), SIMPLE, "swapped", f"<d> holds autodiff's d{name}", (name,))
-    for node, g in case.sweep.cotangents.items():
-        own = node in case.sweep.leaf_nodes or node in case.sweep.seeds
-        if node.shape == a.shape and not own and case.fits(g):
-            message = f"<d> <is> the cotangent of {case.run.place(node)}"
-            yield case.at(node, ("another", node), LOCAL + 0.45, "derivative left out", message)
     for words, moved in rearrangements(a):
         if moved.shape == a.shape and case.fits(moved):
             yield Explanation(("moved", words), SIMPLE + 0.05, "permuted", f"<d> <is> autodiff's {words}")
@@ -208,14 +203,8 @@ def _dropped(case: Case, *nodes: Node) -> bool:
 
 
 def overwritten(case: Case) -> Iterator[Explanation]:
-    """Contributions that were assigned, or multiplied, where they should have been added up."""
+    """Contributions that were assigned where they should have been added up."""
     for source, edges in case.sweep.consumers.items():
-        if len(edges) == 2:
-            one, other = (case.sweep.edges[edge] for edge in edges)
-            if case.confirmed(source, one * other - one - other):
-                message = f"the two contributions to {case.run.describe(source)} are multiplied in <d>, and "
-                message += "should be added up"
-                yield case.at(source, ("times", source), LOCAL, "overwritten", message)
         if len(edges) > 2:
             for edge in edges:
                 if case.confirmed(source, case.sweep.edges[edge] - case.sweep.cotangents[source]):
