@@ -667,20 +667,21 @@ def _along(op: str, x: Any, index: Any, axis: int) -> tuple[Any, int]:
 def matmul(a: Any, b: Any) -> Any:
     """The matrix product over the last two axes; others broadcast; 1-d operands are rows or columns."""
     arrays_of("matmul", (a, b))
-    if not a.ndim or not b.ndim:
-        raise ValueError(f"matmul: operands of shapes {list(a.shape)} and {list(b.shape)}; multiply by a number with *")
-    if a.shape[-1] != b.shape[-2 if b.ndim > 1 else 0]:
+    left, right = a.shape, b.shape
+    if not left or not right:
+        raise ValueError(f"matmul: operands of shapes {list(left)} and {list(right)}; multiply by a number with *")
+    if left[-1] != right[-2:][0]:
         raise ValueError(
-            f"matmul: {list(a.shape)} @ {list(b.shape)}: the left operand's last axis and the right one's last but one "
-            f"must agree in length, not {a.shape[-1]} and {b.shape[-2 if b.ndim > 1 else 0]}; .mT exchanges the last two"
+            f"matmul: {list(left)} @ {list(right)}: the left operand's last axis and the right one's last but one "
+            f"must agree in length, not {left[-1]} and {right[-2:][0]}; .mT exchanges the last two"
         )
-    if a.ndim == 1 or b.ndim == 1:
-        row = reshape_(a, (1, *a.shape)) if a.ndim == 1 else a
-        column = reshape_(b, (*b.shape, 1)) if b.ndim == 1 else b
-        return reshape_(matmul(row, column), a.shape[:-1] + b.shape[:-2] + b.shape[-1:] * (b.ndim > 1))
-    if b.ndim == 2 and a.ndim > 2:
-        rows = matmul_(reshape_(a, (math.prod(a.shape[:-1]), a.shape[-1])), b)
-        return reshape_(rows, (*a.shape[:-1], b.shape[-1]))
+    if len(left) == 1 or len(right) == 1:
+        row = reshape_(a, (1, *left)) if len(left) == 1 else a
+        column = reshape_(b, (*right, 1)) if len(right) == 1 else b
+        return reshape_(matmul(row, column), left[:-1] + right[:-2] + right[-1:] * (len(right) > 1))
+    if len(right) == 2 and len(left) > 2:
+        rows = matmul_(reshape_(a, (math.prod(left[:-1]), left[-1])), b)
+        return reshape_(rows, (*left[:-1], right[-1]))
     return matmul_(a, b)
 
 
