@@ -396,16 +396,15 @@ def degrees_of_freedom(op: str, x: Any, axis: Axis, ddof: int) -> int:
     return number - ddof
 
 
-def prod(x: Any, axis: int | None = None, keepdims: bool = False) -> Any:
-    """The product along an axis, by halves: exact at every order also where factors are zero."""
+def prod(x: Any, axis: Axis = None, keepdims: bool = False) -> Any:
+    """The product along axes, by halves: exact at every order also where factors are zero."""
     if x.dtype.kind in "biu":
         x = astype(x, xp.uint64 if x.dtype.kind == "u" else xp.int64)  # as wide as NumPy's, and as sum's
-    if axis is not None and not is_integer(axis):
-        raise TypeError(f"prod: the axis is one number or None, not {axis!r}")
     axes = axes_of(axis, x.ndim, "prod")
-    if axis is None or not axes:
-        shape = (1,) * x.ndim if keepdims else ()
-        return reshape(prod(reshape(x, (-1,)), 0), shape)
+    if len(axes) != 1:
+        for one in axes:
+            x = prod(x, one, True)
+        return x if keepdims else squeeze(x, axes)
     (axis,) = axes
     head = (slice_(None),) * axis
     while (n := x.shape[axis]) > 1:

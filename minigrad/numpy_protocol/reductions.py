@@ -128,30 +128,34 @@ cumprod = accumulated(ops.multiply)
 DEFAULT_AXES: dict[Function, int | None] = {ops.sort: -1, ops.argsort: -1, ops.cumsum: None, cumprod: None}
 
 
-def quantile(a: Any, q: Any, axis: int | None = None, *, keepdims: bool = False, method: str = "linear") -> Any:
+def quantile(a: Any, q: Any, axis: Axis = None, *, keepdims: bool = False, method: str = "linear") -> Any:
     """Between the two neighbours in ascending order, linearly."""
     if method != "linear":
         raise TypeError(f"np.quantile: the tape knows method='linear' only, not {method!r}")
     if getattr(q, "ndim", 0) or isinstance(q, (list, tuple)):
         return ops.stack([quantile(a, float(one), axis, keepdims=keepdims) for one in q])
-    if axis is None:
-        y = quantile(ops.reshape(a, -1), q, 0)
-        return ops.reshape(y, (1,) * a.ndim) if keepdims else y
+    axes = ops.axes_of(axis, a.ndim, "np.quantile")
+    if len(axes) != 1:
+        others = [i for i in range(a.ndim) if i not in axes]
+        shape = (*(a.shape[i] for i in others), ops.count(a.shape, axes))
+        y = quantile(ops.reshape(ops.transpose(a, (*others, *axes)), shape), q, -1)
+        return ops.reshape(y, [1 if i in axes else n for i, n in enumerate(a.shape)]) if keepdims else y
+    (axis,) = axes
     ordered, n = ops.sort(a, axis), a.shape[axis]
     place = float(q) * (n - 1)
     low = min(int(place), n - 1)
     at = [xp.asarray([min(i, n - 1)]) for i in (low, low + 1)]
-    head = (slice(None),) * (axis % a.ndim)
+    head = (slice(None),) * axis
     below, above = (ops.getitem(ordered, (*head, i)) for i in at)
     y = below + (above - below) * (place - low)
     return y if keepdims else ops.squeeze(y, axis)
 
 
-def median(a: Any, axis: int | None = None, *, keepdims: bool = False) -> Any:
+def median(a: Any, axis: Axis = None, *, keepdims: bool = False) -> Any:
     return quantile(a, 0.5, axis, keepdims=keepdims)
 
 
-def percentile(a: Any, q: Any, axis: int | None = None, *, keepdims: bool = False) -> Any:
+def percentile(a: Any, q: Any, axis: Axis = None, *, keepdims: bool = False) -> Any:
     return quantile(a, xp.asarray(q) / 100, axis, keepdims=keepdims)
 
 
