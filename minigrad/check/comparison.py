@@ -10,10 +10,12 @@ from typing import Any
 from minigrad import backend
 from minigrad.backend import numpy as host
 from minigrad.backend import to_numpy
-from minigrad.check.calling import ask, way_to_call
+from minigrad.check.asked import Asked
+from minigrad.check.calling import ask, may_take_cotangents, takes_cotangents_by_name, way_to_call
 from minigrad.check.findings import of_a_shape, of_nan, of_no_derivative
+from minigrad.check.forward import record
 from minigrad.check.rounding import Rounding
-from minigrad.check.run import CannotRun, Run, arrays_of, name_of
+from minigrad.check.run import CannotRun, Run, arrays_of, floating, name_of
 from minigrad.check.sweep import Sweep
 from minigrad.check.terms import absolute
 from minigrad.tape import Node
@@ -30,12 +32,11 @@ class Comparison:
     rounded: for a narrower dtype the gradients by hand that have only its digits.
     """
 
-    def __init__(
-        self, run: Run, values: list[Any], hand: Any, cotangent: Any, rtol: float | None, seed: int
-    ) -> None:
-        self.run, self.values, self.hand = run, values, hand
+    def __init__(self, run: Run, values: list[Any], asked: Asked) -> None:
+        hand, rtol = asked.hand, asked.rtol
+        self.run, self.values = run, values
         self.names = [run.leaf_name(k) for k in range(len(run.leaves))]
-        self.sweep = sweep = Sweep(run, cotangents_of(run, hand, cotangent, seed))
+        self.sweep = sweep = Sweep(run, cotangents_of(run, hand, asked.cotangent, asked.seed))
         self.answer = ask(hand, run, [sweep.seeds[y.node] for y in run.outputs if y.node is not None])
         self.findings = list(self.answer.findings)
         steps = {f"{prefix}{name}" for name in run.names.values() for prefix in ("d", "d_", "grad_")}
@@ -95,6 +96,45 @@ class Comparison:
             self.findings.append(of_no_derivative(self.names[k], h, a))
         if not (self.gap(k) <= self.tolerances[k]).all():
             self.wrong.append(k)
+
+
+def best(run: Run, values: list[Any], asked: Asked) -> tuple[Comparison, bool]:
+    """The comparison for the way of calling `hand` that is meant, and whether there was only one way.
+
+    `hand(dh, dc, cache)` and `hand(g, c, cache)` have the same signature. Where the likelier way comes out
+    wrong and another one right, the other was meant.
+    """
+    runs = _readings(run, values, asked)
+    tried: list[Comparison] = []
+    for one in runs:
+        tried.append(Comparison(one, values, asked))
+        if tried[-1].right:
+            more = [other for other in runs if len(other.outputs) > len(one.outputs)]
+            return tried[-1], not any(may_take_cotangents(asked.hand, other) for other in more)
+    return tried[0], len(runs) == 1
+
+
+def _readings(run: Run, values: list[Any], asked: Asked) -> list[Run]:
+    """The runs with as many cotangents as the signature of `hand` allows, the likeliest first.
+
+    Where it names several cotangents after the outputs (`dh, dc`), that is the one.
+    """
+    if asked.outputs is not None or asked.cotangent is not None or not callable(asked.hand):
+        return [run]
+    runs = [run]
+    for value in run.rest:
+        if not floating(on_host(value)):
+            break
+        try:
+            runs.append(record(asked.f, values, len(runs) + 1))
+        except CannotRun:
+            break
+    fitting = [
+        one for one in runs
+        if way_to_call(asked.hand, one)[1] and all(y.node is not None for y in one.outputs[1:])
+    ]  # fmt: skip
+    named = [one for one in fitting[::-1] if len(one.outputs) > 1 and takes_cotangents_by_name(asked.hand, one)]
+    return named[:1] or fitting or [run]
 
 
 def on_host(x: Any) -> Any:

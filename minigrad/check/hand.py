@@ -9,16 +9,16 @@ the mutation score (`mutants`) tells whether the check could have failed at all.
 from __future__ import annotations
 
 import contextlib
-import operator
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from minigrad import backend
 from minigrad.backend import numpy as host
-from minigrad.check.calling import may_take_cotangents, steps_of, takes_cotangents_by_name, way_to_call
+from minigrad.check.asked import Asked
+from minigrad.check.calling import steps_of
 from minigrad.check.causes import differs, explained, imprecise
-from minigrad.check.comparison import Comparison, on_host
+from minigrad.check.comparison import Comparison, best, on_host
 from minigrad.check.findings import not_compared, not_on_tape, of_a_zero, of_one_element, structural_zero
 from minigrad.check.forward import record
 from minigrad.check.layers import Layer
@@ -26,7 +26,7 @@ from minigrad.check.mutants import Mutant, Score, mutation_score, score_sentence
 from minigrad.check.repeated import Repeated, require_the_same_twice
 from minigrad.check.report import MISTAKE, NOTE, VACUOUS, Finding, Report
 from minigrad.check.rounding import of_steps
-from minigrad.check.run import CannotRun, Run, floating, holding_arrays, name_of
+from minigrad.check.run import CannotRun, floating, holding_arrays, name_of
 from minigrad.check.steps import walk
 
 Array = Any
@@ -70,113 +70,49 @@ def check_hand_gradient(
     Raises CannotRun (a ValueError) where f itself fails or cannot be differentiated. Everything that
     `hand` does wrong is a finding.
     """
-    asked = _Asked(Repeated(f, hand, wrt), hand, cotangent, outputs, rtol, keep_dtype, seed, budget)
-    asked.require_sense(steps)
+    asked = Asked(Repeated(f, hand, wrt), hand, cotangent, outputs, steps, rtol, keep_dtype, seed, budget, progress)
+    asked.require_sense()
     with backend.using("numpy"), host.errstate(all="ignore"), asked.f.restored():
-        report, comparison = _compared(asked, inputs, steps, progress)
+        report, comparison = _compared(asked, inputs if isinstance(inputs, (tuple, list)) else (inputs,))
         if score and report.facts:
             _score(report, comparison, asked)
     report.findings.sort(key=lambda finding: (MISTAKE, VACUOUS, NOTE).index(finding.severity))
     return report
 
 
-@dataclass(frozen=True)
-class _Asked:
-    """What the user asked for, see `check_hand_gradient`."""
-
-    f: Repeated
-    hand: Any
-    cotangent: Any
-    outputs: int | None
-    rtol: float | None
-    keep_dtype: bool
-    seed: int
-    budget: float
-
-    def require_sense(self, steps: Any) -> None:
-        """Raises CannotRun for arguments of which no check can be made."""
-        if not callable(self.f.func):
-            raise CannotRun(f"f is {self.f.func!r:.60}: the forward function comes first, then the inputs, then hand")
-        if self.hand is None or isinstance(self.hand, (str, bytes)):
-            raise CannotRun(f"hand is {self.hand!r:.60}: it must be the backward function, or the gradients themselves")
-        if isinstance(self.f.wrt, str):
-            raise CannotRun(f"wrt={self.f.wrt!r}: it must be a tuple of names, such as ({self.f.wrt!r},)")
-        if steps is not None and not isinstance(steps, Mapping):
-            raise CannotRun(f"steps is a {type(steps).__name__}: it must be a dict of cotangents by name")
-        if self.rtol is not None and not (isinstance(self.rtol, (int, float)) and 0 < self.rtol < float("inf")):
-            raise CannotRun(f"rtol={self.rtol!r}: it must be a number above 0, such as 1e-9")
-        if not (isinstance(self.budget, (int, float)) and self.budget > 0):
-            raise CannotRun(f"budget={self.budget!r}: it must be a number of seconds above 0")
-        try:
-            if self.outputs is not None and operator.index(self.outputs) < 1:
-                raise ValueError
-        except (TypeError, ValueError) as error:
-            raise CannotRun(f"outputs={self.outputs!r}: it must be a number of outputs, 1 or more") from error
-        try:
-            host.random.default_rng(self.seed)
-        except (TypeError, ValueError) as error:
-            raise CannotRun(f"seed={self.seed!r}: it must be an integer, 0 or more ({error})") from error
-
-
-def _compared(
-    asked: _Asked, inputs: Any, steps: Mapping[str, Any] | None, progress: bool | None
-) -> tuple[Report, Comparison]:
+def _compared(asked: Asked, inputs: Sequence[Any]) -> tuple[Report, Comparison]:
     """The report but for its mutation score, and the comparison that it is about."""
-    given = [on_host(x) for x in (inputs if isinstance(inputs, (tuple, list)) else (inputs,))]
-    if not any(map(floating, given)):
-        given = [host.asarray(x) if isinstance(x, float) else x for x in given]
-    narrow = sorted({str(x.dtype) for x in given if floating(x) and x.dtype != host.float64})
-    kept = asked.keep_dtype
-    values = given if kept else [x.astype(host.float64) if floating(x) else x for x in given]
-    try:
-        run = record(asked.f, values, asked.outputs or _parts_of(asked.cotangent))
-    except CannotRun as error:
-        if not narrow or kept or "different floating dtypes" not in str(error):
-            raise
-        run, values, kept = record(asked.f, given, asked.outputs or _parts_of(asked.cotangent)), given, True
-    for k, leaf in enumerate(run.leaves):
-        if host.isnan(leaf.data).any():
-            raise CannotRun(f"the input {run.leaf_name(k)} holds NaN: no gradient could be compared")
-    require_the_same_twice(run, len(run.outputs))
-    comparison, sure = _best(asked, run, values)
-    if numbers := comparison.answer.numbers:  # they are not settings: the hand has gradients for them
-        with contextlib.suppress(CannotRun):
-            arrays = [host.asarray(x, host.float64) if i in numbers else x for i, x in enumerate(given)]
-            return _compared(asked, arrays, steps, progress)
-    if not run.kept and callable(asked.hand) and (parameters := asked.f.parameters(run.input_names)):
-        asked.f.layer = Layer(parameters)
-        return _compared(asked, [*given, *asked.f.layer.values], steps, progress)
-    own, wide = comparison, _in_float64(asked, comparison) if narrow and asked.keep_dtype else None
+    own, sure, dtypes = _comparison(asked, inputs)
+    wide = _in_float64(asked, own) if asked.keep_dtype else None
     comparison = wide or own
     run, answer, names = comparison.run, comparison.answer, comparison.names
     report = Report(f"hand-derived gradient of {name_of(asked.f)}", list(comparison.findings))
-    dtype = str(own.run.leaves[0].dtype)
-    report.details["computed in"] = dtype + (f" (inputs: {', '.join(narrow)})" if narrow and not kept else "")
+    report.details["computed in"] = dtypes
     if wide is not None:
         report.details["computed in"] += ", and in float64 to tell mistakes from rounding"
-        report.findings += _of_the_dtype(own, wide, dtype)
+        report.findings += _of_the_dtype(own, wide, dtypes)
     if len(run.outputs) > 1 and asked.outputs is None:
         report.details["cotangents"] = f"for the first {len(run.outputs)} values that {name_of(asked.f)} returns"
     for dtype, rounded in comparison.rounded.items():
         said = f"{', '.join(rounded)} by hand computed in {dtype}, so only {dtype}'s digits are compared"
         report.details["precision"] = said
-    report.findings += not_on_tape(run, comparison.sweep, values, len(run.outputs))
+    report.findings += not_on_tape(run, comparison.sweep, own.values, len(run.outputs))
     for name in holding_arrays(run):
         report.details[f"in {name}"] = "arrays, for which no gradients are compared"
     if own.left:
         report.findings.append(not_compared(own.left))
-    beside = steps_of(steps)
+    beside = steps_of(asked.steps)
+    steps = answer.steps | beside.steps
     report.findings += beside.findings
-    if comparison.findings and all(h is None for h in comparison.hands) and not answer.steps and not beside.steps:
+    if comparison.findings and all(h is None for h in comparison.hands) and not steps:
         return report, comparison
     _facts(report, own)
     report.findings += of_one_element(run, comparison.sweep)
-    if answer.steps or beside.steps:
-        both = answer.steps | beside.steps
-        rtol = of_steps(asked.rtol, run.leaves[0].dtype, *(step.dtype for step in both.values()))
-        report.findings += walk(run, comparison.sweep, both, rtol)
+    if steps:
+        rtol = of_steps(asked.rtol, run.leaves[0].dtype, *(step.dtype for step in steps.values()))
+        report.findings += walk(run, comparison.sweep, steps, rtol)
     if comparison.wrong and comparison.finite:
-        causes, ended = explained(comparison, progress, asked.budget)
+        causes, ended = explained(comparison, asked.progress, asked.budget)
         report.findings += causes
         if ended:
             late = ", ".join(f"d{names[k]}" for k in ended)
@@ -193,14 +129,48 @@ def _compared(
     return report, comparison
 
 
-def _in_float64(asked: _Asked, narrow: Comparison) -> Comparison | None:
-    """The same comparison in float64; None where f or the hand cannot compute in it."""
-    if not callable(asked.hand):
+def _comparison(asked: Asked, inputs: Sequence[Any]) -> tuple[Comparison, bool, str]:
+    """The comparison at some inputs, whether `hand` could be called in one way only, and the dtype in words.
+
+    It is made again where the answer shows gradients of more than was taken for inputs: of numbers, or of what a layer
+    keeps.
+    """
+    given = [on_host(x) for x in inputs]
+    if not any(map(floating, given)):
+        given = [host.asarray(x) if isinstance(x, float) else x for x in given]
+    narrow = sorted({str(x.dtype) for x in given if floating(x) and x.dtype != host.float64})
+    kept = asked.keep_dtype
+    values = given if kept else [x.astype(host.float64) if floating(x) else x for x in given]
+    try:
+        run = record(asked.f, values, asked.parts)
+    except CannotRun as error:
+        if not narrow or kept or "different floating dtypes" not in str(error):
+            raise
+        run, values, kept = record(asked.f, given, asked.parts), given, True
+    for k, leaf in enumerate(run.leaves):
+        if host.isnan(leaf.data).any():
+            raise CannotRun(f"the input {run.leaf_name(k)} holds NaN: no gradient could be compared")
+    require_the_same_twice(run, len(run.outputs))
+    comparison, sure = best(run, values, asked)
+    if numbers := comparison.answer.numbers:  # they are not settings: the hand has gradients for them
+        with contextlib.suppress(CannotRun):
+            arrays = [host.asarray(x, host.float64) if i in numbers else x for i, x in enumerate(given)]
+            return _comparison(asked, arrays)
+    if not run.kept and callable(asked.hand) and (parameters := asked.f.parameters(run.input_names)):
+        asked.f.layer = Layer(parameters)
+        return _comparison(asked, [*given, *asked.f.layer.values])
+    dtypes = str(run.leaves[0].dtype) + (f" (inputs: {', '.join(narrow)})" if narrow and not kept else "")
+    return comparison, sure, dtypes
+
+
+def _in_float64(asked: Asked, narrow: Comparison) -> Comparison | None:
+    """The same comparison in float64; None where it is in it, or where f or the hand cannot compute in it."""
+    if not callable(asked.hand) or all(x.dtype == host.float64 for x in narrow.values if floating(x)):
         return None
     values = [x.astype(host.float64) if floating(x) else x for x in narrow.values]
     try:
         run = record(asked.f, values, len(narrow.run.outputs))
-        wide = Comparison(run, values, asked.hand, asked.cotangent, asked.rtol, asked.seed)
+        wide = Comparison(run, values, asked)
     except CannotRun:
         return None
     return wide if all(wide.comparable(k) for k in range(len(wide.names)) if narrow.comparable(k)) else None
@@ -219,10 +189,6 @@ def _of_the_dtype(narrow: Comparison, wide: Comparison, dtype: str) -> list[Find
         if k in narrow.wrong or off.any():
             found.append(imprecise(narrow, k, dtype, off, VACUOUS if k in narrow.wrong else NOTE))
     return found
-
-
-def _parts_of(cotangent: Any) -> int:
-    return len(cotangent) if isinstance(cotangent, tuple) and cotangent else 1
 
 
 def _facts(report: Report, comparison: Comparison) -> None:
@@ -244,47 +210,8 @@ def _facts(report: Report, comparison: Comparison) -> None:
         report.facts[name] = fact
 
 
-def _best(asked: _Asked, run: Run, values: list[Any]) -> tuple[Comparison, bool]:
-    """The comparison for the way of calling `hand` that is meant, and whether there was only one way.
-
-    `hand(dh, dc, cache)` and `hand(g, c, cache)` have the same signature. Where the likelier way comes out
-    wrong and another one right, the other was meant.
-    """
-    runs = _readings(asked, run, values)
-    tried: list[Comparison] = []
-    for one in runs:
-        tried.append(Comparison(one, values, asked.hand, asked.cotangent, asked.rtol, asked.seed))
-        if tried[-1].right:
-            more = [other for other in runs if len(other.outputs) > len(one.outputs)]
-            return tried[-1], not any(may_take_cotangents(asked.hand, other) for other in more)
-    return tried[0], len(runs) == 1
-
-
-def _readings(asked: _Asked, run: Run, values: list[Any]) -> list[Run]:
-    """The runs with as many cotangents as the signature of `hand` allows, the likeliest first.
-
-    Where it names several cotangents after the outputs (`dh, dc`), that is the one.
-    """
-    if asked.outputs is not None or asked.cotangent is not None or not callable(asked.hand):
-        return [run]
-    runs = [run]
-    for value in run.rest:
-        if not floating(on_host(value)):
-            break
-        try:
-            runs.append(record(asked.f, values, len(runs) + 1))
-        except CannotRun:
-            break
-    fitting = [
-        one for one in runs
-        if way_to_call(asked.hand, one)[1] and all(y.node is not None for y in one.outputs[1:])
-    ]  # fmt: skip
-    named = [one for one in fitting[::-1] if len(one.outputs) > 1 and takes_cotangents_by_name(asked.hand, one)]
-    return named[:1] or fitting or [run]
-
-
 # ---- what the check could have caught --------------------------------------------------------------------
-def _score(report: Report, comparison: Comparison, asked: _Asked) -> None:
+def _score(report: Report, comparison: Comparison, asked: Asked) -> None:
     """Puts the mutation score into the report, and a finding where it says that the check proves little."""
     run, sweep = comparison.run, comparison.sweep
     if not any(g.any() for g in sweep.gradients):
@@ -312,8 +239,8 @@ def _score(report: Report, comparison: Comparison, asked: _Asked) -> None:
             severity = NOTE if callable(asked.hand) else VACUOUS
             report.findings.append(_vacuous(message, result, missed["inputs"], severity))
             return
-        elsewhere = replace(asked, outputs=len(run.outputs), keep_dtype=True)
-        again = _compared(elsewhere, result.moved, None, False)[0]
+        elsewhere = replace(asked, outputs=len(run.outputs), steps=None, keep_dtype=True, progress=False)
+        again = _compared(elsewhere, result.moved)[0]
         for finding in again.mistakes:
             said = f"{finding.message} (seen with other values of the inputs than yours: {message})"
             report.findings.append(replace(finding, message=said))
