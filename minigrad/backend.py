@@ -12,6 +12,7 @@ import contextlib
 import functools
 import importlib
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType, SimpleNamespace
 from typing import Any, NamedTuple, TypeVar
@@ -168,10 +169,33 @@ def _count_to_host(array: Array) -> None:
 
 
 # ---- conditions that are looked at later --------------------------------------------------------------
-_pending: list[tuple[Array, Callable[[], Exception]]] = []
+Condition = tuple[Array, Callable[[], Exception]]
+
+pending: list[Condition] = []
+"""The conditions that nobody has looked at yet, each with its error."""
 
 MOST_PENDING = 64
 """Conditions that are kept one by one, each with what its error would show; older ones become one."""
+
+
+class Capturing(threading.local):
+    """What this thread does for `mg.capture`.
+
+    conditions: None, or while a step is captured, or rehearsed to be, those that it requires.
+    afterwards: None, or while what is launched is being captured, not run, what to do when that is over.
+    """
+
+    conditions: list[Condition] | None = None
+    afterwards: list[Callable[[], None]] | None = None
+
+
+    @property
+    def on(self) -> bool:
+        """Whether a graph is being captured, in which CuPy refuses calls of cuBLAS, or rehearsed."""
+        return self.conditions is not None
+
+
+capturing = Capturing()
 
 
 def require(condition: Array, error: Callable[[], Exception]) -> None:
@@ -185,9 +209,12 @@ def require(condition: Array, error: Callable[[], Exception]) -> None:
     if isinstance(condition, (numpy.ndarray, numpy.generic)):
         if not condition:
             raise error()
-    else:
-        _pending.append((condition, error))
-        if len(_pending) > MOST_PENDING and not capturing():
+        return
+    if capturing.conditions is not None:
+        capturing.conditions.append((condition, error))
+    if capturing.afterwards is None:
+        pending.append((condition, error))
+        if len(pending) > MOST_PENDING:
             _join_oldest()
 
 
@@ -200,21 +227,21 @@ def _join_oldest() -> None:
             "(loss.item()), or run with mg.using('numpy'), to be told which"
         )
 
-    (first, _), (second, _) = _pending[:2]
-    _pending[:2] = [(first & second, error)]
+    (first, _), (second, _) = pending[:2]
+    pending[:2] = [(first & second, error)]
 
 
 def _settle_pending() -> None:
-    while _pending:
-        condition, error = _pending.pop(0)
+    while pending:
+        condition, error = pending.pop(0)
         if not _converters[type(condition)](condition):
-            _pending.clear()
+            pending.clear()
             raise error()
 
 
 def to_numpy(array: Array) -> numpy.ndarray:
     """A NumPy array with the values of `array`: the one way from the device to the host."""
-    if _pending:
+    if pending and capturing.afterwards is None:
         _settle_pending()
     if isinstance(array, numpy.ndarray):
         return array
@@ -245,18 +272,6 @@ kernels: dict[str, Callable[..., Any]] = {}
 
 kernels_on = os.environ.get("MINIGRAD_DEVICE_KERNELS") != "0"
 """Whether kernels are used where there are any; MINIGRAD_DEVICE_KERNELS=0 switches them off."""
-
-after_capture: list[Callable[[], None]] | None = None
-"""While what is launched is being captured, not run (`mg.capture`): what to do when that is over. Else None."""
-
-
-rehearsing = False
-"""Whether a step that will be captured runs once more before: every kernel that it needs is loaded then."""
-
-
-def capturing() -> bool:
-    """Whether a graph is being captured, in which CuPy refuses calls of cuBLAS, or rehearsed."""
-    return rehearsing or after_capture is not None
 
 
 def kernel(name: str) -> Callable[..., Any] | None:

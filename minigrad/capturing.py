@@ -24,8 +24,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from minigrad import backend
-from minigrad.backend import Array, current, kernel, xp
+from minigrad.backend import Array, Condition, capturing, current, kernel, pending, to_numpy, transfers, xp
 from minigrad.generator import generator
 from minigrad.given import whole
 from minigrad.optim.given import of_kind
@@ -40,7 +39,6 @@ __all__ = ["capture"]
 NOT_YET = "not captured yet: the first calls make memory and kernels ready"
 
 Signature = tuple[tuple[Any, ...], ...]
-Condition = tuple[Array, Callable[[], Exception]]
 
 
 @dataclass
@@ -126,11 +124,11 @@ class Captured:
             return self.step(*inputs)
         for held, given in zip(recorded.inputs, inputs, strict=True):
             held.data[...] = given.data
-        waiting = {id(condition) for condition in backend._pending}
+        waiting = {id(condition) for condition in pending}
         for condition in recorded.conditions:
             if id(condition) not in waiting:  # nobody has asked yet, or somebody has looked
                 condition[0].fill(True)
-                backend._pending.append(condition)
+                pending.append(condition)
         recorded.graph.launch(self._stream)
         for node, gradient in recorded.gradients:
             node.grad = gradient
@@ -146,15 +144,10 @@ class Captured:
 
     def _rehearse(self, inputs: tuple[Tensor, ...]) -> Any:
         """Runs the step as it will be captured: capturing then finds kernels loaded, and memory in the pool."""
-        asked = len(backend._pending)
-        backend.rehearsing = True
-        try:
-            with xp.cuda.using_allocator(self._pool.malloc), noting() as uses:
-                result = self.step(*inputs)
-                for condition in backend._pending[asked:]:
-                    lasting(*condition)
-        finally:
-            backend.rehearsing = False
+        with xp.cuda.using_allocator(self._pool.malloc), noting() as (uses, conditions):
+            result = self.step(*inputs)
+            for condition in conditions:
+                lasting(*condition)
         self._never = self._unrepeated(uses)
         self._ruled = self.optimizer in uses.ruled
         return result
@@ -162,20 +155,20 @@ class Captured:
     def _record(self, inputs: tuple[Tensor, ...], of: tuple[Any, ...], numbers: Any) -> None:
         """Records one run of the step, of which nothing is computed or counted yet, or sets why there is none."""
         held = [Tensor(given.data.copy()) for given in inputs]
-        drawn, asked = generator().bit_generator.state, len(backend._pending)
+        drawn = generator().bit_generator.state
         self._mark = arrangement.mark
         begin: list[Callable[[], None]] = []
         trouble: BaseException | None = None
-        with backend.transfers() as crossed, xp.cuda.using_allocator(self._pool.malloc), noting() as uses:
+        with transfers() as crossed, xp.cuda.using_allocator(self._pool.malloc), noting() as (uses, asked):
             self._stream.begin_capture()
-            backend.after_capture = begin
+            capturing.afterwards = begin
             try:
                 result = self.step(*held)
-                conditions = [lasting(*condition) for condition in backend._pending[asked:]]
+                conditions = [lasting(*condition) for condition in asked]
             except BaseException as error:  # whatever it is, the step runs again, uncaptured, and shows it there
                 trouble = error
             finally:
-                backend.after_capture = None
+                capturing.afterwards = None
                 try:
                     graph = self._stream.end_capture()
                 except Exception as error:
@@ -184,7 +177,6 @@ class Captured:
         stepped = [(memory, memory.step - step) for memory, step, _ in uses.memories() if memory.step != step]
         refused = self._refused(uses, trouble, crossed, drawn)
         uses.undo()
-        del backend._pending[asked:]
         if trouble is None or isinstance(trouble, Exception):  # not Ctrl-C, which says nothing of the step
             self._never = refused
         self._used = [node for node, (used, _) in uses.gradients.items() if used]
@@ -242,7 +234,7 @@ class Captured:
 
     def _obstacle(self, inputs: tuple[Any, ...], numbers: Any) -> str | None:
         """Why this call cannot be captured or replayed, if it is known beforehand."""
-        if backend.capturing():
+        if capturing.on:
             return "it runs within a step that is captured itself"
         if not hasattr(getattr(xp, "cuda", None), "Stream"):
             return f"the backend is {current()!r}, which has no CUDA graphs"
@@ -271,13 +263,13 @@ class Captured:
 
 
 @contextlib.contextmanager
-def noting() -> Iterator[Uses]:
-    """What the step within does to gradients and optimizers."""
-    recording.uses = uses = Uses()
+def noting() -> Iterator[tuple[Uses, list[Condition]]]:
+    """What the step within does to gradients and optimizers, and what it requires."""
+    recording.uses, capturing.conditions = Uses(), []
     try:
-        yield uses
+        yield recording.uses, capturing.conditions
     finally:
-        recording.uses = None
+        recording.uses = capturing.conditions = None
 
 
 def lasting(condition: Array, error: Callable[[], Exception]) -> Condition:
@@ -286,7 +278,7 @@ def lasting(condition: Array, error: Callable[[], Exception]) -> Condition:
     xp.logical_and(always, condition, out=always)
 
     def told() -> Exception:
-        if not backend.to_numpy(condition):  # of the last launch, whose labels or indices are still there
+        if not to_numpy(condition):  # of the last launch, whose labels or indices are still there
             return error()
         return ValueError(
             "a label or an index was out of range in a replay before the last one; look more often (loss.item()), or "

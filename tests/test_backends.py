@@ -12,6 +12,7 @@ import itertools
 import json
 import re
 import sys
+import threading
 import types
 import weakref
 from collections.abc import Callable, Iterator
@@ -38,7 +39,7 @@ def device() -> Iterator[None]:
     with mg.using("standin"):
         transfers.reset()
         yield
-        backend._pending.clear()
+        backend.pending.clear()
 
 
 def on_both(compute: Callable[[], Any]) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -602,7 +603,7 @@ def test_who_never_looks_keeps_no_tape_alive_and_is_told_at_last(device: None) -
     scores = weakref.ref(x)
     del x
     loss = loss.detach()
-    assert scores() is None and len(backend._pending) == backend.MOST_PENDING
+    assert scores() is None and len(backend.pending) == backend.MOST_PENDING
     with pytest.raises(ValueError, match=r"out of range more than 64 checks before this look.*more often"):
         loss.item()
     assert np.isfinite(loss.item())
@@ -785,7 +786,28 @@ def test_a_step_is_captured_after_its_warmup_and_then_replayed(monkeypatch: pyte
         fast = captured()
     assert calls == ["begin", "end", "launch", "launch", "launch"]
     assert fast.replays == 3 and fast.reason is None
-    assert not backend.capturing()  # who computes beside it may call cuBLAS
+    assert not backend.capturing.on  # who computes beside it may call cuBLAS
+
+
+def test_what_another_thread_does_meanwhile_is_no_part_of_a_captured_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, found = capturable(monkeypatch), []
+    with mg.using("cupy"):
+        layer, wrong = nn.Embedding(4, 2), mg.tensor([7])
+
+        def look_up() -> None:
+            layer(wrong)
+            found.append(backend.capturing.on)
+
+        def beside() -> None:
+            if backend.capturing.afterwards is not None:
+                other = threading.Thread(target=look_up)
+                other.start()
+                other.join()
+
+        assert captured(inside=beside).replays == 3 and found == [False]
+        with pytest.raises(IndexError, match="embedding"):
+            mg.ones(1).item()
+    assert calls.count("begin") == 1
 
 
 def test_a_captured_step_comes_after_what_was_launched_before_it_and_before_what_is_launched_then(
@@ -808,7 +830,7 @@ def test_a_captured_step_comes_after_what_was_launched_before_it_and_before_what
     cuda.Stream = cuda.get_current_stream = Stream
     with mg.using("cupy"):
         captured(shapes=(4,) * 2)
-        assert not backend.capturing()
+        assert not backend.capturing.on
         calls.clear()
         captured(shapes=(4,) * 4)
     before, after = "own waits for where current stands", "current waits for where own stands"

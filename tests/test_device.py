@@ -54,7 +54,7 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         monkeypatch.setattr("minigrad.device.launch.give_up", unusable)
         transfers.reset()
         yield
-        backend._pending.clear()
+        backend.pending.clear()
 
 
 def there(array: np.ndarray) -> Any:
@@ -932,7 +932,7 @@ def test_capturing_computes_nothing_and_is_undone_where_it_fails(warmup: int) ->
 
     def asking(x: mg.Tensor, y: mg.Tensor) -> mg.Tensor:
         loss = step(x, y)
-        if backend.after_capture is not None:
+        if backend.capturing.afterwards is not None:
             asked.append(f"{loss.item():.3f}")
         return loss
 
@@ -1393,7 +1393,7 @@ def test_ctrl_c_in_a_capture_leaves_everything_as_it_was_before_the_step(warmup:
 
     def step(*given: mg.Tensor) -> mg.Tensor:
         loss = other.step(*given)
-        if backend.after_capture is not None and not interrupted:
+        if backend.capturing.afterwards is not None and not interrupted:
             interrupted.append(True)
             raise KeyboardInterrupt
         return loss
@@ -1408,7 +1408,7 @@ def test_ctrl_c_in_a_capture_leaves_everything_as_it_was_before_the_step(warmup:
     assert_twins(plain, other)
     for p, grad in zip(other.net.parameters(), before, strict=True):
         assert (p.grad is None and grad is None) or p.grad.data is grad.data
-    assert backend.after_capture is None and not backend._pending
+    assert backend.capturing.afterwards is None and not backend.pending
     for i in range(2):
         plain.step(*drawn(i)), fast(*drawn(i))
     assert (fast.replays, fast.reason) == (2, None)

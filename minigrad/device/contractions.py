@@ -21,7 +21,7 @@ def einsum(*given: Any) -> Array | None:
 
     Every letter stands once in a term, and in another term or the output too (`ops.einsum` sees to that).
     """
-    return contracted(*given) if capturing() else None
+    return contracted(*given) if capturing.on else None
 
 
 def contracted(*given: Any) -> Array | None:

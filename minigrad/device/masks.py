@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from minigrad import backend
-from minigrad.backend import xp
+from minigrad.backend import capturing, xp
 from minigrad.device.launch import function, launch, module, offer, per_thread, small
 from minigrad.generator import generator, noting_draws
 from minigrad.tensor import Tensor
@@ -18,9 +17,9 @@ from minigrad.tensor import Tensor
 @offer("bernoulli")
 def bernoulli(p: float, shape: tuple[int, ...], dtype: Any) -> Tensor | None:
     """Ones with probability p, zeros otherwise; None outside of a capture, and for what must be drawn twice."""
-    if not backend.capturing() or noting_draws():
+    if not capturing.on or noting_draws():
         return None
-    after, y = backend.after_capture, xp.empty(shape, dtype)
+    after, y = capturing.afterwards, xp.empty(shape, dtype)
     if y.dtype.char not in "fd" or not small(y):
         return None
     of = module("masks", dtype=y.dtype)

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from weakref import WeakKeyDictionary
 
-from minigrad import backend
-from minigrad.backend import Array, by_value, xp
+from minigrad.backend import Array, by_value, capturing, xp
 from minigrad.device.launch import REALS, THREADS, dense, launch, module, offer
 from minigrad.optim.optimizer import Hyper, Memory, Optimizer
 from minigrad.optim.rules import SGD, Adagrad, Adam, AdamW, RMSprop
@@ -161,7 +160,7 @@ def _row(kind: type[Optimizer], memory: Memory, g: Array, group: int, hyper: Hyp
 def _begin(memory: Memory, key: str, value: float) -> None:
     """Makes an array of a memory, filled once: what a graph captured would fill it again at every replay."""
     array = memory[key] = xp.empty_like(memory.parameter.data)
-    if backend.after_capture is None:
+    if capturing.afterwards is None:
         array.fill(value)
     else:
-        backend.after_capture.append(lambda: array.fill(value))
+        capturing.afterwards.append(lambda: array.fill(value))

@@ -28,7 +28,7 @@ def splits_of(blocks: int, length: int) -> int:
 @offer("matmul")
 def matmul(a: Array, b: Array) -> Array | None:
     """(..., m, k) and (..., k, n) to (..., m, n), where a graph is captured; batches broadcast, 1-D is a vector."""
-    return product(a, b) if capturing() else None
+    return product(a, b) if capturing.on else None
 
 
 def product(a: Array, b: Array) -> Array | None:

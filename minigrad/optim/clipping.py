@@ -51,7 +51,7 @@ def clip_grad_norm(parameters: Any, max_norm: float, error_if_nonfinite: bool = 
 
 def _square(g: Array) -> Array:
     """g @ g over all axes; while a graph is captured without cuBLAS, which would refuse."""
-    if not capturing():
+    if not capturing.on:
         return xp.vdot(g, g)
     own = kernel("sums of products")
     y = None if own is None else own(g, g, tuple(range(g.ndim)))
