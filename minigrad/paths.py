@@ -144,11 +144,13 @@ def split(
     y: Node, x: Node, g: Any, marks: Mapping[Node, str], ends: tuple[str, str], create_graph: bool, limit: int
 ) -> list[Path]:
     """The gradient of y with respect to x by the waypoints passed. marks: these, with names, no two alike."""
+    order = history(y)
+    needed = _leading_to([x], order)
     if create_graph:
         with enable_grad():
-            found = _split(y, x, g if isinstance(g, Tensor) else Tensor(g), marks, True, limit)
+            found = apart(order, needed, {y: g if isinstance(g, Tensor) else Tensor(g)}, x, marks, limit, True)
     else:
-        found = _split(y, x, _raw(g), marks, False, limit)
+        found = apart(order, needed, {y: _raw(g)}, x, marks, limit)
     norms = {way: _norm(_raw(c)) for way, c in found.items()}
     largest = max(norms.values(), default=0.0) or 1.0
     total = sum(size / largest for size in norms.values()) or 1.0
@@ -168,11 +170,15 @@ def _norm(c: Array) -> float:
     return float(norm(c.astype("float64")))
 
 
-def _split(y: Node, x: Node, g: Any, marks: Container[Node], create_graph: bool, limit: int) -> dict[Way, Any]:
-    """The cotangent of x, keyed by the waypoints passed."""
-    order = history(y)
-    needed = _leading_to([x], order)
-    held: dict[Node, dict[Way, Any]] = {y: {(): g}}
+def apart(
+    order: Sequence[Node], needed: set[Node], seeds: Mapping[Node, Any], x: Node, marks: Container[Node], limit: int,
+    create_graph: bool = False,
+) -> dict[Way, Any]:  # fmt: skip
+    """The cotangent of x, keyed by the waypoints passed.
+
+    order: of recording; needed: the nodes that lead to x.  seeds: cotangents to begin with.  limit: of many ways
+    """
+    held: dict[Node, dict[Way, Any]] = {y: {(): g} for y, g in seeds.items()}
     for node in reversed(order):
         groups = held.pop(node, None)
         if groups is None:

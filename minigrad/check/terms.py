@@ -7,8 +7,7 @@ from minigrad.check.numbers import STATISTICS
 from minigrad.check.run import op_of
 from minigrad.check.sweep import Array, Sweep
 from minigrad.ops import sum_to
-from minigrad.paths import pull
-from minigrad.tape import Node
+from minigrad.paths import apart
 
 
 def absolute(sweep: Sweep, k: int) -> Array:
@@ -42,27 +41,11 @@ def groups(sweep: Sweep, k: int, limit: int = 24) -> dict[tuple[str, ...], Array
     """The k-th gradient split by the named intermediates (and statistics) that each path passes."""
     run, x = sweep.run, sweep.run.leaves[k].node
     marks = {
-        n: run.names.get(n, run.describe(n)) for n in run.order
-        if n not in sweep.leaf_nodes and n not in sweep.seeds and n.primitive is not None
-        and (n in run.names or op_of(n) in STATISTICS)
+        node: run.names.get(node, run.describe(node)) for node in sweep.steps()
+        if node not in sweep.seeds and (node in run.names or op_of(node) in STATISTICS)
     }  # fmt: skip
-    held: dict[Node, dict[tuple[str, ...], Array]] = {n: {(): g} for n, g in sweep.seeds.items()}
-    for node in reversed(run.order):
-        groups = held.get(node)
-        if groups is None or node is x:
-            continue
-        if node in marks:
-            groups = {(marks[node], *labels): c for labels, c in groups.items()}
-        while len(groups) > limit:
-            longest = max(map(len, groups))
-            shorter: dict[tuple[str, ...], Array] = {}
-            for labels, c in groups.items():
-                key = labels[: longest - 1]
-                shorter[key] = shorter[key] + c if key in shorter else c
-            groups = shorter
-        for labels, c in groups.items():
-            for _, source, part in pull(node, c, False, sweep.needed):
-                place = held.setdefault(source, {})
-                place[labels] = place[labels] + part if labels in place else part
-        held[node] = {}
-    return held.get(x, {})  # type: ignore[arg-type]
+    found: dict[tuple[str, ...], Array] = {}
+    for way, c in apart(run.order, sweep.needed, sweep.seeds, x, marks, limit).items():  # type: ignore[arg-type]
+        labels = tuple(marks[node] for node in way if node is not None)
+        found[labels] = found[labels] + c if labels in found else c
+    return found
