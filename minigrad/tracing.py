@@ -163,8 +163,6 @@ class Trace(Reviewer):
         if scope is None or recording.replaying is not None:
             return super().called(module, args, kwargs)
         self._called = True
-        if not scope and not module._place:
-            list(module.named_modules())  # a walk from further down may have been the last to give paths
         if not module._place:
             return super().called(module, args, kwargs)
         scope.append(module._place)
