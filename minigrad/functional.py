@@ -43,6 +43,14 @@ def single(value: Any, what: str, least: int = 1) -> int:
     return pair(alone, what, least)[0]
 
 
+def check_word(op: str, padding: str, stride: Sequence[int]) -> None:
+    """Raises ValueError for a padding that is no word that a convolution knows, or does not go with the stride."""
+    if padding not in ("same", "valid"):
+        raise ValueError(f"{op}: padding is a number, a tuple, 'same' or 'valid', not {padding!r}")
+    if padding == "same" and max(stride) > 1:
+        raise ValueError(f"{op}: padding='same' needs stride 1, not {stride}")
+
+
 def _need(x: Any, ndim: int, op: str, axes: str) -> Tensor:
     x = as_tensor(x, op)
     if x.ndim != ndim:
@@ -129,18 +137,12 @@ def conv2d(
     bias, groups = _fits(bias, weight.shape[:1], "conv2d", "bias"), whole("conv2d: groups", groups)
     stride, dilation = pair(stride, "conv2d stride"), pair(dilation, "conv2d dilation")
     if isinstance(padding, str):
-        if padding not in ("same", "valid"):
-            raise ValueError(f"conv2d: padding is a number, a pair, 'same' or 'valid', not {padding!r}")
-        if padding == "same":
-            if stride != (1, 1):
-                raise ValueError(f"conv2d: padding='same' needs stride 1, not {stride}")
-            both = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
-            if any(total % 2 for total in both):
-                x = ops.pad(x, [(0, 0), (0, 0)] + [(total // 2, total - total // 2) for total in both])
-                both = [0, 0]
-            padding = (both[0] // 2, both[1] // 2)
-        else:
-            padding = (0, 0)
+        check_word("conv2d", padding, stride)
+        both = [d * (k - 1) if padding == "same" else 0 for d, k in zip(dilation, weight.shape[2:], strict=True)]
+        if any(total % 2 for total in both):
+            x = ops.pad(x, [(0, 0), (0, 0)] + [(total // 2, total - total // 2) for total in both])
+            both = [0, 0]
+        padding = (both[0] // 2, both[1] // 2)
     y = ops.conv(x, weight, stride, pair(padding, "conv2d padding", 0), dilation, groups)
     return y if bias is None else y + per_channel(bias, y)
 
@@ -481,8 +483,6 @@ def _nll(
     if ignore_index.__class__ is not int:
         ignore_index = whole(f"{op}: ignore_index", ignore_index, least=None)
     all_kept = _class_index(op, logp, target, ignore_index)
-    if reduction not in ("mean", "sum", "none"):
-        raise ValueError(f"{op}: reduction is 'mean', 'sum' or 'none', not {reduction!r}")
     classes = logp.shape[1]
     kept = None if all_kept else target != ignore_index
     safe = target if all_kept else ops.where(kept, target, 0)

@@ -10,7 +10,7 @@ from typing import Any
 
 from minigrad import functional as F
 from minigrad import init, ops, random
-from minigrad.functional import Padding, Pair, Single, pair, single
+from minigrad.functional import Padding, Pair, Single, check_word, pair, single
 from minigrad.given import finite, fraction, whole
 from minigrad.nn.module import Layer, Module, unusual
 from minigrad.tensor import Parameter, Tensor
@@ -52,10 +52,8 @@ class Conv(Layer):
         self.stride = self._setting("stride", stride)
         self.padding: Any = padding if isinstance(padding, str) else self._setting("padding", padding, 0)
         self.dilation = self._setting("dilation", dilation)
-        if padding == "same" and max(self.stride) > 1:
-            raise ValueError(f"{name}: padding='same' needs stride 1, not {stride}")
-        if isinstance(padding, str) and padding not in ("same", "valid"):
-            raise ValueError(f"{name}: padding is a number, a tuple, 'same' or 'valid', not {padding!r}")
+        if isinstance(padding, str):
+            check_word(name, padding, self.stride)
         fan_in = self.weight_shape()[1] * math.prod(self.kernel_size)
         self.weight = Parameter(init.by_fan_in(self.weight_shape(), fan_in))
         self.bias = Parameter(init.by_fan_in((out_channels,), fan_in)) if bias else None

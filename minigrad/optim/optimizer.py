@@ -5,6 +5,7 @@ A subclass is a rule of one Parameter's gradient (`rules`).
 
 from __future__ import annotations
 
+import itertools
 from collections import UserDict
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
@@ -123,7 +124,7 @@ class Optimizer:
         super().__setattr__(name, value)
 
     def _unique(self, name: str) -> str:
-        candidates = [name, *(f"{name}#{i}" for i in range(1, len(self.state) + 1))]
+        candidates = itertools.chain([name], (f"{name}#{i}" for i in itertools.count(1)))
         return next(candidate for candidate in candidates if candidate not in self.state)
 
     @classmethod
