@@ -321,14 +321,13 @@ def _joint(row: Primitive, node: Node, g: Any, create_graph: bool, wanted: set[N
 
     A joint row without a reference sees to every order itself.
     """
+    assert row.joint is not None
     if row.reference is None:
-        return row.joint(node, g, create_graph, wanted)  # type: ignore[misc]
+        return row.joint(node, g, create_graph, wanted)
     y, extra, arrays = node.residuals
     needed = tuple(s is not None and (wanted is None or s in wanted) for s in node.inputs)
     if not create_graph:
-        assert row.joint is not None
         return row.joint(g, y, extra, needed, *arrays, *node.params)
-    assert row.reference is not None
     inputs = [Tensor(a, s) if s is not None else a for a, s in zip(arrays, node.inputs, strict=True)]
     aliases = [ops.alias(x) if isinstance(x, Tensor) else x for x in inputs]
     with enable_grad():

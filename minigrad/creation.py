@@ -9,7 +9,7 @@ from operator import index
 from typing import Any
 
 from minigrad.backend import is_array, naming_memory, xp
-from minigrad.tensor import Tensor, differentiable, fitting, plain
+from minigrad.tensor import Tensor, created, fitting, plain
 
 Shape = int | tuple[int, ...] | list[int]
 
@@ -21,10 +21,6 @@ __all__ = [
     "arange", "bool_", "eye", "float16", "float32", "float64", "full", "full_like", "int8", "int16", "int32", "int64",
     "linspace", "ones", "ones_like", "uint8", "zeros", "zeros_like",
 ]  # fmt: skip
-
-
-def _finish(array: Any, requires_grad: bool) -> Tensor:
-    return Tensor(array, differentiable(array) if requires_grad else None)
 
 
 def shape_of(op: str, shape: tuple[Any, ...]) -> tuple[int, ...]:
@@ -57,13 +53,13 @@ def _array_of(op: str, t: Any) -> Any:
 @naming_memory("zeros")
 def zeros(*shape: Any, dtype: Any = float32, requires_grad: bool = False) -> Tensor:
     """Zeros: `zeros(2, 3)` or `zeros((2, 3))`."""
-    return _finish(xp.zeros(shape_of("zeros", shape), dtype), requires_grad)
+    return created(xp.zeros(shape_of("zeros", shape), dtype), requires_grad)
 
 
 @naming_memory("ones")
 def ones(*shape: Any, dtype: Any = float32, requires_grad: bool = False) -> Tensor:
     """Ones: `ones(2, 3)` or `ones((2, 3))`."""
-    return _finish(xp.ones(shape_of("ones", shape), dtype), requires_grad)
+    return created(xp.ones(shape_of("ones", shape), dtype), requires_grad)
 
 
 @naming_memory("full")
@@ -72,7 +68,7 @@ def full(shape: Shape, value: float, dtype: Any = None, requires_grad: bool = Fa
 
     Raises TypeError for what is no number or does not fit into the dtype.
     """
-    return _finish(_filled("full", shape_of("full", (shape,)), value, dtype), requires_grad)
+    return created(_filled("full", shape_of("full", (shape,)), value, dtype), requires_grad)
 
 
 def _filled(op: str, shape: tuple[int, ...], value: Any, dtype: Any) -> Any:
@@ -104,7 +100,7 @@ def linspace(start: float, stop: float, number: int = 50, dtype: Any = float32, 
     """`number` evenly spaced values from start to stop, both included."""
     ends = [_number("linspace", n) for n in (start, stop)]
     (number,) = shape_of("linspace", (number,))
-    return _finish(xp.linspace(*ends, number).astype(dtype), requires_grad)
+    return created(xp.linspace(*ends, number).astype(dtype), requires_grad)
 
 
 def eye(rows: int, columns: int | None = None, dtype: Any = float32) -> Tensor:
@@ -114,14 +110,14 @@ def eye(rows: int, columns: int | None = None, dtype: Any = float32) -> Tensor:
 
 def zeros_like(t: Tensor, dtype: Any = None, requires_grad: bool = False) -> Tensor:
     """Zeros of the shape and, unless told otherwise, the dtype of `t`."""
-    return _finish(xp.zeros(_array_of("zeros_like", t).shape, dtype or t.dtype), requires_grad)
+    return created(xp.zeros(_array_of("zeros_like", t).shape, dtype or t.dtype), requires_grad)
 
 
 def ones_like(t: Tensor, dtype: Any = None, requires_grad: bool = False) -> Tensor:
     """Ones of the shape and, unless told otherwise, the dtype of `t`."""
-    return _finish(xp.ones(_array_of("ones_like", t).shape, dtype or t.dtype), requires_grad)
+    return created(xp.ones(_array_of("ones_like", t).shape, dtype or t.dtype), requires_grad)
 
 
 def full_like(t: Tensor, value: float, dtype: Any = None, requires_grad: bool = False) -> Tensor:
     """One value, in the shape and, unless told otherwise, the dtype of `t`. Raises TypeError where it does not fit."""
-    return _finish(_filled("full_like", _array_of("full_like", t).shape, value, dtype or t.dtype), requires_grad)
+    return created(_filled("full_like", _array_of("full_like", t).shape, value, dtype or t.dtype), requires_grad)

@@ -320,10 +320,14 @@ def _source(row: Primitive, statics: dict[str, Any]) -> str:
     aligned = learnt if row.pullbacks else list(names)
     align = aside = ""
     if row.variadic:
-        constant = f"not _any(_{names[0]}_node)"
-        align = ALIGN_VARIADIC.format(x=names[0])
+        (x,) = names
+        constant, on_tape = f"not _any(_{x}_node)", f"_any(_{x}_node)"
+        noted = f"_any(_id(x) in _detached.arrays for x in {x})"
+        align = ALIGN_VARIADIC.format(x=x)
     else:
         constant = " and ".join(f"_{name}_node is None" for name in learnt) or "True"
+        on_tape = " or ".join(f"_{name}_node is not None" for name in names)
+        noted = " or ".join(f"_id({name}) in _detached.arrays" for name in names)
         if "dtype" in row.statics:  # asked for integers or truth values, it is constant almost everywhere
             constant += ' or _y.dtype.kind not in "fc"'
         if row.kind in ("elementwise", "bilinear", "discrete") and len(aligned) == len(names) == 2:
@@ -340,11 +344,6 @@ def _source(row: Primitive, statics: dict[str, Any]) -> str:
             numbers=_tuple_of(small.format(n) if n in unasked else "None" for n in names),
         )
     arrays = _tuple_of(star + name for name in names)
-    if row.variadic:
-        on_tape, noted = f"_any(_{names[0]}_node)", f"_any(_id(x) in _detached.arrays for x in {names[0]})"
-    else:
-        on_tape = " or ".join(f"_{name}_node is not None" for name in names)
-        noted = " or ".join(f"_id({name}) in _detached.arrays" for name in names)
     origin = FROM_CONSTANTS.format(noted=noted, arrays=arrays)
     if row.kind == "discrete" or "dtype" in row.statics:  # of values on the tape it makes what is not
         origin = FROM_TAPE.format(on_tape=on_tape) + "        el" + origin.lstrip()

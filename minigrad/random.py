@@ -13,14 +13,9 @@ from minigrad.backend import from_numpy, xp
 from minigrad.creation import float32, shape_of
 from minigrad.generator import generator, seed
 from minigrad.given import finite, fraction, non_negative, whole
-from minigrad.tensor import Tensor, differentiable
+from minigrad.tensor import Tensor, created
 
 __all__ = ["bernoulli", "normal", "permutation", "seed", "set_state", "state", "uniform"]
-
-
-def _finish(values: Any, dtype: Any, requires_grad: bool) -> Tensor:
-    array = from_numpy(values.astype(dtype))
-    return Tensor(array, differentiable(array) if requires_grad else None)
 
 
 def normal(
@@ -28,7 +23,8 @@ def normal(
 ) -> Tensor:
     """Independent draws from the normal distribution: `normal(2, 3)` or `normal((2, 3))`."""
     mean, std = finite("normal: mean", mean), non_negative("normal: std", std)
-    return _finish(generator().normal(mean, std, shape_of("normal", shape)), dtype, requires_grad)
+    drawn = generator().normal(mean, std, shape_of("normal", shape))
+    return created(from_numpy(drawn.astype(dtype)), requires_grad)
 
 
 def uniform(
@@ -38,7 +34,8 @@ def uniform(
     low, high = finite("uniform: low", low), finite("uniform: high", high)
     if low > high:
         raise ValueError(f"uniform: low must not be above high, but low is {low} and high {high}")
-    drawn = _finish(generator().uniform(low, high, shape_of("uniform", shape)), dtype, requires_grad)
+    values = generator().uniform(low, high, shape_of("uniform", shape))
+    drawn = created(from_numpy(values.astype(dtype)), requires_grad)
     if drawn.dtype.kind == "f":  # a double just below `high` may round to it
         below = xp.nextafter(xp.asarray(high, drawn.dtype), xp.asarray(low, drawn.dtype))
         xp.minimum(drawn.data, below, out=drawn.data)

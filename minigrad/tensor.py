@@ -580,5 +580,9 @@ def tensor(data: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
     Raises TypeError for data that are not numbers or cannot have gradients, ValueError for ragged lists.
     """
     array = as_array(data, dtype, "tensor")
-    array = array.astype(array.dtype.type, order="C")  # a copy, in this machine's order of bytes
+    return created(array.astype(array.dtype.type, order="C"), requires_grad)  # a copy, in this machine's order of bytes
+
+
+def created(array: Array, requires_grad: bool) -> Tensor:
+    """A Tensor without a history: a leaf where gradients will be asked for, else a constant."""
     return Tensor(array, differentiable(array) if requires_grad else None)
