@@ -7,15 +7,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from minigrad import backend
 from minigrad.backend import numpy as host
-from minigrad.backend import to_numpy
 from minigrad.check.asked import Asked
 from minigrad.check.calling import ask, may_take_cotangents, takes_cotangents_by_name, way_to_call
 from minigrad.check.findings import of_a_shape, of_nan, of_no_derivative
 from minigrad.check.forward import record
 from minigrad.check.rounding import Rounding
-from minigrad.check.run import CannotRun, Run, arrays_of, floating, name_of
+from minigrad.check.run import CannotRun, Run, arrays_of, floating, name_of, on_host
 from minigrad.check.sweep import Sweep
 from minigrad.check.terms import absolute
 from minigrad.tape import Node
@@ -135,13 +133,6 @@ def _readings(run: Run, values: list[Any], asked: Asked) -> list[Run]:
     ]  # fmt: skip
     named = [one for one in fitting[::-1] if len(one.outputs) > 1 and takes_cotangents_by_name(asked.hand, one)]
     return named[:1] or fitting or [run]
-
-
-def on_host(x: Any) -> Any:
-    """Tensors and device arrays as arrays on the host, and NumPy's numbers too."""
-    if isinstance(x, Tensor):
-        return to_numpy(x.data)
-    return host.asarray(to_numpy(x)) if backend.is_array(x) or isinstance(x, host.generic) else x
 
 
 def cotangents_of(run: Run, hand: Any, cotangent: Any, seed: int) -> dict[Node, Array]:

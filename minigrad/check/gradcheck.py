@@ -15,18 +15,15 @@ import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from minigrad import backend
 from minigrad.backend import numpy as host
-from minigrad.backend import to_numpy
 from minigrad.check.culprits import culprits
 from minigrad.check.forward import input_names
 from minigrad.check.level import Level
 from minigrad.check.oracles import Slope, smooth
 from minigrad.check.report import NOTE, VACUOUS, Finding, Report
-from minigrad.check.run import CannotRun, floating, name_of
+from minigrad.check.run import CannotRun, computed_in, name_of
 from minigrad.check.trial import Point, Settings, Trial
 from minigrad.check.watching import complaint
-from minigrad.tensor import Tensor
 
 Array = Any
 
@@ -61,10 +58,7 @@ def gradcheck(
     """
     settings = Settings(_whole("order", order, 1), oracle, modes, _whole("directions", directions, 1), rtol,
                         _whole("seed", seed, 0))  # fmt: skip
-    given = [to_numpy(x.data) if isinstance(x, Tensor) else x for x in _several(inputs)]
-    given = [to_numpy(x) if backend.is_array(x) else x for x in given]
-    narrow = sorted({str(x.dtype) for x in given if floating(x) and x.dtype != host.float64})
-    values = given if keep_dtype else [x.astype(host.float64) if floating(x) else x for x in given]
+    values, narrow = computed_in(inputs if isinstance(inputs, (tuple, list)) else [inputs], keep_dtype)
     level = Level(f, values)
     names = input_names(f, len(values))
     report = Report(f"gradient of {name_of(f)}" + (f" to order {order}" if order > 1 else ""))
@@ -99,10 +93,6 @@ def _whole(name: str, value: Any, least: int) -> int:
     if number < least:
         raise ValueError(f"gradcheck: {name} is a whole number from {least} on, not {value!r}")
     return number
-
-
-def _several(inputs: Any) -> list[Any]:
-    return list(inputs) if isinstance(inputs, (tuple, list)) else [inputs]
 
 
 def _in_words(slopes: list[Slope]) -> str:

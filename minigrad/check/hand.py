@@ -18,7 +18,7 @@ from minigrad.backend import numpy as host
 from minigrad.check.asked import Asked
 from minigrad.check.calling import steps_of
 from minigrad.check.causes import differs, explained, imprecise
-from minigrad.check.comparison import Comparison, best, on_host
+from minigrad.check.comparison import Comparison, best
 from minigrad.check.findings import not_compared, not_on_tape, of_a_zero, of_one_element, structural_zero
 from minigrad.check.forward import record
 from minigrad.check.layers import Layer
@@ -26,7 +26,7 @@ from minigrad.check.mutants import Mutant, Score, mutation_score, score_sentence
 from minigrad.check.repeated import Repeated, require_the_same_twice
 from minigrad.check.report import MISTAKE, NOTE, VACUOUS, Finding, Report
 from minigrad.check.rounding import of_steps
-from minigrad.check.run import CannotRun, floating, holding_arrays, name_of
+from minigrad.check.run import CannotRun, computed_in, floating, holding_arrays, name_of, on_host
 from minigrad.check.steps import walk
 
 Array = Any
@@ -138,9 +138,8 @@ def _comparison(asked: Asked, inputs: Sequence[Any]) -> tuple[Comparison, bool, 
     given = [on_host(x) for x in inputs]
     if not any(map(floating, given)):
         given = [host.asarray(x) if isinstance(x, float) else x for x in given]
-    narrow = sorted({str(x.dtype) for x in given if floating(x) and x.dtype != host.float64})
+    values, narrow = computed_in(given, asked.keep_dtype)
     kept = asked.keep_dtype
-    values = given if kept else [x.astype(host.float64) if floating(x) else x for x in given]
     try:
         run = record(asked.f, values, asked.parts)
     except CannotRun as error:

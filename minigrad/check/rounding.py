@@ -8,14 +8,13 @@ moves them.
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from minigrad.backend import numpy as host
 from minigrad.check.calling import Answer, ask, way_to_call
 from minigrad.check.forward import record
-from minigrad.check.run import CannotRun, Run, floating
+from minigrad.check.run import CannotRun, Run, by_an_ulp
 from minigrad.check.sweep import Sweep
 from minigrad.paths import pull
 from minigrad.tape import Node
@@ -89,7 +88,7 @@ class Rounding:
 
     def moved(self, dtype: Any) -> list[float]:
         """For each leaf how far hand-derived minus autodiff changes with the inputs' last place, at most."""
-        move, noise = _by_an_ulp(dtype), [0.0] * len(self.run.leaves)
+        move, noise = by_an_ulp(dtype), [0.0] * len(self.run.leaves)
         for _ in range(2):
             noise = list(map(max, noise, self._changed(move) or noise))
         return noise
@@ -102,7 +101,7 @@ class Rounding:
         noise = [0.0] * len(self.run.leaves)
         if not callable(self.hand):
             return noise
-        again = ask(self.hand, self.run, list(self.sweep.seeds.values()), _by_an_ulp(dtype))
+        again = ask(self.hand, self.run, list(self.sweep.seeds.values()), by_an_ulp(dtype))
         largest = _largest(self.sweep.cotangents.values()) * max(1.0, _largest(self.run.values.values()))
         for k, (h, i) in enumerate(zip(self.answer.gradients, again.gradients, strict=True)):
             if h is not None and i is not None and h.shape == i.shape:
@@ -142,16 +141,6 @@ class Rounding:
         return noise
 
 
-def _by_an_ulp(dtype: Any) -> Callable[[Any], Any]:
-    """What moves each number of a floating array by one unit in the last place of a dtype, up or down."""
-    generator, eps = host.random.default_rng(11), host.finfo(dtype).eps
-
-    def move(x: Any) -> Any:
-        return host.asarray(x * (1 + eps * generator.choice([-1.0, 1.0], x.shape)), x.dtype) if floating(x) else x
-
-    return move
-
-
 def _largest(arrays: Iterable[Array]) -> float:
     """The largest finite size."""
     return max(float(host.abs(a[host.isfinite(a)]).max(initial=0.0)) for a in arrays)
@@ -171,32 +160,23 @@ def without_cancellation(run: Run, sweep: Sweep) -> list[Array]:
 
 def _times_random_numbers(run: Run, sweep: Sweep, generator: Any) -> list[Array]:
     held: dict[Node, Array] = {}
-    heap: list[tuple[int, Node]] = []
-    users: dict[Node | None, int] = {}
-    for node, i in sweep.edges:
-        users[node.inputs[i]] = users.get(node.inputs[i], 0) + 1
 
     def add(node: Node, c: Array) -> None:
         c = host.asarray(c * generator.normal(size=c.shape), c.dtype)
-        if node in held:
-            held[node] = held[node] + c
-        else:
-            held[node] = c
-            heapq.heappush(heap, (-node.serial, node))
+        held[node] = held[node] + c if node in held else c
 
     for node, g in sweep.seeds.items():
         add(node, g)
-    while heap:
-        node = heapq.heappop(heap)[1]
-        g = held[node]
-        if node.primitive is None:
+    for node in reversed(run.order):
+        g = held.get(node)
+        if g is None or node.primitive is None:
             continue
         for _, source, c in pull(node, g, False, sweep.needed):
             add(source, c)
         below = _argument(node, sweep)
         while below is not None and below.shape == node.shape:
             add(below, g * run.values[node] / host.maximum(host.abs(run.values[below]) / SATURATED, 1))
-            below = _argument(below, sweep) if users[below] == 1 else None
+            below = _argument(below, sweep) if len(sweep.consumers[below]) == 1 else None
     return [sweep.at_leaf(held, k) for k in range(len(run.leaves))]
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from minigrad import backend
 from minigrad.backend import numpy as host
 from minigrad.backend import to_numpy
 from minigrad.tape import Node
@@ -81,6 +82,33 @@ def name_of(f: Any) -> str:
 
 def floating(x: Any) -> bool:
     return isinstance(x, host.ndarray) and x.dtype.kind == "f"
+
+
+def on_host(x: Any) -> Any:
+    """Tensors and device arrays as arrays on the host, and NumPy's numbers too."""
+    if isinstance(x, Tensor):
+        return to_numpy(x.data)
+    return host.asarray(to_numpy(x)) if backend.is_array(x) or isinstance(x, host.generic) else x
+
+
+def computed_in(inputs: Sequence[Any], keep_dtype: bool) -> tuple[list[Any], list[str]]:
+    """The inputs on the host, floating ones in float64 unless they are to keep their dtypes; and the others' dtypes."""
+    given = [on_host(x) for x in inputs]
+    narrow = sorted({str(x.dtype) for x in given if floating(x) and x.dtype != host.float64})
+    return given if keep_dtype else [x.astype(host.float64) if floating(x) else x for x in given], narrow
+
+
+def by_an_ulp(dtype: Any = None) -> Callable[[Any], Any]:
+    """What moves each number of a floating array by one unit in the last place, of its own dtype or another's."""
+    generator = host.random.default_rng(11)
+
+    def move(x: Any) -> Any:
+        if not floating(x):
+            return x
+        eps = host.finfo(dtype or x.dtype).eps
+        return host.asarray(x * (1 + eps * generator.choice([-1.0, 1.0], x.shape)), x.dtype)
+
+    return move
 
 
 def arrays_of(value: Any) -> Any:

@@ -13,7 +13,7 @@ from minigrad.backend import numpy as host
 from minigrad.check.kinks import kink
 from minigrad.check.level import Level
 from minigrad.check.oracles import ORACLES, SHORTER, Slope, apart, confirmed, largest, length, told
-from minigrad.check.run import CannotRun, name_of
+from minigrad.check.run import CannotRun, by_an_ulp, name_of
 
 Array = Any
 
@@ -79,14 +79,8 @@ class Point:
     @functools.cached_property
     def beside(self) -> list[Point]:
         """Points a unit in the last place away."""
-        generator = host.random.default_rng(11)
-        return [
-            Point(self.level.at([
-                host.asarray(x * (1 + host.finfo(x.dtype).eps * generator.choice([-1.0, 1.0], x.shape)), x.dtype)
-                for x in self.level.xs
-            ]), self.gs)
-            for _ in range(4)
-        ]  # fmt: skip
+        move = by_an_ulp()
+        return [Point(self.level.at([move(x) for x in self.level.xs]), self.gs) for _ in range(4)]
 
 
 @dataclass
