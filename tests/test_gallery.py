@@ -80,8 +80,10 @@ def varied(exhibit, rng):
         "logistic loss, in one line": ((n,),),
         "softmax": ((n, d),),
         "log softmax": ((n, d),),
+        "mean of what a mask keeps": ((n, d, 2), (2, 3)),
         "layers of one width": ((d, d), (d, d), (d, d)),
         "two-layer net": ((n, d), (d, 3), (3,), (3, n), (n,)),
+        "highway layer": ((n, d), (d, d), (d, d), (d,)),
         "attention": ((n, d), (d, d), (d, 3)),
         "causal attention": ((n, d), (d, 3), (d, 3), (d, 2)),
         "convolution": ((2, d % 3 + 1, 3, 4), (2, d % 3 + 1, 3, 3), (2,)),
@@ -108,6 +110,7 @@ def varied(exhibit, rng):
         "sigmoid cross entropy": (rng.integers(0, 2, n),),
         "logistic loss, in one line": (rng.integers(0, 2, n),),
         "groupnorm": (2,),
+        "mean of what a mask keeps": (rng.integers(1, d + 1, n),),
         "embedding": (rng.integers(0, n, (3, 2)),),
     }.get(exhibit.name, ())
     return (*[a.astype(dtype) for a in arrays], *extra)

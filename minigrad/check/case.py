@@ -11,7 +11,7 @@ import functools
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from minigrad.backend import numpy as host
@@ -190,6 +190,5 @@ def _scaled(factor: Factor, scale: float) -> Factor:
     """A factor times a number: `0.5/std`."""
     if scale == 1:
         return factor
-    if factor.inverse:
-        return Factor(f"{scale:g}/{factor.text}", factor.value * scale)
-    return Factor(f"minus {factor.text}" if scale == -1 else f"{scale:g} {factor.text}", factor.value * scale)
+    text = f"{scale:g}/{factor.text}" if factor.inverse else f"{'minus' if scale == -1 else f'{scale:g}'} {factor.text}"
+    return replace(factor, text=text, value=factor.value * scale, inverse=False)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import bisect
+import collections
 import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from minigrad.backend import numpy as host
-from minigrad.check.numbers import Factor, counts_of, known_numbers, ratio_of
+from minigrad.check.numbers import Factor, counts_of, is_name, known_numbers, ratio_of
 from minigrad.check.rearranged import fitted
 from minigrad.check.run import op_of
 from minigrad.check.sweep import Array, Sweep
@@ -43,11 +44,9 @@ class Clues:
             if node not in self.run.values:  # a Parameter that is no argument: it was on the tape before
                 continue
             entry = (self.run.describe(node), self.run.values[node], node)
-            (named if entry[0][:1] == "`" else unnamed).append(entry)
+            (named if is_name(entry[0]) else unnamed).append(entry)
         named += [("the upstream gradient", g, None) for g in self.sweep.seeds.values()]
-        for number, value in enumerate(self.run.inputs):
-            if number not in self.run.differentiable and isinstance(value, host.ndarray) and value.dtype.kind in "fiub":
-                named.append((f"`{self.run.input_names[number]}`", value.astype(float), None))
+        named += [(f"`{name}`", value.astype(float), None) for name, value in self.run.constants.items()]
         return named + unnamed
 
     def made_by(self, node: Node | None) -> tuple[Any, ...]:
@@ -115,12 +114,13 @@ class Clues:
             if not v.ndim and text != "the upstream gradient" and v.size == 1 and float(v) in (0.0, 1.0, -1.0):
                 continue
             with host.errstate(all="ignore"):
+                doubt = 0.4 if "`" in text and not is_name(text) else 0.0
                 for words, value in _simple_functions(text, v):
                     if host.isfinite(value).all() and host.ptp(value) + abs(float(value.flat[0]) - 1) > 1e-12:
-                        forms.append((Factor(words, value), value))
+                        forms.append((Factor(words, value, False, doubt), value))
                         inverse = 1 / value
                         if host.isfinite(inverse).all():
-                            forms.append((Factor(words, inverse, True), inverse))
+                            forms.append((Factor(words, inverse, True, doubt), inverse))
         return forms
 
     def fitting(self, shape: tuple[int, ...]) -> tuple[list[tuple[Factor, Array]], Array | None]:
@@ -133,23 +133,15 @@ class Clues:
             self._fitting[shape] = (fit, rows)
         return self._fitting[shape]
 
-    def repeated(self) -> dict[tuple[int, str, int], list[Node]]:
-        """The nodes that are the same step at each turn of a loop: line, row, and which of the line's equal operations.
-
-        The first and the second `@` of `x[t] @ Wx + h @ Wh` are told apart by how often the line gives a name.
-        """
-        made: dict[tuple[int, str], list[Node]] = {}
-        times: dict[int, int] = {}
+    def repeated(self) -> dict[tuple[str, int, str, int], list[Node]]:
+        """The nodes that are one step at each turn of a loop: by row, line, expression, and place among its rows."""
+        groups: dict[tuple[str, int, str, int], list[Node]] = {}
+        times: collections.Counter[tuple[int, str]] = collections.Counter()
         for node in self.run.order:
-            if node in self.run.lines and node.primitive is not None and node in self.sweep.cotangents:
-                line = self.run.lines[node][0]
-                made.setdefault((line, op_of(node)), []).append(node)
-                times[line] = times.get(line, 0) + (node in self.run.names)
-        groups: dict[tuple[int, str, int], list[Node]] = {}
-        for (line, row), nodes in made.items():
-            each = len(nodes) // times[line] if times[line] and len(nodes) % times[line] == 0 else 1
-            for place, node in enumerate(nodes):
-                groups.setdefault((line, row, place % each), []).append(node)
+            if node in self.run.lines and node in self.sweep.cotangents:
+                line, row, visit = self.run.lines[node][0], op_of(node), self.run.visits[node]
+                groups.setdefault((row, line, self.run.expressions[node], times[visit, row]), []).append(node)
+                times[visit, row] += 1
         return groups
 
     def acted(self, key: Any, act: Callable[[], Mapping[Node, Array]]) -> list[Array]:
@@ -173,7 +165,7 @@ def _simple_functions(text: str, v: Array) -> Iterator[tuple[str, Array]]:
     """What a derivative may have of a value as a factor, with the words."""
     yield text, v
     yield f"{text}²", v * v
-    if text.startswith("`"):
+    if is_name(text):
         yield f"(1 - {text})", 1 - v
         yield f"(1 - {text}²)", 1 - v * v
         yield f"(1 + {text})", 1 + v

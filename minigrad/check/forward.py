@@ -62,7 +62,14 @@ def record(f: Callable[..., Any], inputs: Sequence[Any], outputs: int = 1) -> Ru
     run.rest = arrays_of(tuple((parts if plain is None else plain)[outputs:]))
     run.order = history(*[y.node for y in run.outputs if y.node is not None])
     _complete_names(run)
+    known = {name for name, x in run.constants.items() if _tells(x)}.difference(run.names.values())
+    run.constants = {name: x for name, x in run.constants.items() if name in known}
     return run
+
+
+def _tells(x: Any) -> bool:
+    """Whether a constant is more than one number, so that it is known again where it is used."""
+    return isinstance(x, host.ndarray) and x.dtype.kind in "fiub" and x.size > 1 and bool((x != x.flat[0]).any())
 
 
 def input_names(f: Callable[..., Any], count: int) -> list[str]:
@@ -83,6 +90,7 @@ def _on_tape(run: Run) -> list[Any]:
         raise CannotRun(f"wrt: {unknown[0]!r} is no input of {name_of(run.f)}; they are {', '.join(run.input_names)}")
     arguments: list[Any] = []
     for number, (name, value) in enumerate(zip(run.input_names, run.inputs, strict=True)):
+        run.constants[name] = value
         if not floating(value):
             arguments.append(copy.deepcopy(value))
         elif wrt is not None and name not in (*wrt, *kept):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -21,11 +22,12 @@ SCALING = frozenset(("divide", "multiply", "power", "power_of"))
 
 @dataclass(frozen=True)
 class Factor:
-    """A named number or array by which a term may be off."""
+    """A named number or array by which a term may be off. doubt: how much less it is believed, if nobody named it."""
 
     text: str
     value: Any
     inverse: bool = False
+    doubt: float = 0.0
 
     def sentence(self, subject: str) -> str:
         """What is wrong with a term that was multiplied by this factor. (Of a gradient itself, verbs have marks.)"""
@@ -36,17 +38,17 @@ class Factor:
     @property
     def plain(self) -> bool:
         """Whether the factor is a value that has a name, and no function of one."""
-        return self.text[:1] == self.text[-1:] == "`"
-
-    @property
-    def doubt(self) -> float:
-        """How much less a mistake is believed for a factor that nobody gave a name."""
-        return 0.4 if " in `" in self.text else 0.0
+        return is_name(self.text) and self.text[-1:] == "`"
 
     @property
     def short(self) -> str:
         """The factor alone: "m = 6 (...)", "1/`gamma`"."""
         return f"1/{self.text}" if self.inverse else self.text
+
+
+def is_name(words: str) -> bool:
+    """Whether words for a value begin with its name, and not with an expression."""
+    return re.match(r"`[\w.]+(?: #\d+)?`", words) is not None
 
 
 def counts_of(run: Run) -> dict[int, str]:

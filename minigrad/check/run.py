@@ -22,12 +22,14 @@ class CannotRun(ValueError):
 class Run:
     """One recorded run.
 
-    names, lines: of nodes; a line is (number, text).  inputs: as f was given them, arrays on the host; the last
-    `kept` of them are no arguments of f, but kept by a layer
+    names, lines: of nodes; a line is (number, text).  expressions: what of the line a node belongs to; inner: the nodes
+    that are not all of it; visits: which of its computations a node is of, as a number
+    inputs: as f was given them, arrays on the host; the last `kept` of them are no arguments of f, but kept by a layer
     differentiable: the numbers of the inputs with gradients, and `leaves` their Tensors
     outputs: the Tensors that get a cotangent.  rest: what else f returns, as f itself returns it for arrays
     values, arguments: of every node, raw.  escapes: sentences on values that left the tape
     steps: ops that are constant almost everywhere and were given values on the tape, in words
+    moment: the number of lines that ran.  constants: arrays that f has names for, and that are not on the tape
     """
 
     f: Callable[..., Any]
@@ -42,6 +44,11 @@ class Run:
     arguments: dict[Node, tuple[Any, ...]] = field(default_factory=dict)
     names: dict[Node, str] = field(default_factory=dict)
     lines: dict[Node, tuple[int, str]] = field(default_factory=dict)
+    expressions: dict[Node, str] = field(default_factory=dict)
+    inner: set[Node] = field(default_factory=set)
+    visits: dict[Node, int] = field(default_factory=dict)
+    moment: int = 0
+    constants: dict[str, Any] = field(default_factory=dict)
     escapes: list[str] = field(default_factory=list)
     steps: list[str] = field(default_factory=list)
     kept: int = 0
@@ -51,15 +58,32 @@ class Run:
         return self.input_names[self.differentiable[k]]
 
     def describe(self, node: Node) -> str:
-        """A node in words: its name, or its op and the source line that made it."""
+        """A node in words: its name, else the expression that it is, or its op in the expression that it is part of."""
         if node in self.names:
             return f"`{self.names[node]}`"
         op = op_of(node)
         source = node.inputs[0] if op in ("alias", "reshape", "take") else None
         if source in self.names and math.prod(source.shape) == math.prod(node.shape):  # such as `gamma[:, None]`
             return f"`{self.names[source]}`"
-        where = f" in `{self.lines[node][1]}`" if node in self.lines else ""
-        return f"the {op or 'input'}{where}"
+        if self.expressions.get(node) and node not in self.inner:
+            return f"`{self.expressions[node]}`"
+        where = self.expressions.get(node) or self.lines.get(node, (0, ""))[1]
+        return f"the {op or 'input'}" + f" in `{where}`" * bool(where)
+
+    def argument(self, node: Node, i: int) -> str:
+        """The i-th argument of a node in words: a number as such, an array that is not on the tape by its name."""
+        source = node.inputs[i]
+        if source is not None:
+            return self.describe(source)
+        value = host.asarray(self.arguments[node][i])
+        return self.constant(value) if value.ndim else f"{float(value):.6g}"
+
+    def constant(self, value: Any) -> str:
+        """The name that f has for an array, up to axes of length 1, or nothing."""
+        for name, known in self.constants.items():
+            if known.size == value.size and host.array_equal(known.reshape(-1), value.reshape(-1)):
+                return f"`{name}`"
+        return ""
 
     def place(self, node: Node) -> str:
         """A node in words, and where it was made."""

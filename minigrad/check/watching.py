@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from minigrad.backend import numpy as host
-from minigrad.check.run import Run, name_of
+from minigrad.check.run import Run, name_of, op_of
 from minigrad.primitive import Primitive
 from minigrad.tape import Node, Reviewer
 from minigrad.tensor import Tensor
@@ -43,14 +43,27 @@ def complaint(what: str, f: Any, error: BaseException) -> str:
     return f"{what} {name_of(f)} raised {type(error).__name__}{where}: {error}"
 
 
-def _line_of(depth: int) -> tuple[int, str] | None:
-    """The nearest line of the user's code on the stack."""
-    frame: Any = sys._getframe(depth)
-    while frame is not None:
-        if is_theirs(frame.f_code.co_filename):
-            return frame.f_lineno, linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
+def _nearest(depth: int) -> Any:
+    """The nearest frame of the user's code on the stack, or None."""
+    frame: Any = sys._getframe(depth + 1)
+    while frame is not None and not is_theirs(frame.f_code.co_filename):
         frame = frame.f_back
-    return None
+    return frame
+
+
+def _line_of(frame: Any) -> tuple[int, str] | None:
+    """The line of the user's code that a frame is at."""
+    return frame and (frame.f_lineno, linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip())
+
+
+_positions = functools.cache(lambda code: tuple(code.co_positions()))
+
+
+def _expression(frame: Any) -> str:
+    """The expression that a frame is about to compute, where it stands on one line; else nothing."""
+    first, last, start, stop = _positions(frame.f_code)[frame.f_lasti // 2]
+    line = linecache.getline(frame.f_code.co_filename, frame.f_lineno).encode()
+    return line[start:stop].decode() if first == last and start is not None else ""
 
 
 @contextlib.contextmanager
@@ -61,18 +74,30 @@ def watched(run: Run) -> Iterator[None]:
     on_tape = {id(leaf.data) for leaf in run.leaves}
 
     class Watch(Reviewer):
+        last: tuple[Any, int, int] | None = None
+        before: Node
+        visit = 0
+
         def recorded(self, node: Node, arguments: tuple[Any, ...], y: Any) -> None:
             super().recorded(node, arguments, y)
             run.values[node] = y
             on_tape.add(id(y))
             run.arguments[node] = arguments
-            line = None if inside_ours else _line_of(2)
-            if line is not None and line[1]:
-                run.lines[node] = line
+            frame = None if inside_ours else _nearest(1)
+            line = _line_of(frame)
+            if frame is None or line is None or not line[1]:
+                return
+            run.lines[node], run.expressions[node] = line, _expression(frame)
+            here = frame, frame.f_lasti, run.moment
+            if self.last != here:
+                self.visit += 1
+            elif op_of(node) not in ("alias", "reshape"):
+                run.inner.add(self.before)
+            self.last, self.before, run.visits[node] = here, node, self.visit
 
         def computed(self, row: Primitive, arguments: tuple[Any, ...], y: Any) -> None:
             super().computed(row, arguments, y)
-            if row.kind == "discrete" and any(id(a) in on_tape for a in arguments) and (line := _line_of(2)):
+            if row.kind == "discrete" and any(id(a) in on_tape for a in arguments) and (line := _line_of(_nearest(1))):
                 run.steps.append(f"{row.name} on line {line[0]}, `{line[1]}`,")
 
     watch = Watch()
@@ -91,15 +116,18 @@ def named(run: Run) -> Iterator[None]:
     def look(frame: Any) -> None:
         inside = "" if frame.f_code is own or own is None else f"{frame.f_code.co_name}."
         for name, value in frame.f_locals.items():
-            if isinstance(value, Tensor):
+            if isinstance(value, (Tensor, host.ndarray)):
                 note(inside + name, value)
                 continue
             parts = value if isinstance(value, dict) else getattr(value, "__dict__", None)
             for key, part in tuple(parts.items()) if isinstance(parts, dict) else ():
-                if isinstance(key, str) and isinstance(part, Tensor):
+                if isinstance(key, str) and isinstance(part, (Tensor, host.ndarray)):
                     note(key, part)
 
-    def note(name: str, t: Tensor) -> None:
+    def note(name: str, t: Any) -> None:
+        if isinstance(t, host.ndarray) or t.node is None:
+            run.constants[name] = t.data if isinstance(t, Tensor) else t
+            return
         known = run.names.get(t.node, ".") if t.node in run.values else ""  # type: ignore[arg-type]
         if known == "." or ("." in known and "." not in name):
             run.names[t.node] = name  # type: ignore[index]
@@ -107,6 +135,7 @@ def named(run: Run) -> Iterator[None]:
     def local(frame: Any, event: str, argument: Any) -> Any:
         if event in ("line", "return"):
             look(frame)
+            run.moment += 1
         return local
 
     def trace(frame: Any, event: str, argument: Any) -> Any:
@@ -128,7 +157,7 @@ def noticed(run: Run) -> Iterator[None]:
 
     def reader(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
         def read(self: Tensor, *args: Any) -> Any:
-            if self.node is not None and (line := _line_of(2)) is not None:
+            if self.node is not None and (line := _line_of(_nearest(1))) is not None:
                 what = run.names.get(self.node)
                 called = {"item": "float() or .item()"}.get(name, f".{name}()")
                 run.escapes.append(

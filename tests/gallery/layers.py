@@ -108,7 +108,7 @@ square.mistake(
 )  # fmt: skip
 square.mistake(
     "another order", ("x.T @ da", "da @ x"), of="W", kind="product",
-    words="dW uses `g @ x` where `x.T @ g` is meant; g is the cotangent of the matmul",
+    words="dW uses `g @ x` where `x.T @ g` is meant; g is the cotangent of `x @ W`",
 )  # fmt: skip
 square.mistake(
     "order and cotangent", ("da @ W.T", "W @ da.T"), of="x", kind="permuted", words="dx is autodiff's transposed"
@@ -396,11 +396,38 @@ for name, edit, of, kind, words in (
     ("mask forgotten", ("np.where(np.tri(len(x)) > 0, q @ k.T, -1e9)", "q @ k.T"), "Wk", "step left out",
      "dx, dWq, dWk and dWv are computed without the where at `seen`"),
     ("softmax summed over the queries", ("(dp * p).sum(axis=1", "(dp * p).sum(axis=0"), "Wq", "wrong axes",
-     r"the sum in `p = .* is summed over axes \[0\], not axes \[1\]"),
+     r"path through `e.sum\(axis=1, keepdims=True\)` is summed over axes \[0\], not axes \[1\]"),
     ("scores not transposed", ("ds.T @ q", "ds @ q"), "Wk", "product", r"`g @ q` where `g.T @ q` is meant"),
     ("weights exchanged", ("dq @ Wq.T + dk @ Wk.T", "dq @ Wk.T + dk @ Wq.T"), "x", "mistaken value",
      "in dx `Wk` and `Wq` are exchanged"),
 ):  # fmt: skip
     causal.mistake(name, edit, of=of, kind=kind, words=words)
 
-EXHIBITS = [mlp, square, attention, causal, convolution, avg_pool, max_pool, embedding]
+
+def highway_forward(x, Wh, Wt, bt):
+    h = np.maximum(x @ Wh, 0)
+    t = 1 / (1 + np.exp(-(x @ Wt + bt)))
+    return h * t + x * (1 - t)
+
+
+highway = Exhibit(
+    "highway layer", highway_forward, lambda rng: tuple(rng.normal(size=s) for s in ((6, 4), (4, 4), (4, 4), (4,))),
+    """
+    def backward(g, x, Wh, Wt, bt):
+        h = np.maximum(x @ Wh, 0)
+        t = 1 / (1 + np.exp(-(x @ Wt + bt)))
+        dh = g * t * (h > 0)
+        dt = g * (h - x) * t * (1 - t)
+        dx = dh @ Wh.T + dt @ Wt.T + g * (1 - t)
+        return dx, x.T @ dh, x.T @ dt, dt.sum(axis=0)
+    """,
+)  # fmt: skip
+for name, edit, of, kind, words in (
+    ("the gate for the carry", ("+ g * (1 - t)", "+ g * t"), "x", "mistaken value",
+     r"dx uses `t` where `1 - t` is meant, in the derivative of `x \* \(1 - t\)`"),
+    ("carry not scaled", ("+ g * (1 - t)", "+ g"), "x", "derivative left out", r"factor `1 - t` of `x \* \(1 - t\)`"),
+    ("the carry's part of the gate", ("(h - x)", "h"), "Wt", "missing path", "dx, dWt and dbt .* through `1 - t` cut"),
+):  # fmt: skip
+    highway.mistake(name, edit, of=of, kind=kind, words=words)
+
+EXHIBITS = [highway, mlp, square, attention, causal, convolution, avg_pool, max_pool, embedding]

@@ -270,7 +270,7 @@ unit.mistake(
     ("(g * u).sum(axis=1, keepdims=True)", "(g * u)"),
     of="x",
     kind="not summed",
-    words="path through the norm in .* is not summed",
+    words=r"path through `np.linalg.norm\(x, axis=1, keepdims=True\)` is not summed",
 )
 unit.mistake(
     "x for u",
@@ -319,7 +319,7 @@ logistic.mistake(
     ("(p - target)", "(p - target) * p * (1 - p)"),
     of="z",
     kind="factor",
-    words=r"dz has a factor p\(1 - p\), with p the divide in",
+    words=r"dz has a factor p\(1 - p\), with p `1 / \(1 \+ np.exp\(-z\)\)`, too many",
 )
 logistic.mistake(
     "the sigmoid's derivative left out",
@@ -383,6 +383,31 @@ dropped.mistake(
     words="condition of maximum inverted",
 )
 
+
+def masked_forward(x, W, lengths):
+    mask = np.arange(x.shape[1]) < lengths[:, None]
+    bag = (x * mask[:, :, None]).sum(axis=1) / lengths[:, None]
+    return bag @ W
+
+
+masked = Exhibit(
+    "mean of what a mask keeps", masked_forward,
+    lambda rng: (rng.normal(size=(3, 4, 2)), rng.normal(size=(2, 3)), np.array([3, 2, 4])),
+    """
+    def backward(g, x, W, lengths):
+        mask = np.arange(x.shape[1]) < lengths[:, None]
+        bag = (x * mask[:, :, None]).sum(axis=1) / lengths[:, None]
+        dbag = (g @ W.T)[:, None, :]
+        return dbag * mask[:, :, None] / lengths[:, None, None], bag.T @ g
+    """,
+)  # fmt: skip
+for name, edit, of, kind, words in (
+    ("mask forgotten", ("dbag * mask[:, :, None]", "0 * x + dbag"), "x", "derivative left out", "the factor `mask` of"),
+    ("length forgotten", (" / lengths[:, None, None]", ""), "x", "derivative left out", "the factor 1/`lengths` of"),
+):  # fmt: skip
+    masked.mistake(name, edit, of=of, kind=kind, words=words)
+
 EXHIBITS = [
     cross_entropy, softmax, log_softmax, binary, cosine, weight_norm, unit, bilinear, logistic, smoothed, dropped,
+    masked,
 ]  # fmt: skip

@@ -478,14 +478,14 @@ one_line.mistake(
     ("(g * xhat).sum(axis=0)", "(g * (x - x.mean(axis=0))).sum(axis=0)"),
     of="gamma",
     kind="factor",
-    words="dgamma has a factor the sqrt",
+    words=r"dgamma has a factor `np.sqrt\(x.var\(axis=0\) \+ 1e-5\)` too many",
 )
 one_line.mistake(
     "variance instead of deviation",
     ("dx = inverse * (d", "dx = inverse**2 * (d"),
     of="x",
     kind="factor",
-    words="dx lacks a factor the sqrt",
+    words=r"dx lacks a factor `np.sqrt\(x.var\(axis=0\) \+ 1e-5\)`",
 )
 
 

@@ -115,13 +115,11 @@ def _is_function(node: Node) -> bool:
 
 def _derivative(case: Case, node: Node, i: int) -> str:
     """The local derivative of an op in words."""
-    name, where = op_of(node), case.run.place(node)
-    if len(node.inputs) == 2 and (name == "multiply" or (name == "divide" and i == 0)):
-        other, value = node.inputs[1 - i], host.asarray(case.run.arguments[node][1 - i])
-        if other is not None or not value.ndim:
-            words = f"{float(value):.6g}" if other is None else case.run.describe(other)
-            return f"the factor {'1/' * (name == 'divide')}{words} of {where}"
-    return f"the derivative of {name} at {where}"
+    name = op_of(node)
+    product = name == "multiply" or (name == "divide" and i == 0)
+    factor = case.run.argument(node, 1 - i) if product else ""
+    words = f"the factor {'1/' * (name == 'divide')}{factor} of" if factor else f"the derivative of {name} at"
+    return f"{words} {case.run.place(node)}"
 
 
 def spread(case: Case) -> Iterator[Explanation]:

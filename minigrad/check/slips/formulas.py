@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from minigrad.backend import numpy as host
 from minigrad.check.case import INVOLVED, Case, Explanation
-from minigrad.check.numbers import STATISTICS, fraction
+from minigrad.check.numbers import STATISTICS, fraction, is_name
 from minigrad.check.rearranged import aligned
 from minigrad.check.run import op_of
 from minigrad.check.sweep import Array
@@ -73,7 +73,7 @@ class Alphabet:
             self.values.append(wide)
             self.sizes.append(value.size if self.values[1:] else 0)
             plain = text.strip("`")
-            name = plain if plain.isidentifier() or plain[:1] == "(" else f"v{len(self.legend) + 1}"
+            name = plain if plain.isidentifier() or text[:1] == "(" else f"v{len(self.legend) + 1}"
             if name != plain:
                 self.legend[name] = text
             self.names.append(name)
@@ -268,7 +268,7 @@ def _letters(case: Case, shape: tuple[int, ...]) -> Iterator[tuple[str, Array, b
     def order(entry: tuple[str, Array, Node | None]) -> tuple[bool, bool, int]:
         text, value, node = entry
         computed = -node.serial if node is not None and node.primitive is not None else 0
-        return id(value) not in kept, text[:1] != "`", computed  # the later ones are nearer to a closed formula
+        return id(value) not in kept, not is_name(text), computed  # the later ones are nearer to a closed formula
 
     leaf = case.run.leaves[case.k].shape
     more: list[tuple[str, Array]] = []
@@ -280,7 +280,7 @@ def _letters(case: Case, shape: tuple[int, ...]) -> Iterator[tuple[str, Array, b
             letter = host.broadcast_to(wide, leaf).reshape(shape)
         if letter is not None:
             yield text, letter, id(value) in kept
-            if text[:1] == "`" and (host.abs(value) < 1).all():
+            if is_name(text) and (host.abs(value) < 1).all():
                 more += [(f"(1 - {text[1:-1]})", 1 - letter), (f"(1 - {text[1:-1]}²)", 1 - letter * letter)]
     for text, letter in more:
         yield text, letter, False

@@ -35,7 +35,7 @@ DERIVATIVES: dict[str, tuple[str, str, Slip]] = {
 
 def everywhere(case: Case) -> Iterator[Explanation]:
     """The same slip at every node that one line made, in one of its arguments."""
-    for (_, row, _), nodes in case.clues.repeated().items():
+    for (row, *_), nodes in case.clues.repeated().items():
         for i in range(len(nodes[0].inputs)):
             edges = [(node, i) for node in nodes if (node, i) in case.sweep.edges]
             if len(edges) > 1:

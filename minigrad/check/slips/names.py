@@ -10,7 +10,6 @@ import functools
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
-from minigrad.backend import numpy as host
 from minigrad.check.case import INVOLVED, LOCAL, Case, Explanation
 from minigrad.check.rearranged import rearrangements
 from minigrad.check.run import op_of
@@ -78,7 +77,7 @@ def _found(case: Case, key: str, nodes: Sequence[Node], values: Sequence[Array])
 
 def left_out(case: Case) -> Iterator[Explanation]:
     """Values that were computed anew without one step of the forward, at each turn of a loop."""
-    for (_, name, _), nodes in case.clues.repeated().items():
+    for (name, *_), nodes in case.clues.repeated().items():
         node = nodes[0]
         if name in MOVES or node.primitive.joint is not None:  # type: ignore[union-attr]
             continue
@@ -115,7 +114,5 @@ def _other(case: Case, node: Node, i: int) -> str:
     """What a step with two arguments does to its i-th: " of `P`", " of 3"; else nothing."""
     if len(node.inputs) != 2:
         return ""
-    other, value = node.inputs[1 - i], case.run.arguments[node][1 - i]
-    if other is None:
-        return "" if host.ndim(value) else f" of {float(value):.6g}"
-    return f" of {case.run.describe(other)}"
+    other = case.run.argument(node, 1 - i)
+    return f" of {other}" * bool(other)

@@ -118,9 +118,9 @@ def _unsummed(node: Node, i: int, g: Array, shape: tuple[int, ...] | None = None
     if NUMBER in places:
         return None
     values = [node.residuals[place] for place in places]
-    if shape is not None:
-        values = [v.reshape(shape) if getattr(v, "shape", None) == node.shape else v for v in values]
     try:
+        if shape is not None:
+            values = [v.reshape(shape) if getattr(v, "shape", None) == node.shape else v for v in values]
         c: Array = rule(g, *values)
     except ValueError:  # axes that do not meet where a value was rearranged on its way
         return None
@@ -243,14 +243,10 @@ def _factor(case: Case, node: Node, i: int) -> tuple[str, str]:
     """A factor of a product as a name, and what the name stands for where the forward has none."""
     source = node.inputs[i]
     turned = None if source is None else _turned(case, source)
-    if source is not None:
-        words = case.run.describe(turned or source)
-    else:
-        argument = case.run.arguments[node][i]
-        words = next((text for text, value, _ in case.clues.values if value is argument), "a constant")
+    words = case.run.argument(node, i) if turned is None else case.run.describe(turned)
     if words[:1] == "`" and words.strip("`").isidentifier():
         return words.strip("`") + ".T" * (turned is not None), ""
-    return "m" + ".T" * (turned is not None), f", and m is {words}"
+    return "m" + ".T" * (turned is not None), f", and m is {words or 'a constant'}"
 
 
 def _turned(case: Case, node: Node) -> Node | None:

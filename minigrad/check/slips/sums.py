@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from minigrad.backend import numpy as host
 from minigrad.check.case import INVOLVED, Case, Explanation
-from minigrad.check.numbers import fraction
+from minigrad.check.numbers import fraction, is_name
 from minigrad.check.rearranged import aligned
 from minigrad.check.sweep import Array
 
@@ -44,7 +44,7 @@ def sums_of_values(case: Case) -> Iterator[Explanation]:
 def _summands(case: Case) -> Iterator[tuple[str, Array]]:
     """The named values that broadcast to the gradient, integers as one-hot rows, and the input as probabilities."""
     for text, value, _ in case.clues.values:
-        if text[:1] == "`" and value.size > 1 and host.isfinite(value).all():
+        if is_name(text) and value.size > 1 and host.isfinite(value).all():
             shaped = aligned(value, case.a.shape)
             if shaped is not None:
                 yield text[1:-1], shaped

@@ -9,6 +9,7 @@ from typing import Any
 
 from minigrad.backend import numpy as host
 from minigrad.check.case import LOCAL, PLAIN, Case, Explanation
+from minigrad.check.numbers import is_name
 from minigrad.check.rearranged import fitted, rearrangements
 from minigrad.check.run import op_of
 from minigrad.check.sweep import Array
@@ -28,7 +29,7 @@ def factors(case: Case) -> Iterator[Explanation]:
                 rank, message = PLAIN + 0.1 + 0.15 * (1 - sign) + factor.doubt, factor.sentence("<d>") + also
                 yield Explanation(("whole", factor.short, sign), rank, "factor", message, factor=factor.short)
     divisors = {n.inputs[1] for n in case.run.order if op_of(n) == "divide"}
-    named = [(text, v, n) for text, v, n in case.clues.values if text[:1] == "`" and v.dtype.kind == "f" and v.all()]
+    named = [(text, v, n) for text, v, n in case.clues.values if is_name(text) and v.dtype.kind == "f" and v.all()]
     fit = [(text, v, n in divisors) for text, value, n in named if (v := fitted(value, case.a.shape)) is not None]
     for (one, v1, divides), (other, v2, _) in itertools.permutations(fit, 2):
         if case.fits(case.a * (v1 / v2)):
@@ -90,11 +91,11 @@ def _told(
 
 def _doubt(used: str, meant: str) -> float:
     """How much less one value in place of another is believed than a slip in one letter."""
-    if used[:1] == meant[:1] == "`":
+    if is_name(used) and is_name(meant):
         return 0.15
     if used == f"minus {meant}":
         return 0.1
-    return 0.4 + 0.3 * (meant[:1] != "`") + 0.3 * ("`" not in used)
+    return 0.4 + 0.3 * (not is_name(meant)) + 0.3 * ("`" not in used)
 
 
 def _all_at_once(case: Case, node: Node, wrong: Mapping[int, Array], text: str) -> Iterator[Explanation]:
@@ -120,9 +121,7 @@ def _meant(case: Case, node: Node, origin: int | None) -> str:
             if below in case.run.names and op_of(source) == "transpose":
                 return case.run.describe(below) + TURNED  # type: ignore[arg-type]
             return case.run.describe(source)
-        for text, value, _ in case.clues.values:
-            if value is case.run.arguments[node][origin]:
-                return text
+        return case.run.argument(node, origin) or "another value"
     return "another value"
 
 
@@ -136,10 +135,10 @@ def _candidates(case: Case, node: Node, held: Array, upstream: Array) -> Iterato
             shaped = fitted(value, held.shape)
             if shaped is not None:
                 yield text, host.broadcast_to(shaped, held.shape), source
-            turned = value.swapaxes(-1, -2) if value.ndim == held.ndim > 1 and text[:1] == "`" else None
+            turned = value.swapaxes(-1, -2) if value.ndim == held.ndim > 1 and is_name(text) else None
             if turned is not None and turned.shape == held.shape:
                 yield text + TURNED, turned, source
-    itself = next((text for text, value, _ in case.clues.values if value is held), "a value")
+    itself = next((text for text, value, _ in case.clues.values if value is held), case.run.constant(held)) or "a value"
     for words, moved in rearrangements(held):
         if moved.shape == held.shape:
             yield f"{itself} {words}", moved, None
@@ -164,8 +163,7 @@ def too_late(case: Case) -> Iterator[Explanation]:
             passed = g if g.shape == source.shape else sum_to(g, source.shape)
             without = case.a + case.sweep.at_leaf(case.sweep.down({source: passed - c}), case.k)
             if case.fits(without * value):
-                factor = node.inputs[1 - i]
-                words = "a constant" if factor is None else case.run.describe(factor)
+                words = case.run.argument(node, 1 - i) or "a constant"
                 message = f"<d> <has> the factor {words} applied too late: it belongs to the cotangent that enters "
                 message += f"{case.run.describe(node)}, before the sums{case.run.where(node)}"
                 yield case.at(node, ("late", node, i), LOCAL + 0.3, "factor too late", message, words)
