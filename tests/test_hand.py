@@ -606,6 +606,23 @@ def test_statistics_of_one_element_are_a_note_and_a_shape_that_would_tell_more_i
     one = np.array([[1.3]]), np.array([[2.0]])
     assert "more elements of x would tell" in only(mg.check_hand_gradient(lambda x, w: x * w, one, doubled)).message
 
+    def both_doubled(g, x, b):
+        return 2 * g, 2 * g.sum()
+
+    inputs = np.random.default_rng(0).normal(size=(4, 3)), np.array(1.3)
+    finding = only(mg.check_hand_gradient(lambda x, b: x + b, inputs, both_doubled))
+    assert finding.argument == "x, b" and "would tell" not in finding.message  # x has elements enough
+
+
+def test_an_unexplained_gradient_behind_a_sum_to_one_number_is_a_finding():
+    def log_mixture(x, mu, logits):
+        each = logits - np.log(np.sum(np.exp(logits))) - 0.5 * (x[:, None] - mu) ** 2
+        return np.log(np.exp(each).sum(axis=1)).mean()
+
+    inputs = tuple(np.random.default_rng(0).normal(size=n) for n in (4, 3, 3))
+    report = mg.check_hand_gradient(log_mixture, inputs, tuple(np.cos(x) for x in inputs), cotangent=np.ones(()))
+    assert [finding.kind for finding in report.mistakes] == ["unexplained"] * 3
+
 
 def test_a_path_that_is_missing_is_believed_before_another_that_counts_twice():
     def cosine(a, b):

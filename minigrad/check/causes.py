@@ -88,13 +88,13 @@ def _told(
 
 def _indistinct(comparison: Comparison, ks: list[int]) -> str:
     """What to choose larger, where axes of length 1 make several mistakes come to the same."""
-    for k in ks:
-        name, shape = comparison.names[k], comparison.run.leaves[k].shape
-        if math.prod(shape) == 1:
-            return f" (or something else of this one number: more elements of {name} would tell)"
-        if 1 in shape:
-            return f" (or something else of the same numbers: {name}.shape[{shape.index(1)}] above 1 may tell)"
-    return ""
+    shapes = {comparison.names[k]: comparison.run.leaves[k].shape for k in ks}
+    if any(shape and 1 not in shape for shape in shapes.values()):
+        return ""
+    name, shape = next(iter(shapes.items()))
+    if math.prod(shape) == 1:
+        return f" (or something else of this one number: more elements of {name} would tell)"
+    return f" (or something else of the same numbers: {name}.shape[{shape.index(1)}] above 1 may tell)"
 
 
 def _worst(comparison: Comparison, k: int, many: int = 3) -> list[dict[str, Any]]:
