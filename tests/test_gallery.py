@@ -83,6 +83,7 @@ def varied(exhibit, rng):
         "mean of what a mask keeps": ((n, d, 2), (2, 3)),
         "layers of one width": ((d, d), (d, d), (d, d)),
         "two-layer net": ((n, d), (d, 3), (3,), (3, n), (n,)),
+        "dilated convolution": ((n, d + 3), (3,)),
         "highway layer": ((n, d), (d, d), (d, d), (d,)),
         "attention": ((n, d), (d, d), (d, 3)),
         "causal attention": ((n, d), (d, 3), (d, 3), (d, 2)),

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from minigrad.backend import numpy as host
-from minigrad.check.clues import MATRIX, Clues
+from minigrad.check.clues import MATRIX, NEAR, Clues
 from minigrad.check.numbers import STATISTICS, Factor
 from minigrad.check.run import op_of
 from minigrad.check.sweep import DIRECTIONS, Array, Edge
@@ -163,11 +163,12 @@ class Case:
 
     def believed(self, site: Node | Edge) -> float:
         """Readiness to believe in a site: named intermediates before unnamed, statistics first, edges last."""
+        node = site if isinstance(site, Node) else site[0]
+        alone = 1.2 if len(self.clues.turns[self.clues.made_by(node)]) > NEAR else 0.0  # one turn of a loop
         if not isinstance(site, Node):
-            named = sum(node in self.run.names for node in (site[0], site[0].inputs[site[1]]))
-            return 0.6 - 0.1 * named
-        rank = 0.5 if site not in self.run.names else 0.3 if "." in self.run.names[site] else 0.0
-        assert site.primitive is not None
+            named = sum(end in self.run.names for end in (node, node.inputs[site[1]]))
+            return 0.6 - 0.1 * named + alone
+        rank = alone + (0.5 if site not in self.run.names else 0.3 if "." in self.run.names[site] else 0.0)
         rank -= 0.1 if op_of(site) in STATISTICS else 0.0
         return rank + 1e-4 * self.run.order.index(site) / len(self.run.order)
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from minigrad.backend import numpy as host
-from minigrad.check.numbers import Factor, counts_of, is_name, known_numbers, ratio_of
+from minigrad.check.numbers import MOVES, Factor, counts_of, is_name, known_numbers, ratio_of, simple
 from minigrad.check.rearranged import fitted
 from minigrad.check.run import op_of
 from minigrad.check.sweep import Array, Sweep
@@ -48,6 +48,14 @@ class Clues:
         named += [("the upstream gradient", g, None) for g in self.sweep.seeds.values()]
         named += [(f"`{name}`", value.astype(float), None) for name, value in self.run.constants.items()]
         return named + unnamed
+
+    def carried(self, nodes: Iterable[Node]) -> set[Node]:
+        """Some nodes, and all that only move what they hold."""
+        carriers = set(nodes)
+        for node in self.run.order:
+            if op_of(node) in MOVES and not carriers.isdisjoint(node.inputs):
+                carriers.add(node)
+        return carriers
 
     def made_by(self, node: Node | None) -> tuple[Any, ...]:
         """What all turns of a loop have in common: the line and the row."""
@@ -91,14 +99,16 @@ class Clues:
                 return factor
         return ratio_of(w, taken, self.counts)
 
-    def known(self, w: float) -> tuple[str, float] | None:
+    def known(self, w: float, fractions: bool = False) -> tuple[str, float] | None:
         """What a weight does to a path, where it is a known number, and that number."""
         if abs(w) < 1e-5:
             return "is missing", 0.0
         if abs(w + 1) < 1e-5:
             return "has the wrong sign", -1.0
-        named = self.name_weight(w)
-        return None if named is None or w < 0 else (named.sentence("it")[3:], float(named.value))
+        named, fraction = self.name_weight(w), simple(w) if fractions else None
+        if named is not None and w > 0:
+            return named.sentence("it")[3:], float(named.value)
+        return None if fraction is None else (f"counts {fraction} times", float(fraction))
 
     @functools.cached_property
     def forms(self) -> list[tuple[Factor, Array]]:

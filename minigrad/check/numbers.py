@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 from minigrad.backend import numpy as host
@@ -15,6 +16,9 @@ from minigrad.tape import Node
 
 STATISTICS = frozenset(("amax", "logsumexp", "mean", "norm", "sum"))
 """Rows that take many values together: what a derivation is most likely to treat as constant."""
+
+MOVES = frozenset(("alias", "broadcast_to", "flip", "pad", "reshape", "roll", "take", "transpose"))
+"""Rows that carry values along without computing."""
 
 SCALING = frozenset(("divide", "multiply", "power", "power_of"))
 """Rows whose constant arguments are factors of a derivative."""
@@ -58,10 +62,14 @@ def counts_of(run: Run) -> dict[int, str]:
         statistic = op_of(node) in STATISTICS and node.inputs[0] is not None
         if statistic and (many := together(node)) > 1:
             counts.setdefault(many, f"m = {many} (the elements that {run.describe(node)} takes together)")
+    axes: dict[int, list[str]] = {}
     for k, x in enumerate(run.leaves):
         for axis, n in enumerate(x.shape):
-            if n > 1:
-                counts.setdefault(n, f"{n} ({run.leaf_name(k)}.shape[{axis}])")
+            axes.setdefault(n, []).append(f"{run.leaf_name(k)}.shape[{axis}]")
+    for n, words in axes.items():
+        if n > 1:
+            counts.setdefault(n, f"{n} ({' or '.join(words[:3])})")
+    for k, x in enumerate(run.leaves):
         if x.size > 1:
             counts.setdefault(x.size, f"{x.size} ({run.leaf_name(k)}.size)")
     for node in run.order:
@@ -129,7 +137,7 @@ def _also(value: float, counts: dict[int, str]) -> str:
     words = counts.get(round(value)) if value == round(value) else None
     if words is None:
         return ""
-    return f" (which is also {words if words[0] == 'm' else words.partition(' (')[2][:-1]})"
+    return f" (which is also {words if words[0] == 'm' else words.partition(' (')[2][:-1].partition(' or ')[0]})"
 
 
 def ratio_of(w: float, ms: Iterable[int], counts: dict[int, str]) -> Factor | None:
@@ -140,10 +148,16 @@ def ratio_of(w: float, ms: Iterable[int], counts: dict[int, str]) -> Factor | No
     return None
 
 
+def simple(number: float) -> Fraction | None:
+    """A number as a fraction of small ones, where it is one."""
+    near = Fraction(number).limit_denominator(99)
+    return near if abs(near - number) < 1e-6 * abs(number) and abs(near.numerator) < 100 else None
+
+
 def digits(number: float) -> str:
     """A factor in words: one that would round to 1 by what it is apart from it, "1 + 1.5e-08"."""
     if f"{abs(number):.6g}" != "1" or abs(number) == 1:
-        return f"{number:.6g}"
+        return str(simple(number) or f"{number:.6g}")
     apart = abs(number) - 1
     text = f"1 {'+' if apart > 0 else '-'} {abs(apart):.2g}"
     return f"-({text})" if number < 0 else text

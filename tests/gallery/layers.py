@@ -430,4 +430,36 @@ for name, edit, of, kind, words in (
 ):  # fmt: skip
     highway.mistake(name, edit, of=of, kind=kind, words=words)
 
-EXHIBITS = [highway, mlp, square, attention, causal, convolution, avg_pool, max_pool, embedding]
+
+def dilated_forward(x, w):
+    T, k = x.shape[1], len(w)
+    xp = np.concatenate([np.zeros((len(x), 2 * k - 2)), x], axis=1)
+    out = np.zeros(x.shape)
+    for t in range(T):
+        for i in range(k):
+            out[:, t] += w[i] * xp[:, t + 2 * i]
+    return out
+
+
+dilated = Exhibit(
+    "dilated convolution", dilated_forward, lambda rng: (rng.normal(size=(2, 6)), rng.normal(size=3)),
+    """
+    def backward(g, x, w):
+        T, k = x.shape[1], len(w)
+        xp = np.concatenate([np.zeros((len(x), 2 * k - 2)), x], axis=1)
+        dxp, dw = np.zeros_like(xp), np.zeros(k)
+        for t in range(T):
+            for i in range(k):
+                dxp[:, t + 2 * i] += w[i] * g[:, t]
+                dw[i] += np.sum(g[:, t] * xp[:, t + 2 * i])
+        return dxp[:, 2 * k - 2 :], dw
+    """,
+)  # fmt: skip
+for name, edit, of, kind, words in (
+    ("assigned, not added", ("dxp[:, t + 2 * i] +=", "dxp[:, t + 2 * i] ="), "x", "overwritten", "contributions to `xp`"),
+    ("weights assigned", ("dw[i] +=", "dw[i] ="), "w", "overwritten", "in dw contributions to `w` that meet"),
+    ("weights averaged", ("], dw\n", "], dw / g.size\n"), "w", "factor", "averaged over the places where `w` is used"),
+):  # fmt: skip
+    dilated.mistake(name, edit, of=of, kind=kind, words=words)
+
+EXHIBITS = [highway, dilated, mlp, square, attention, causal, convolution, avg_pool, max_pool, embedding]

@@ -390,6 +390,10 @@ groupnorm.mistake(
     "batch for m", ("m = d.shape[2]", "m = n"), of="x", kind="combination", words="`mu`.*`var`|`var`.*`mu`"
 )
 groupnorm.mistake(
+    "an axis forgotten in m, another in its place", ("m = d.shape[2]", "m = c * h"), of="x", kind="combination",
+    words="(`mu`|`var`) counts 3/2 times, and the path through (`var`|`mu`) counts 3/2 times",
+)  # fmt: skip
+groupnorm.mistake(
     "gamma forgotten", ("d = (g * gamma)", "d = g"), of="x", kind="derivative left out", words="factor `gamma`"
 )
 groupnorm.mistake(

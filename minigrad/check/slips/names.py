@@ -11,14 +11,11 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
 from minigrad.check.case import INVOLVED, LOCAL, Case, Explanation
+from minigrad.check.numbers import MOVES
 from minigrad.check.rearranged import rearrangements
-from minigrad.check.run import op_of
 from minigrad.check.sweep import Array
 from minigrad.primitive import OUTPUT
 from minigrad.tape import Node
-
-MOVES = frozenset(("alias", "broadcast_to", "flip", "pad", "reshape", "roll", "take", "transpose"))
-"""Rows that carry values along without computing."""
 
 MOST, LARGEST = 24, 100_000
 """How many names, and of how many elements, are tried in one another's place."""
@@ -60,10 +57,7 @@ def _held(case: Case) -> dict[str, list[Node]]:
 
 def _found(case: Case, key: str, nodes: Sequence[Node], values: Sequence[Array]) -> bool:
     """Whether a reverse pass that has other values of some nodes, and all that only moves those, is the hand's."""
-    carriers = set(nodes)
-    for node in case.run.order:
-        if op_of(node) in MOVES and not carriers.isdisjoint(node.inputs):
-            carriers.add(node)
+    carriers = case.clues.carried(nodes)
     changed = dict(zip(nodes, values, strict=True))
 
     def act(own: bool) -> Mapping[Node, Array]:

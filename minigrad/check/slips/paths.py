@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from minigrad.backend import numpy as host
@@ -15,6 +15,7 @@ from minigrad.check.rearranged import fitted, rearrangements
 from minigrad.check.run import op_of
 from minigrad.check.sweep import DIRECTIONS, Array, Edge
 from minigrad.check.terms import groups
+from minigrad.ops import sum_to
 from minigrad.tape import Node
 
 UPSTREAM: dict[str, tuple[str, Callable[[Array], Array]]] = {
@@ -65,10 +66,15 @@ def whole(case: Case) -> Iterator[Explanation]:
 
 
 def _places(case: Case) -> float:
-    """To how many places each element of this leaf is broadcast, where that is the same wherever it is used."""
-    edges = case.sweep.consumers.get(case.run.leaves[case.k].node, ())  # type: ignore[arg-type]
-    sizes = {math.prod(node.shape) for node, _ in edges if node.primitive.kind == "elementwise"}  # type: ignore[union-attr]
-    return sizes.pop() / max(1, case.a.size) if len(sizes) == 1 else 1.0
+    """To how many places each element of this leaf is copied and broadcast, where that is the same for all; else 1."""
+    carriers = case.clues.carried([case.run.leaves[case.k].node])  # type: ignore[list-item]
+    used: dict[Node, Array] = {}
+    for node in case.sweep.cotangents.keys() - carriers:
+        for carrier in carriers.intersection(node.inputs):  # type: ignore[arg-type]
+            ones = host.ones(node.shape if node.primitive.kind == "elementwise" else carrier.shape)  # type: ignore[union-attr]
+            used[carrier] = used.get(carrier, 0) + sum_to(ones, carrier.shape)
+    places = case.sweep.at_leaf(case.sweep.down(used), case.k)
+    return float(places.flat[0]) if places.size and (places == places.flat[0]).all() else 1.0
 
 
 def upstream(case: Case) -> Iterator[Explanation]:
@@ -240,8 +246,8 @@ def pairs(case: Case) -> Iterator[Explanation]:
         w, *_ = host.linalg.lstsq(both, case.q, rcond=1e-9)
         if not (host.abs(both @ w - case.q) <= case.q_tol).all():
             continue
-        one, other = case.clues.known(1 + w[0]), case.clues.known(1 + w[1])
-        if one is None or other is None:
+        one, other = (case.clues.known(1 + weight, case.a.size >= 6) for weight in w)
+        if one is None or other is None or host.abs(both @ w - w[0] * whole).max() <= 1e-9 * host.abs(case.q).max():
             continue
         (first, w1), (second, w2) = one, other
         effects = [case.sweep.at_leaf(case.sweep.effect(s), case.k) for s in (s1, s2)]
@@ -292,9 +298,23 @@ def combinations(case: Case) -> Iterator[Explanation]:
     w, *_ = host.linalg.lstsq(columns, case.h.reshape(-1), rcond=None)
     if not case.fits((columns @ w).reshape(case.a.shape)):
         return
-    changed = [(labels, x) for labels, x in zip(parts, w, strict=True) if abs(x - 1) > 1e-5]
-    told = [(labels, (case.clues.known(x) or (f"counts {digits(x)} times", x))[0]) for labels, x in changed]
-    name = case.run.leaf_name(case.k)
-    words = "; ".join(f"the path {name} -> {' -> '.join(labels) or 'y'} {what}" for labels, what in told)
-    names = tuple(dict.fromkeys(name for labels, _ in told for name in labels))
+    weighed: dict[str, list[tuple[str, ...]]] = {}
+    for labels, x in zip(parts, w, strict=True):
+        if abs(x - 1) > 1e-5:
+            what = (case.clues.known(x) or (f"counts {digits(x)} times", x))[0]
+            weighed.setdefault(what, []).append(labels)
+    if [len(paths) for paths in weighed.values()] == [len(parts)]:  # the gradient as a whole
+        return
+    words = "; ".join(f"{path} {what}" for what, paths in weighed.items() for path in _in_words(case, paths, parts))
+    names = tuple(dict.fromkeys(name for paths in weighed.values() for labels in paths for name in labels))
     yield Explanation(("weights",), COMPOUND + 1, "combination", f"in <d> {words}", names)
+
+
+def _in_words(case: Case, paths: Sequence[tuple[str, ...]], parts: Iterable[tuple[str, ...]]) -> list[str]:
+    """Some of the paths of a gradient: by what they alone pass, a name if there is one, else one by one."""
+    others = {label for labels in parts if labels not in paths for label in labels}
+    shared = [label for label in paths[0] if label not in others and all(label in labels for labels in paths)]
+    if shared:
+        label = min(shared, key=lambda label: not label.isidentifier())
+        return [f"the path through {label if '`' in label else f'`{label}`'}"]
+    return [f"the path {case.run.leaf_name(case.k)} -> {' -> '.join(labels) or 'y'}" for labels in paths]

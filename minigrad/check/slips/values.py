@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -95,7 +96,9 @@ def _doubt(used: str, meant: str) -> float:
         return 0.15
     if used == f"minus {meant}":
         return 0.1
-    return 0.4 + 0.3 * (not is_name(meant)) + 0.3 * ("`" not in used)
+    if meant.strip("`") in re.findall(r"[\w.]+", used):  # such as `1 - z` for `z`
+        return 0.25
+    return 0.4 + 0.3 * (not is_name(meant)) + 0.5 * (not is_name(used))
 
 
 def _all_at_once(case: Case, node: Node, wrong: Mapping[int, Array], text: str) -> Iterator[Explanation]:
