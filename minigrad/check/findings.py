@@ -11,7 +11,7 @@ from minigrad.check.forward import record
 from minigrad.check.numbers import STATISTICS, together
 from minigrad.check.rearranged import reshaped
 from minigrad.check.report import NOTE, VACUOUS, Finding
-from minigrad.check.run import CannotRun, Run, name_of, op_of
+from minigrad.check.run import CannotRun, Run, name_of
 from minigrad.check.sweep import Sweep
 
 Array = Any
@@ -37,11 +37,8 @@ def of_a_zero(name: str, a: Array, sizes: Array) -> Finding:
 
 def of_one_element(run: Run, sweep: Sweep) -> list[Finding]:
     """A note on statistics that are taken over one element each, where a batch or a layer has only one."""
-    alone = [
-        run.describe(node) for node in run.order
-        if node in sweep.cotangents and op_of(node) in STATISTICS
-        and node.inputs[0] is not None and together(node) == 1
-    ]  # fmt: skip
+    statistics = (node for node in sweep.steps(*STATISTICS) if node.inputs[0] is not None)
+    alone = [run.describe(node) for node in statistics if together(node) == 1]
     if not alone:
         return []
     words = ", ".join(dict.fromkeys(alone[:3])) + (" and others" if len(set(alone)) > 3 else "")

@@ -40,9 +40,8 @@ def _switches(run: Run) -> list[tuple[str, Array]]:
     """Which side every op with a kink is on."""
     switches = []
     for node in run.order:
-        if op_of(node) not in KINKED:
+        if (name := op_of(node)) not in KINKED:
             continue
-        name = op_of(node)
         arrays = [a for a in run.arguments[node] if isinstance(a, host.ndarray)]
         words = name + (f" ({run.describe(node)})" if node in run.names else "")
         if name in ("maximum", "minimum"):
@@ -62,10 +61,8 @@ def _switches(run: Run) -> list[tuple[str, Array]]:
             index = node.params[0]
             parts = [p for p in (index if isinstance(index, tuple) else (index,)) if isinstance(p, host.ndarray)]
             state = host.concatenate([host.ravel(p) for p in parts]) if parts else host.zeros(0)
-            words = (
-                f"the choice of elements{' for ' + run.describe(node) if node in run.names else ''} (max, "
-                f"sort or an index)"
-            )
+            of = f" for {run.describe(node)}" if node in run.names else ""
+            words = f"the choice of elements{of} (max, sort or an index)"
         else:
             state = host.sign(arrays[0])
         switches.append((words, host.asarray(state)))

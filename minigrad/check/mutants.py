@@ -54,9 +54,7 @@ class Score:
     moved: list[Any] = field(default_factory=list)
 
 
-def mutation_score(
-    run: Run, sweep: Sweep, tolerances: list[Array], values: list[Any], outputs: int
-) -> Score:
+def mutation_score(run: Run, sweep: Sweep, tolerances: list[Array], values: list[Any], outputs: int) -> Score:
     """Plants mistakes and counts, and tells of those that are missed what hides them.
 
     The tolerance hides what moves a gradient, but not beyond it; the cotangent what another one would
@@ -99,11 +97,10 @@ def _before_reductions(run: Run, sweep: Sweep) -> list[Node]:
     """The nodes that a scalar output is a reduction of, or the outputs themselves."""
     found: list[Node] = []
     stack = [y.node for y in run.outputs if y.node is not None]
-    leaves = {x.node for x in run.leaves}
     while stack:
         node = stack.pop()
         sources = [source for source in node.inputs if source is not None and source in sweep.needed]
-        if math.prod(node.shape) > 1 or not sources or not leaves.isdisjoint(sources):
+        if math.prod(node.shape) > 1 or not sources or not sweep.leaf_nodes.isdisjoint(sources):
             found.append(node)
         else:
             stack += sources
@@ -159,19 +156,17 @@ def dull_inputs(run: Run) -> list[str]:
 def _mutants(run: Run, sweep: Sweep, number: Mapping[Node, int]) -> list[Mutant]:
     """Cuts of every node and edge, and the factors that products bring left out."""
     mutants = []
-    leaves = {x.node for x in run.leaves}
-    for node in run.order:
-        if node not in sweep.cotangents or node.primitive is None or node not in sweep.needed:
+    for node in sweep.steps():
+        if node not in sweep.needed:
             continue
         if node in run.names or op_of(node) in STATISTICS:
             mutants.append(Mutant((number[node], None), "cut", f"the path through {run.describe(node)} cut"))
-        inputs = [i for i, source in enumerate(node.inputs) if (node, i) in sweep.edges]
-        for i in inputs:
-            source = node.inputs[i]
-            if len(inputs) > 1 or source in leaves:
-                words = f"the path from {run.describe(source)} into {run.describe(node)} cut"  # type: ignore[arg-type]
+        inputs = list(sweep.terms(node))
+        for i, source, _ in inputs:
+            if len(inputs) > 1 or source in sweep.leaf_nodes:
+                words = f"the path from {run.describe(source)} into {run.describe(node)} cut"
                 mutants.append(Mutant((number[node], i), "cut", words))
-            if op_of(node) in ("multiply", "divide") and (op_of(node) == "multiply" or i == 0):
+            if op_of(node) == "multiply" or (op_of(node) == "divide" and i == 0):
                 other = node.inputs[1 - i]
                 if other is not None:
                     words = f"the factor {run.describe(other)} left out in {run.describe(node)}"
@@ -192,9 +187,7 @@ def _moves(sweep: Sweep, run: Run, mutant: Mutant, bounds: list[Any]) -> bool:
     else:
         g = sweep.cotangents[node]
         effect = sweep.down({source: (g if g.shape == source.shape else sum_to(g, source.shape)) - c})
-    return any(
-        bool((host.abs(sweep.at_leaf(effect, k)) > bounds[k]).any()) for k in range(len(run.leaves))
-    )  # fmt: skip
+    return any(bool((host.abs(sweep.at_leaf(effect, k)) > bounds[k]).any()) for k in range(len(run.leaves)))
 
 
 def score_sentence(score: Score, missed: list[Mutant], own_cotangent: bool = False, own_rtol: bool = False) -> str:

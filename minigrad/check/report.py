@@ -70,16 +70,18 @@ class Report:
     def mistakes(self) -> list[Finding]:
         return [finding for finding in self.findings if finding.severity == MISTAKE]
 
+    @property
+    def verdict(self) -> str:
+        return "right" if self.ok else "WRONG" if self.mistakes else "PROVES NOTHING"
+
     def __bool__(self) -> bool:
         return self.ok
 
     def __str__(self) -> str:
-        lines = [f"{self.title}: {'right' if self.ok else 'WRONG' if self.mistakes else 'PROVES NOTHING'}"]
+        lines = [f"{self.title}: {self.verdict}"]
         for finding in self.findings:
             mark = {MISTAKE: "x", VACUOUS: "!", NOTE: "-"}[finding.severity]
-            lines += [
-                f"  {mark} {line}" if i == 0 else f"    {line}" for i, line in enumerate(finding.message.split("\n"))
-            ]
+            lines.append(f"  {mark} " + finding.message.replace("\n", "\n    "))
             for row in finding.evidence.get("worst", ()):
                 numbers = dict(zip(row, told_apart(*row.values()), strict=True))
                 lines.append("      " + ", ".join(f"{k} {v}" for k, v in numbers.items()))
@@ -91,12 +93,10 @@ class Report:
 
     def __repr__(self) -> str:
         """One line, which is what a failing `assert` shows of it."""
-        state = "right" if self.ok else "WRONG" if self.mistakes else "PROVES NOTHING"
-        return f"<{state}: {'; '.join(f.message for f in self.findings if f.severity != NOTE) or self.title}>"
+        return f"<{self.verdict}: {'; '.join(f.message for f in self.findings if f.severity != NOTE) or self.title}>"
 
     def _repr_html_(self) -> str:
         colour = "#1a7f37" if self.ok else "#cf222e"
-        state = "right" if self.ok else "wrong" if self.mistakes else "proves nothing"
         items = "".join(
             f"<li><b>{html.escape(f.kind)}</b>: {html.escape(f.message).replace(chr(10), '<br>')}</li>"
             for f in self.findings
@@ -111,7 +111,7 @@ class Report:
         )
         details = ", ".join(f"{html.escape(k)}: {html.escape(_short(v))}" for k, v in self.details.items())
         return (
-            f"<div><b>{html.escape(self.title)}: <span style='color:{colour}'>{state}</span></b>"
+            f"<div><b>{html.escape(self.title)}: <span style='color:{colour}'>{self.verdict.lower()}</span></b>"
             f"<ul>{items}</ul><table><tr>{head}</tr>{rows}</table><small>{details}</small></div>"
         )
 
@@ -120,18 +120,7 @@ class Report:
         record = {
             "title": self.title,
             "ok": self.ok,
-            "findings": [
-                {
-                    "argument": f.argument,
-                    "kind": f.kind,
-                    "severity": f.severity,
-                    "paths": list(f.paths),
-                    "factor": f.factor,
-                    "message": f.message,
-                    "evidence": f.evidence,
-                }
-                for f in self.findings
-            ],
+            "findings": [vars(finding) for finding in self.findings],
             "facts": self.facts,
             "details": self.details,
         }
