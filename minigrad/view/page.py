@@ -213,48 +213,27 @@ def _paths(tape: Tape, leaves: Sequence[Line] | None, large: bool, pictures: Pic
 
 def way_edges(tape: Tape, x: Node, labels: Sequence[str]) -> list[tuple[int, int]]:
     """The edges, as pairs of lines' numbers, of all ways from x to the result past exactly these waypoints."""
-    needed = _leading_to([x], tape.nodes)
-    y = tape.nodes[-1]
-    waypoints = tape.waypoints(x)
-    users: dict[Node, list[Node]] = {}
-    for node in tape.nodes:
-        if node in needed:
-            for origin in dict.fromkeys(node.inputs):
-                if origin is not None and origin in needed:
-                    users.setdefault(origin, []).append(node)
-    # A state is a node with the number of waypoints passed; "..." stands for any that are left.
-    names = list(labels)
+    needed, waypoints, y = _leading_to([x], tape.nodes), tape.waypoints(x), tape.nodes[-1]
+    forgetful = bool(labels) and labels[-1] == split.FORGOTTEN  # "..." stands for any waypoints that are left
+    goal = len(labels) - forgetful
 
     def passed(node: Node, count: int) -> int | None:
+        """How many of the waypoints a way has passed after a node, which had passed `count` before; None for astray."""
         name = waypoints.get(node)
-        if name is None or (count < len(names) and names[count] == split.FORGOTTEN):
+        if name is None or (count == goal and forgetful):
             return count
-        return count + 1 if count < len(names) and names[count] == name else None
+        return count + 1 if count < goal and labels[count] == name else None
 
-    goal = len(names) - 1 if names and names[-1] == split.FORGOTTEN else len(names)
-    arcs: list[tuple[tuple[Node, int], tuple[Node, int]]] = []
-    states, stack = {(x, 0)}, [(x, 0)]
-    while stack:
-        state = stack.pop()
-        for user in users.get(state[0], []):
-            count = passed(user, state[1])
-            if count is None:
-                continue
-            arcs.append((state, (user, count)))
-            if (user, count) not in states:
-                states.add((user, count))
-                stack.append((user, count))
-    before: dict[tuple[Node, int], list[tuple[Node, int]]] = {}
-    for a, b in arcs:
-        before.setdefault(b, []).append(a)
-    edges: set[tuple[int, int]] = set()
-    stack = [(y, goal)] if (y, goal) in states else []
-    seen = set(stack)
-    while stack:
-        state = stack.pop()
-        for source in before.get(state, []):
-            edges.add((tape.numbers[source[0]], tape.numbers[state[0]]))
-            if source not in seen:
-                seen.add(source)
-                stack.append(source)
+    arcs = [(source, node) for node in tape.nodes for source in dict.fromkeys(node.inputs) if source in needed]
+    reached: dict[Node, set[int]] = {x: {0}}
+    for source, node in arcs:
+        counts = (passed(node, count) for count in reached.get(source, ()))
+        reached.setdefault(node, set()).update(count for count in counts if count is not None)
+    leading: dict[Node, set[int]] = {y: {goal}}
+    edges = set()
+    for source, node in reversed(arcs):
+        for count in reached.get(source, ()):
+            if passed(node, count) in leading.get(node, ()):
+                leading.setdefault(source, set()).add(count)
+                edges.add((tape.numbers[source], tape.numbers[node]))
     return sorted(edges)
