@@ -88,7 +88,11 @@ def page(rows: Sequence[tuple[int, Finding, float]], figures: dict[int, bytes]) 
     """One self-contained page: the tape of BatchNorm, then every claim with its number and figure."""
     tape = small_tape()
     split = tape.paths("x")
-    ways = "".join(f"<li>{study.PATHS[p.labels]}: norm {p.norm:.3g}, share {p.share:.1%}</li>" for p in split)
+    ways = "".join(
+        f"<li>{study.PATHS[p.labels]}: norm {p.norm:.3g}, share {p.share:.1%}"
+        f"{' (zero but for rounding)' if p.share < 1e-12 else ''}</li>"
+        for p in split
+    )
     parts = [
         "<!doctype html><html lang='en'><meta charset='utf-8'>"
         "<meta name='viewport' content='width=device-width, initial-scale=1'>"
