@@ -110,6 +110,8 @@ def run(full: bool = False, steps: int | None = None, dataset: data.Dataset | No
                 axis.plot(seen["step"], [p[k] for p in seen["percentiles"]], lw=1, label=f"{share}th percentile")
             axis.set(xlabel="step", title=f"input of a sigmoid, {name}")
         a2.legend(fontsize=8)
+        for axis in (a1, a2, a3):
+            axis.locator_params(axis="x", nbins=5)
         low = min(a2.get_ylim()[0], a3.get_ylim()[0])
         high = max(a2.get_ylim()[1], a3.get_ylim()[1])
         a2.set_ylim(low, high)
