@@ -7,19 +7,32 @@ that reproduce that gradient. This is the list of all searches, in the order in 
 from collections.abc import Callable, Iterator
 
 from minigrad.check.case import Case, Explanation
-from minigrad.check.slips import constants, derivatives, formulas, loops, names, paths, shapes, sums, values
+from minigrad.check.slips import (
+    constants,
+    derivatives,
+    formulas,
+    loops,
+    names,
+    paths,
+    products,
+    several,
+    shapes,
+    sums,
+    values,
+    whole,
+)
 
 Search = Callable[[Case], Iterator[Explanation]]
 
 SINGLE: tuple[Search, ...] = (
-    paths.whole, paths.upstream, paths.sites, paths.constants, values.factors, derivatives.derivatives,
-    values.mistaken, shapes.sums, shapes.products, shapes.turned, shapes.added_up, paths.overwritten,
+    whole.whole, whole.upstream, paths.sites, paths.constants, values.factors, derivatives.derivatives,
+    values.mistaken, shapes.sums, products.products, products.turned, shapes.added_up, paths.overwritten,
     derivatives.spread, values.too_late,
 )  # fmt: skip
 """The searches for single slips, all of which are made."""
 
 FAR_FETCHED: tuple[Search, ...] = (
     loops.everywhere, names.names, values.misplaced, shapes.nothing_summed, constants.replays, names.left_out,
-    constants.other_axes, paths.pairs, formulas.formulas, sums.sums_of_values, paths.combinations,
+    constants.other_axes, several.pairs, formulas.formulas, sums.sums_of_values, several.combinations,
 )  # fmt: skip
 """The others, which take longer: the first that finds something is the last."""

@@ -1,112 +1,18 @@
-"""Mistakes in what is added up: paths cut, of the wrong sign, scaled, overwritten; the upstream gradient misused."""
+"""Mistakes in what is added up: paths cut, of the wrong sign, scaled, overwritten."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator
 
 from minigrad.backend import numpy as host
-from minigrad.check.case import COMPOUND, LAST, LOCAL, PLAIN, SIMPLE, Case, Explanation
+from minigrad.check.case import LAST, LOCAL, PLAIN, Case, Explanation
 from minigrad.check.clues import NEAR
-from minigrad.check.numbers import STATISTICS, Factor, digits, together
-from minigrad.check.rearranged import fitted, rearrangements
+from minigrad.check.numbers import STATISTICS, digits, together
 from minigrad.check.run import op_of
-from minigrad.check.sweep import DIRECTIONS, Array, Edge
-from minigrad.check.terms import groups
-from minigrad.ops import sum_to
+from minigrad.check.sweep import Array, Edge
 from minigrad.tape import Node
-
-UPSTREAM: dict[str, tuple[str, Callable[[Array], Array]]] = {
-    "ignored": ("<d> <ignores> the upstream gradient (a cotangent of ones gives the same)", host.ones_like),
-    "twice": ("<d> <has> the upstream gradient applied twice", lambda g: g * g),
-    "summed": (
-        "<d> <is> as if every output had the sum of the upstream gradient", lambda g: host.full_like(g, g.sum())
-    ),
-    "averaged": (
-        "<d> <is> as if every output had the mean of the upstream gradient", lambda g: host.full_like(g, g.mean())
-    ),
-}  # fmt: skip
-"""What may stand for the upstream gradient, in words."""
-
-
-def whole(case: Case) -> Iterator[Explanation]:
-    """The gradient as a whole: zero, the other sign, scaled, rearranged, another argument's."""
-    a, h = case.a, case.h
-    if not host.any(h):
-        yield Explanation(("zero",), SIMPLE, "zero", "<d> <is> zero everywhere, and autodiff's <is> not")
-        return
-    if case.fits(-a):
-        yield Explanation(("sign",), SIMPLE, "wrong sign", "<d> <has> the wrong sign", factor="-1")
-    size = float((a * a).sum())
-    w = float((a * h).sum()) / size if size else 0.0
-    if case.fits(w * a) and abs(w + 1) > 1e-6:
-        if (places := _places(case)) > 1 and abs(w * places - 1) < 1e-6:
-            message = f"<d> <is> averaged over the places where `{case.run.leaf_name(case.k)}` is used, and "
-            yield Explanation(("averaged",), SIMPLE, "factor", message + "should be summed", factor=f"{w:.6g}")
-        named = case.clues.name_weight(w, [n for n, words in case.clues.counts.items() if words[0] == "m"])
-        sign = " and the wrong sign" if w < 0 else ""
-        if named is not None:
-            rank, message = PLAIN + 0.2 if "²" in named.text else SIMPLE + 0.1, named.sentence("<d>") + sign
-            yield Explanation(("whole", named.short, w < 0), rank, "factor", message, factor=named.short)
-        elif a.size >= 3 or abs(w - 1) < 1e-5:
-            what, rank = "a number that stands for nothing on the tape", LAST
-            if abs(w - 1) < 1e-5:
-                what, rank = "is a constant rounded to few digits, or to float32?", LOCAL
-            message = f"<d> <is> {digits(w)} times autodiff's, everywhere: {what}"
-            yield Explanation(("whole", float(f"{w:.6g}")), rank, "factor", message, factor=digits(w))
-    for j, other in enumerate(case.sweep.gradients):
-        if j != case.k and other.shape == a.shape and case.fits(other):
-            name = case.run.leaf_name(j)
-            yield Explanation(("swapped",), SIMPLE, "swapped", f"<d> holds autodiff's d{name}", (name,))
-    for words, moved in rearrangements(a):
-        if moved.shape == a.shape and case.fits(moved):
-            yield Explanation(("moved", words), SIMPLE + 0.05, "permuted", f"<d> <is> autodiff's {words}")
-
-
-def _places(case: Case) -> float:
-    """To how many places each element of this leaf is copied and broadcast, where that is the same for all; else 1."""
-    carriers = case.clues.carried([case.run.leaves[case.k].node])  # type: ignore[list-item]
-    used: dict[Node, Array] = {}
-    for node in case.sweep.cotangents.keys() - carriers:
-        for carrier in carriers.intersection(node.inputs):  # type: ignore[arg-type]
-            ones = host.ones(node.shape if node.primitive.kind == "elementwise" else carrier.shape)  # type: ignore[union-attr]
-            used[carrier] = used.get(carrier, 0) + sum_to(ones, carrier.shape)
-    places = case.sweep.at_leaf(case.sweep.down(used), case.k)
-    return float(places.flat[0]) if places.size and (places == places.flat[0]).all() else 1.0
-
-
-def upstream(case: Case) -> Iterator[Explanation]:
-    """The cotangent ignored, applied twice, or only its mean used."""
-    for name, (message, way) in UPSTREAM.items():
-        if _seeded(case, name, {node: way(g) for node, g in case.sweep.seeds.items()}):
-            yield Explanation(("upstream", name), SIMPLE, f"upstream {name}", message)
-    for node, g in case.sweep.seeds.items():
-        for turn, moved in rearrangements(g):
-            if moved.shape == g.shape and _seeded(case, turn, {**case.sweep.seeds, node: moved}):
-                message = f"<d> <uses> the upstream gradient {turn}"
-                yield Explanation(("upstream", turn), LOCAL + 0.5, "permuted", message)
-        for axis in range(g.ndim if g.size > 1 else 0):
-            for place, which in ((-1, "last"), (0, "first")):
-                alone = host.zeros_like(g)
-                host.swapaxes(alone, 0, axis)[place] = host.swapaxes(g, 0, axis)[place]
-                seeds = {**case.sweep.seeds, node: alone}
-                if g.shape[axis] > 1 and _seeded(case, (node, axis, place), seeds):
-                    message = f"<d> <uses> only the {which} of the {g.shape[axis]} parts of the upstream "
-                    message += f"gradient along axis {axis}"
-                    yield Explanation(("part", axis, place), LOCAL + 0.5, "upstream ignored", message)
-    if len(case.sweep.seeds) > 1:
-        for node in case.sweep.seeds:
-            left = {other: g for other, g in case.sweep.seeds.items() if other is not node}
-            if _seeded(case, node, left):
-                message = f"<d> <ignores> the upstream gradient of the output {case.run.describe(node)}"
-                yield case.at(node, ("output", node), SIMPLE, "missing path", message)
-
-
-def _seeded(case: Case, key: Any, seeds: Mapping[Node, Array]) -> bool:
-    """Whether other upstream gradients lead to the hand-derived gradient."""
-    return case.acted(("upstream", key), lambda: case.sweep.down(seeds))
 
 
 def sites(case: Case) -> Iterator[Explanation]:
@@ -231,90 +137,3 @@ def overwritten(case: Case) -> Iterator[Explanation]:
             message = f"in <d> contributions to {case.run.describe(source)} that meet in one element overwrite each "
             message += "other, and should be added up"
             yield case.at(source, ("overwritten", source), LOCAL, "overwritten", message)
-
-
-def pairs(case: Case) -> Iterator[Explanation]:
-    """Two paths off by known numbers, or a factor on everything and one path besides."""
-    weights = case.weights
-    weights = [(s, p) for s, p in weights if isinstance(s, Node) and s in case.run.names] or weights
-    whole = case.along(case.a)
-    parts = [(s, p) for s, p in weights if host.abs(p - whole).max() > 1e-9 * host.abs(whole).max()]
-    for (s1, p1), (s2, p2) in itertools.combinations(weights[:24], 2):
-        if _within(case, s1, p1, s2) or _within(case, s2, p2, s1):
-            continue
-        both = host.stack([p1, p2], 1)
-        w, *_ = host.linalg.lstsq(both, case.q, rcond=1e-9)
-        if not (host.abs(both @ w - case.q) <= case.q_tol).all():
-            continue
-        one, other = (case.clues.known(1 + weight, case.a.size >= 6) for weight in w)
-        if one is None or other is None or host.abs(both @ w - w[0] * whole).max() <= 1e-9 * host.abs(case.q).max():
-            continue
-        (first, w1), (second, w2) = one, other
-        effects = [case.sweep.at_leaf(case.sweep.effect(s), case.k) for s in (s1, s2)]
-        if case.fits(case.a + (w1 - 1) * effects[0] + (w2 - 1) * effects[1]):
-            message = f"two things in <d>: {case.path_words(s1)} {first}, and {case.path_words(s2)} {second}"
-            rank = COMPOUND + case.believed(s1) + case.believed(s2)
-            kind = "missing path" if {first, second} == {"is missing"} else "combination"
-            yield Explanation(("pair", s1, s2), rank, kind, message, case.names_of(s1, s2))
-    off = [(f, fitted(v, case.a.shape)) for f, v in case.clues.forms]
-    off += [(f, host.asarray(f.value)) for f in case.clues.scalars] + [(Factor("-1", -1.0), host.asarray(-1.0))]
-    for factor, value in off:
-        if value is None or not host.all(value):
-            continue
-        q = case.along(case.h / value - case.a)
-        tol = 1e-5 * float(host.abs(whole).max()) * 1e-2
-        for site, p in parts:
-            w1 = 1 + float(p @ q) / float(p @ p)
-            if not (host.abs((w1 - 1) * p - q) <= tol).all():
-                continue
-            told = case.clues.known(w1)
-            if told is None:
-                continue
-            known, w1 = told
-            effect = case.sweep.at_leaf(case.sweep.effect(site), case.k)
-            if case.fits((case.a + (w1 - 1) * effect) * value):
-                message = f"two things: {factor.sentence('<d>')}, and {case.path_words(site)} {known}"
-                rank = COMPOUND + 0.5 + case.believed(site)
-                yield case.at(site, ("both", factor.short, site), rank, "combination", message, factor.short)
-
-
-def _within(case: Case, site: Node | Edge, p: Array, other: Node | Edge) -> bool:
-    """Whether all that passes a site (p, as the random directions see it) passes another one too."""
-    node = case.sweep.landing(other)[0]
-    shared = case.sweep.effect(site).get(node)
-    if shared is None:
-        return False
-    return bool((host.abs(case.sweep.seen(case.k, node, shared) - p) <= 1e-9 * host.abs(p).max()).all())
-
-
-def combinations(case: Case) -> Iterator[Explanation]:
-    """The gradient as a weighted sum of all its paths, apart by the named intermediates."""
-    parts = groups(case.sweep, case.k)
-    if not 2 <= len(parts) <= DIRECTIONS - 1 or case.a.size <= len(parts):
-        return
-    columns = host.stack([c.reshape(-1) for c in parts.values()], 1)
-    if host.linalg.matrix_rank(columns, tol=1e-8 * host.abs(columns).max()) < len(parts):
-        return
-    w, *_ = host.linalg.lstsq(columns, case.h.reshape(-1), rcond=None)
-    if not case.fits((columns @ w).reshape(case.a.shape)):
-        return
-    weighed: dict[str, list[tuple[str, ...]]] = {}
-    for labels, x in zip(parts, w, strict=True):
-        if abs(x - 1) > 1e-5:
-            what = (case.clues.known(x) or (f"counts {digits(x)} times", x))[0]
-            weighed.setdefault(what, []).append(labels)
-    if [len(paths) for paths in weighed.values()] == [len(parts)]:  # the gradient as a whole
-        return
-    words = "; ".join(f"{path} {what}" for what, paths in weighed.items() for path in _in_words(case, paths, parts))
-    names = tuple(dict.fromkeys(name for paths in weighed.values() for labels in paths for name in labels))
-    yield Explanation(("weights",), COMPOUND + 1, "combination", f"in <d> {words}", names)
-
-
-def _in_words(case: Case, paths: Sequence[tuple[str, ...]], parts: Iterable[tuple[str, ...]]) -> list[str]:
-    """Some of the paths of a gradient: by what they alone pass, a name if there is one, else one by one."""
-    others = {label for labels in parts if labels not in paths for label in labels}
-    shared = [label for label in paths[0] if label not in others and all(label in labels for labels in paths)]
-    if shared:
-        label = min(shared, key=lambda label: not label.isidentifier())
-        return [f"the path through {label if '`' in label else f'`{label}`'}"]
-    return [f"the path {case.run.leaf_name(case.k)} -> {' -> '.join(labels) or 'y'}" for labels in paths]

@@ -1,4 +1,4 @@
-"""Mistakes in how arrays meet that no shape gives away: sums left out or over other axes, matrices in another order."""
+"""Mistakes in reductions that no shape gives away: sums left out, over other axes, or of another value."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from minigrad.backend import numpy as host
 from minigrad.check.case import INVOLVED, LOCAL, PLAIN, Case, Explanation
 from minigrad.check.numbers import STATISTICS
-from minigrad.check.rearranged import broadcasts, fitted, rearrangements
+from minigrad.check.rearranged import broadcasts, fitted
 from minigrad.check.run import op_of
 from minigrad.check.sweep import Array
 from minigrad.ops import sum_to
@@ -21,7 +21,6 @@ from minigrad.tape import Node
 
 MOVED = frozenset(("alias", "reshape", "take"))
 """Rows between a sum and what it is broadcast to, such as `s[:, None]`."""
-
 
 DIAGONAL = "as if the Jacobian were diagonal"
 
@@ -204,82 +203,6 @@ def _own_part(case: Case, node: Node, i: int, source: Node, term: _Term, right: 
         return _Term(term.own * _by_each(case, node), right, source.shape) if fits else None
     moved = row.name in MOVED and math.prod(source.shape) == math.prod(node.shape)
     return _Term(term.own, right, term.shape) if moved else None
-
-
-def turned(case: Case) -> Iterator[Explanation]:
-    """A transposition that is undone by a reshape, or by another permutation of axes."""
-    for node in case.sweep.steps("transpose"):
-        for _, source, right in case.sweep.terms(node):
-            g = case.sweep.cotangents[node]
-            ways = [("is only reshaped", g.reshape(source.shape))]
-            ways += [(f"is {words}", moved) for words, moved in rearrangements(g) if words.startswith("permuted")]
-            for words, c in ways:
-                if c.shape == source.shape and case.confirmed(source, c - right):
-                    back = ", ".join(str(i) for i in host.argsort(node.params[0]))
-                    message = f"in <d> the cotangent of {case.run.place(node)} {words}, where its axes have to be "
-                    message += f"permuted back, by transpose({back})"
-                    yield case.at(node, ("turned", node, words), LOCAL + 0.1, "permuted", message)
-
-
-def products(case: Case) -> Iterator[Explanation]:
-    """A product of matrices in another order, or of the transposed cotangent."""
-    for node in case.sweep.steps("matmul"):
-        for i, source, right in case.sweep.terms(node):
-            g, other = case.sweep.cotangents[node], host.asarray(case.run.arguments[node][1 - i])
-            if min(g.ndim, other.ndim, right.ndim) < 2:
-                continue
-            name, legend = _factor(case, node, 1 - i)
-            meant = f"g @ {name}.T" if i == 0 else f"{name}.T @ g"
-            of_turned = _turned(case, source) is not None
-            for text, c in _ways(g, other, name, first=i == 0):
-                if c.shape == right.shape and case.confirmed(source, c - right):
-                    text, needed = (_product(words, of_turned) for words in (text, meant))
-                    message = f"<d> <uses> `{text}` where `{needed}` is meant; g is the cotangent of "
-                    message += case.run.place(node) + legend
-                    yield case.at((node, i), ("product", node, i, text), LOCAL + 0.3, "product", message)
-
-
-def _factor(case: Case, node: Node, i: int) -> tuple[str, str]:
-    """A factor of a product as a name, and what the name stands for where the forward has none."""
-    source = node.inputs[i]
-    turned = None if source is None else _turned(case, source)
-    words = case.run.argument(node, i) if turned is None else case.run.describe(turned)
-    if words[:1] == "`" and words.strip("`").isidentifier():
-        return words.strip("`") + ".T" * (turned is not None), ""
-    return "m" + ".T" * (turned is not None), f", and m is {words or 'a constant'}"
-
-
-def _turned(case: Case, node: Node) -> Node | None:
-    """What a node is the transpose of that has no name itself, as `k.T` in `q @ k.T`."""
-    if node in case.run.names or op_of(node) != "transpose":
-        return None
-    *_, row, column = node.params[0]
-    return node.inputs[0] if (row, column) == (len(node.shape) - 1, len(node.shape) - 2) else None
-
-
-def _product(text: str, turned: bool) -> str:
-    """A product in words, transposed where it is to be, no matrix transposed twice."""
-    if turned:
-        left, right = text.split(" @ ")
-        text = f"{right}.T @ {left}.T"
-    while ".T.T" in text:
-        text = text.replace(".T.T", "")
-    return text
-
-
-def _ways(g: Array, other: Array, name: str, first: bool) -> Iterator[tuple[str, Array]]:
-    """Products of g and another matrix in words and numbers, but for the right one and its unturned factor's.
-
-    first: whether g comes first in the right one. (A factor that is not transposed is a value mistaken for another.)
-    """
-    for swapped, turned, flipped in itertools.product((False, True), repeat=3):
-        if not (swapped or turned):
-            continue
-        one = ("g.T", g.swapaxes(-1, -2)) if turned else ("g", g)
-        two = (name, other) if flipped else (f"{name}.T", other.swapaxes(-1, -2))
-        (left, a), (right, b) = (one, two) if first != swapped else (two, one)
-        if a.shape[-1] == b.shape[-2]:
-            yield f"{left} @ {right}", a @ b
 
 
 def _axes_of(reduction: Node, dimensions: int) -> str:
