@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from minigrad.backend import to_numpy
 from minigrad.tape import Node
 from minigrad.view import words
-from minigrad.view.folding import Item, edges_between, folding, groups
+from minigrad.view.folding import Item, edges_between, folding, groups, told
 from minigrad.view.layout import layout
 from minigrad.view.steps import steps_or_reason
 
@@ -45,7 +45,7 @@ def svg(tape: Tape) -> str:
     items = groups(tape)
     home = {number: i for i, item in enumerate(items) for number in item.lines}
     places = layout(len(items), edges_between(tape, items))
-    dx, dy, left, top = 132, 84, 48, 58
+    dx, dy, left, top = 132, 84, 54, 58
     width = int(max(places.x) * dx + 2 * left + 40)
     height = int(max(places.y) * dy + 2 * top)
 
@@ -82,7 +82,7 @@ def svg(tape: Tape) -> str:
         line = tape.lines[item.lines[0] - 1]
         if item.group:
             parts.append(_box(x, y, 96, 40, "#eef3fb", "#4463a0"))
-            parts += [_text(x, y - 1, item.title, "#223"), _text(x, y + 13, f"{len(item.lines)} lines", "#667")]
+            parts += [_text(x, y - 1, item.title, "#223"), _text(x, y + 13, told(tape, item), "#667")]
         elif line.node.primitive is None:
             parts.append(_box(x, y, 44, 28, "#fdf3dc", "#b08a2e"))
             parts.append(_text(x, y + 4, item.title, "#223", "bold"))
@@ -142,7 +142,7 @@ def dot(tape: Tape) -> str:
     for i, item in enumerate(items):
         line = tape.lines[item.lines[0] - 1]
         if item.group:
-            shape, texts = "box3d", [item.title, f"{len(item.lines)} lines"]
+            shape, texts = "box3d", [item.title, told(tape, item)]
         elif line.node.primitive is None:
             shape, texts = "box", [item.title, _shape(line.node)]
         else:

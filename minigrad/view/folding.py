@@ -80,6 +80,13 @@ def folding(tape: Tape, items: Sequence[Item]) -> str:
     return f"folded by layer, as the parameters' names tell (mg.trace(model) tells where each ends): {many}"
 
 
+def told(tape: Tape, item: Item) -> str:
+    """What is in a box: its ops where they are few."""
+    lines = (tape.lines[number - 1] for number in item.lines)
+    ops = [line.op for line in lines if line.node.primitive is not None]
+    return ", ".join(ops) if len(ops) < 3 else f"{len(item.lines)} lines"
+
+
 def layer_of_lines(tape: Tape) -> dict[int, str]:
     """For each computed line the layer that recorded it: as traced, else by its parameters' names.
 

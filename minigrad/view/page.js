@@ -77,11 +77,11 @@
         render();
         document.querySelector(`[data-item="${i}"]`).focus({ preventScroll: true });
       };
-      button(group, `${item.title}, ${item.lines.length} lines`, turn, () => { if (!open.has(i)) inside(item); });
+      button(group, `${item.title}, ${item.told}`, turn, () => { if (!open.has(i)) inside(item); });
       if (item.inner) group.setAttribute("aria-expanded", open.has(i));
       if (!open.has(i)) {
         draw("text", { x, y: y - 3 }, group).textContent = cut(item.title, -20);
-        draw("text", { x, y: y + 13, class: "sub" }, group).textContent = told(item);
+        draw("text", { x, y: y + 13, class: "sub" }, group).textContent = item.told;
         item.lines.forEach((n) => place.set(n, { x, y, w, h, element: group }));
       } else {
         draw("text", { x, y: y - h / 2 + 18 }, group).textContent = item.title;
@@ -123,12 +123,6 @@
     state.place = place;
     state.edges = edges;
     paint();
-  }
-
-  // What is in a box: its ops where they are few.
-  function told(item) {
-    const ops = item.lines.map((n) => lines.get(n)).filter((line) => !line.leaf).map((line) => line.op);
-    return ops.length < 3 ? ops.join(", ") : `${item.lines.length} lines`;
   }
 
   function node(parent, n, x, y) {

@@ -111,8 +111,11 @@ def _line(tape: Tape, line: Line, reverse: bool, pictures: Pictures) -> dict[str
 
 
 def _item(tape: Tape, item: folding.Item, openable: int) -> dict[str, Any]:
+    shown = {
+        "title": item.title, "lines": item.lines, "group": item.group, "told": folding.told(tape, item), "inner": None
+    }  # fmt: skip
     if not item.group or len(item.lines) > openable:
-        return {"title": item.title, "lines": item.lines, "group": item.group, "inner": None}
+        return shown
     # One more item stands for all that comes from outside, so that its edges have a way in.
     singles = [folding.Item("", [number]) for number in item.lines]
     edges = folding.edges_between(tape, singles)
@@ -120,8 +123,7 @@ def _item(tape: Tape, item: folding.Item, openable: int) -> dict[str, Any]:
         sources = (tape.numbers[source] for source in tape.nodes[number - 1].inputs if source is not None)
         if any(source not in item.lines for source in sources):
             edges.append((len(singles), place))
-    inner = _layout(layout.layout(len(singles) + 1, edges))
-    return {"title": item.title, "lines": item.lines, "group": True, "inner": inner}
+    return shown | {"inner": _layout(layout.layout(len(singles) + 1, edges))}
 
 
 def _layout(places: layout.Layout) -> dict[str, Any]:
