@@ -85,6 +85,7 @@ class Trace(Reviewer):
         self._nodes: list[Node] = []
         self._outputs: list[tuple[str, Node]] = []
         self._called = False
+        self._kinds: dict[str, str] = {}  # of each layer that ran its class
         self._leaves: dict[Node, Any] = {}
         self._open: dict[Node, tuple[Any, Any]] = {}  # leaves that change: each with its array and the gradient it had
         self._copies: dict[int, tuple[Any, int, Any]] = {}
@@ -125,7 +126,8 @@ class Trace(Reviewer):
         if recording.replaying is not None:  # of what was checkpointed before the trace began
             return
         arguments = tuple(self._as_it_is(argument) for argument in arguments)
-        node.aside = Kept(arguments, self._as_it_is(y), recording.scope[-1] if recording.scope else "")
+        layer = recording.scope[-1] if recording.scope else ""
+        node.aside = Kept(arguments, self._as_it_is(y), layer, self._kinds.get(layer, ""))
         self._nodes.append(node)
         for source, argument in zip(node.inputs, arguments, strict=True):
             if source is not None and source.primitive is None and source not in self._leaves:
@@ -165,6 +167,7 @@ class Trace(Reviewer):
         self._called = True
         if not module._place:
             return super().called(module, args, kwargs)
+        self._kinds[module._place] = type(module).__name__
         scope.append(module._place)
         try:
             y = super().called(module, args, kwargs)

@@ -744,6 +744,14 @@ def test_a_model_that_nobody_traced_is_grouped_by_its_parameters_names():
     assert folding.folding(traced, folding.groups(traced, fold=False)) == ""
 
 
+def test_a_box_says_what_is_in_it():
+    def told(tape):
+        return [folding.told(tape, item) for item in folding.groups(tape, fold=True) if item.group]
+
+    assert told(mg.Tape(traced_net())) == ["conv", "BatchNorm2d", "relu", "reshape", "Linear"]
+    assert told(mg.Tape(net_loss())) == ["7 lines", "11 lines", "9 lines"]
+
+
 def test_pictures_keep_what_is_not_finite():
     found = page.picture(np.array([[1.0, np.nan], [-2.0, np.inf]]), (4, 4))
     assert found["bad"] == 2 and found["cells"] == [[64, None], [-127, None]]

@@ -81,10 +81,12 @@ def folding(tape: Tape, items: Sequence[Item]) -> str:
 
 
 def told(tape: Tape, item: Item) -> str:
-    """What is in a box: its ops where they are few."""
-    lines = (tape.lines[number - 1] for number in item.lines)
-    ops = [line.op for line in lines if line.node.primitive is not None]
-    return ", ".join(ops) if len(ops) < 3 else f"{len(item.lines)} lines"
+    """What is in a box: its ops where they are few, else the class of its layer where one was traced."""
+    lines = [line for number in item.lines if (line := tape.lines[number - 1]).node.primitive is not None]
+    if len(lines) < 3:
+        return ", ".join(line.op for line in lines)
+    kinds = {line.kind if line.layer == item.title else "" for line in lines}
+    return kinds.pop() if len(kinds) == 1 and kinds != {""} else f"{len(item.lines)} lines"
 
 
 def layer_of_lines(tape: Tape) -> dict[int, str]:

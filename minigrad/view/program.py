@@ -99,6 +99,12 @@ class Line:
         aside = getattr(self.node, "aside", None)
         return aside.layer if isinstance(aside, Kept) else ""
 
+    @property
+    def kind(self) -> str:
+        """The class of that layer, or ""."""
+        aside = getattr(self.node, "aside", None)
+        return aside.kind if isinstance(aside, Kept) else ""
+
     def __repr__(self) -> str:
         node = self.node
         return f"<line {self.number}: {self.name} = {self.expression}, {node.dtype} {list(node.shape)}>"

@@ -20,11 +20,12 @@ from minigrad.tape import FREED, Node, history
 
 @dataclass(frozen=True)
 class Kept:
-    """What tracing keeps of a line, beside its residuals: raw arrays, no nodes, and the layer that ran."""
+    """What tracing keeps of a line, beside its residuals: raw arrays, no nodes, and the layer with its class."""
 
     arguments: tuple[Any, ...]
     value: Any
     layer: str
+    kind: str
 
 
 class Unknown:
