@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from minigrad.backend import numpy as host
 from minigrad.check.numbers import fraction
+from minigrad.check.rearranged import choices
 from minigrad.check.sweep import Array
 
 VALUES, ELEMENTS, MOST = 10, 400, 60
@@ -91,14 +92,13 @@ class Alphabet:
     def sums(self) -> dict[Axes, Array]:
         """Logarithms of the sums of every inside over every choice of axes, at the elements that are read."""
         axes = [i for i, n in enumerate(self.shape) if n > 1]
-        chosen = [c for many in range(1, len(axes) + 1) for c in itertools.combinations(axes, many)]
-        sums: dict[Axes, list[Array]] = {c: [] for c in chosen}
+        sums: dict[Axes, list[Array]] = {chosen: [] for chosen in choices(axes)}
         for inside in self.insides:
             product = self.product(inside)
-            for c in chosen:
-                total = host.broadcast_to(product.sum(c, keepdims=True), self.shape)
-                sums[c].append(host.log(host.abs(total.reshape(-1)[self.some])))
-        return {c: host.stack(rows) for c, rows in sums.items()}
+            for chosen, rows in sums.items():
+                total = host.broadcast_to(product.sum(chosen, keepdims=True), self.shape)
+                rows.append(host.log(host.abs(total.reshape(-1)[self.some])))
+        return {chosen: host.stack(rows) for chosen, rows in sums.items()}
 
     def product(self, powers: Powers) -> Array:
         """The product of the values' powers."""

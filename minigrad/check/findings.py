@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from minigrad.backend import numpy as host
 from minigrad.check.forward import record
 from minigrad.check.numbers import STATISTICS, together
-from minigrad.check.rearranged import reshaped
+from minigrad.check.rearranged import choices, reshaped
 from minigrad.check.report import NOTE, VACUOUS, Finding
 from minigrad.check.run import CannotRun, Run, name_of
 from minigrad.check.sweep import Sweep
@@ -80,10 +79,10 @@ def _what_else(
         what = "the upstream gradient" if upstream else f"the cotangent of {run.describe(node)}{run.where(node)}"
         if close(h, g) and not upstream:
             yield "derivative left out", f"it is {what}"
-        chosen = [c for many in range(1, g.ndim + 1) for c in itertools.combinations(range(g.ndim), many)]
         by_hand, right = (
-            [list(axes) for axes in chosen if close(x.squeeze(), g.sum(axes).squeeze())] for x in (h, a)
-        )  # fmt: skip
+            [list(axes) for axes in choices(range(g.ndim)) if close(x.squeeze(), g.sum(axes).squeeze())]
+            for x in (h, a)
+        )
         if by_hand and g is a:
             yield "shape", f"it is autodiff's gradient summed over axes {by_hand[0]}, which are axes of its own"
         elif by_hand and right:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from minigrad import sums
 from minigrad.backend import numpy as host
 
 Array = Any
+
+
+def choices(axes: Sequence[int], least: int = 1, most: int | None = None) -> Iterator[tuple[int, ...]]:
+    """Every choice of so many axes, the fewer first."""
+    for many in range(least, min(len(axes), len(axes) if most is None else most) + 1):
+        yield from itertools.combinations(axes, many)
 
 
 def broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
@@ -46,13 +52,10 @@ def rearrangements(array: Array) -> Iterator[tuple[str, Array]]:
         for order in itertools.permutations(range(array.ndim)):
             if order != tuple(range(array.ndim)):
                 yield f"permuted to axes {list(order)}", array.transpose(order)
-    for many in range(1, min(array.ndim, 3) + 1):
-        for axes in itertools.combinations(range(array.ndim), many):
-            if all(array.shape[axis] > 1 for axis in axes):
-                yield (
-                    f"flipped along {'axis' if many == 1 else 'axes'} {', '.join(map(str, axes))}",
-                    host.flip(array, axes),
-                )
+    for axes in choices(range(array.ndim), most=3):
+        if all(array.shape[axis] > 1 for axis in axes):
+            words = f"flipped along {'axis' if len(axes) == 1 else 'axes'} {', '.join(map(str, axes))}"
+            yield words, host.flip(array, axes)
     if array.ndim >= 1 and array.shape[0] > 2:
         for shift in (1, -1):
             yield f"rolled by {shift} along axis 0", host.roll(array, shift, 0)
@@ -81,11 +84,10 @@ def reshaped(hand: Array, reference: Array, close: Callable[[Array], bool]) -> t
             m = hand.size // reference.size
             if close(total / m):
                 return "broadcast not summed", f"the broadcast is not summed back: average it over axes {axes}"
-        for many in range(1, hand.ndim + 1):
-            for chosen in itertools.combinations(range(hand.ndim), many):
-                total = hand.sum(axis=chosen)
-                if total.size == reference.size and close(total.reshape(shape)):
-                    return "broadcast not summed", f"the broadcast is not summed back: sum it over axes {list(chosen)}"
+        for chosen in choices(range(hand.ndim)):
+            total = hand.sum(axis=chosen)
+            if total.size == reference.size and close(total.reshape(shape)):
+                return "broadcast not summed", f"the broadcast is not summed back: sum it over axes {list(chosen)}"
     if hand.size < reference.size:
         try:
             wide = host.broadcast_to(hand, shape)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from minigrad.backend import numpy as host
 from minigrad.check.case import INVOLVED, Case, Explanation
 from minigrad.check.numbers import together, variances
-from minigrad.check.rearranged import fitted
+from minigrad.check.rearranged import choices, fitted
 from minigrad.check.run import op_of
 from minigrad.check.sweep import Array
 from minigrad.tape import Node
@@ -78,20 +78,19 @@ def _over_others(case: Case, node: Node) -> Iterator[Explanation]:
     elements = case.run.values[node.inputs[0]]
     kept = dict(zip(node.primitive.statics, node.params, strict=True)).get("keepdims", False)
     long = [axis for axis in range(elements.ndim) if elements.shape[axis] > 1]
-    for many in range(1, len(long) + 1):
-        for axes in itertools.combinations(long, many):
-            value = getattr(elements, REDUCTIONS[op_of(node)])(axes, keepdims=kept)
-            if host.array_equal(value, case.run.values[node]):
-                continue
-            count = math.prod(elements.shape[axis] for axis in axes) / together(node)
-            counted = [value, value * count] if op_of(node) == "mean" else [value]
-            try:
-                changed = any(_replayed(case, {node: one}) for one in counted)
-            except (ValueError, TypeError, IndexError):  # the shapes do not meet further on
-                continue
-            if changed and not _replayed(case, {}):
-                words = f"<d> <uses> values for which {case.run.describe(node)} was taken over axes {list(axes)}"
-                yield _otherwise(case, node, words, "wrong axes", "")
+    for axes in choices(long):
+        value = getattr(elements, REDUCTIONS[op_of(node)])(axes, keepdims=kept)
+        if host.array_equal(value, case.run.values[node]):
+            continue
+        count = math.prod(elements.shape[axis] for axis in axes) / together(node)
+        counted = [value, value * count] if op_of(node) == "mean" else [value]
+        try:
+            changed = any(_replayed(case, {node: one}) for one in counted)
+        except (ValueError, TypeError, IndexError):  # the shapes do not meet further on
+            continue
+        if changed and not _replayed(case, {}):
+            words = f"<d> <uses> values for which {case.run.describe(node)} was taken over axes {list(axes)}"
+            yield _otherwise(case, node, words, "wrong axes", "")
 
 
 def _solved(case: Case, node: Node, value: Array, eps: float) -> float | None:

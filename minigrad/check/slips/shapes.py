@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -11,7 +10,7 @@ from typing import Any, NamedTuple
 from minigrad.backend import numpy as host
 from minigrad.check.case import INVOLVED, LOCAL, PLAIN, Case, Explanation
 from minigrad.check.numbers import STATISTICS
-from minigrad.check.rearranged import broadcasts, fitted
+from minigrad.check.rearranged import broadcasts, choices, fitted
 from minigrad.check.run import op_of
 from minigrad.check.sweep import Array
 from minigrad.ops import sum_to
@@ -69,20 +68,19 @@ def _otherwise_summed(
     mean = op_of(reduction) == "mean"
     at, together = case.run.describe(reduction), math.prod(elements.shape) / math.prod(reduction.shape)
     dimensions = len(elements.shape)
-    for many in range(dimensions + 1):
-        for axes in itertools.combinations(range(dimensions), many):
-            count = together / math.prod(elements.shape[axis] for axis in axes) if mean and axes else 1.0
-            if not any(
-                case.confirmed(elements, inside.sum(axes, keepdims=True) * outside * count - spread)
-                for inside, outside in ways
-            ):
-                continue
-            kind, how = "wrong axes", f"is summed over axes {list(axes)}, not {_axes_of(reduction, dimensions)}"
-            if not axes:
-                kind, how = "not summed", f"is not summed: each element has its own term alone, {DIAGONAL}"
-            rank = PLAIN + 0.3 + case.believed(reduction)
-            message = f"in <d> the path through {at} {how}{case.run.where(reduction)}"
-            yield case.at(reduction, ("summed", reduction, node, axes), rank, kind, message)
+    for axes in choices(range(dimensions), least=0):
+        count = together / math.prod(elements.shape[axis] for axis in axes) if mean and axes else 1.0
+        if not any(
+            case.confirmed(elements, inside.sum(axes, keepdims=True) * outside * count - spread)
+            for inside, outside in ways
+        ):
+            continue
+        kind, how = "wrong axes", f"is summed over axes {list(axes)}, not {_axes_of(reduction, dimensions)}"
+        if not axes:
+            kind, how = "not summed", f"is not summed: each element has its own term alone, {DIAGONAL}"
+        rank = PLAIN + 0.3 + case.believed(reduction)
+        message = f"in <d> the path through {at} {how}{case.run.where(reduction)}"
+        yield case.at(reduction, ("summed", reduction, node, axes), rank, kind, message)
 
 
 def added_up(case: Case) -> Iterator[Explanation]:
