@@ -186,6 +186,19 @@ def test_an_elementwise_rule_is_said_by_its_derivative(f, said):
     assert mg.Tape(mg.label(f(x), "h").sum(), w=x).steps[-1].rule == said
 
 
+@pytest.mark.parametrize(
+    ("a", "b", "summed"),
+    [
+        ((2, 3), (3, 4), []), ((5, 2, 3), (5, 3, 4), []), ((5, 2, 3), (1, 3, 4), ["b"]), ((2, 3), (5, 3, 4), ["a"]),
+    ],
+)  # fmt: skip
+def test_a_product_of_stacks_says_what_it_sums(a, b, summed):
+    a, b = (mg.ones(*shape, requires_grad=True) for shape in (a, b))
+    y = a @ b
+    tape = mg.Tape(y, mg.ones(*y.shape), a=a, b=b)
+    assert [tape[step.to].name for step in tape.steps if "then summed" in step.rule] == summed
+
+
 @pytest.mark.parametrize("name", ["cube", "tanh", "take"])
 def test_a_rule_of_ones_own_is_shown_in_the_lines_names(name):
     cube = mg.primitive(lambda x, n: x**n, lambda g, x, y, n: g * n * x ** (n - 1) + 0 * y, name=name, n=3)

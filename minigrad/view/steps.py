@@ -87,10 +87,12 @@ def _step(
     operands = line.operands[argument : argument + 1] if row.variadic else line.operands
     named = {**dict(zip(row.arguments, operands, strict=True)), "y": line.name}
     rule = words.rule_words(row, argument, named, node.params, m)
-    if row.kind == "elementwise" and source.shape != node.shape:
+    name = words.op_name(row)
+    stack = name == "matmul" and source.shape[:-2] != node.shape[:-2]  # of products with one matrix
+    if stack or (row.kind == "elementwise" and source.shape != node.shape):
         rule += f", then summed to {list(source.shape)}"
     plan = None if row.joint is not None else row.pullbacks[0 if row.variadic else argument]
-    local, text, name = None, "", words.op_name(row)
+    local, text = None, ""
     if row.kind == "elementwise" and plan is not None:
         pullback, places = plan
         local = pullback(xp.ones(node.shape, node.dtype), *[node.residuals[place] for place in places])
