@@ -53,6 +53,13 @@ lstm.mistake(
     words="upstream gradient of the output `c_next`",
 )
 lstm.mistake(
+    "another gate in tanh's derivative",
+    ("1 - n**2", "1 - f**2"),
+    of="x",
+    kind="mistaken value",
+    words="use `f` where `n` is meant, in the derivative of `n`",
+)
+lstm.mistake(
     "forget gate's derivative",
     ("df * f * (1 - f)", "df * f"),
     of="x",
