@@ -608,6 +608,7 @@ def test_summary_counts_and_leaves_the_model_as_it_was():
     assert lines[3].split()[-2:] == ["8", "9"]
     assert lines[-1].split() == ["total", "1,498", "9"]
     assert net.training and not net[1].training
+    assert all(module.training for module in net.freeze().unfreeze().modules())
     assert all(np.array_equal(v.numpy(), before[k].numpy()) for k, v in net.state_dict().items())
 
 
@@ -664,7 +665,7 @@ NAN = float("nan")
         (lambda: nn.Parameter(mg.ones(2, requires_grad=True) * 2), r"Parameter: .*multiply.*pass t.detach\(\)"),
         (lambda: nn.Sequential(mg.relu), r"Sequential: layer 0 is a function, not a Module; .*nn.Lambda"),
         (lambda: nn.Buffer(nn.Linear(2, 2).weight), "Buffer: .*history"),
-        (lambda: nn.Identity().train("eval"), "train: mode must be True or False, not 'eval'"),
+        (lambda: nn.Identity().train("eval"), "Identity: training must be True or False, not 'eval'"),
         (lambda: nn.Parameter(mg.tensor([1, 2])), "Parameter: only floating dtypes have gradients, not int64"),
     ],
 )  # fmt: skip

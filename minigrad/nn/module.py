@@ -33,9 +33,8 @@ class _Path:
 class Module:
     """The base of every layer and model: write `forward`, assign what it needs in `__init__`."""
 
-    training: bool = True
     frozen: bool = False
-    _asked: bool = True  # the mode that train() or eval() asked for last: what a frozen module goes back to
+    _mode: bool = True  # what train() or eval() asked for last
     path = _Path()
     _place: str = ""  # its path within the model that was walked last
     _walked: int = 0  # the number of that walk; 0 where there was none
@@ -93,8 +92,8 @@ class Module:
                 f"{type(self).__name__}: {name} tells whether a module is in that mode; give the "
                 f"{type(value).__name__} another name"
             )
-        if not name.startswith("_"):
-            self._note(name, self.training if name == "training" else vars(self).get(name, value), value)
+        if not name.startswith("_") and name != "training":
+            self._note(name, self.frozen if name == "frozen" else vars(self).get(name, value), value)
         super().__setattr__(name, value)
 
     def _note(self, name: str, before: Any, after: Any) -> None:
@@ -148,11 +147,21 @@ class Module:
         return (b for _, b in _named(self, Buffer))
 
     # ---- modes -------------------------------------------------------------------------------------
+    @property
+    def training(self) -> bool:
+        """Whether it is in training mode: what `train` or `eval` asked for last, unless it is frozen."""
+        return self._mode and not self.frozen
+
+    @training.setter
+    def training(self, mode: bool) -> None:
+        before = self.training
+        self._mode = flag(f"{type(self).__name__}: training", mode)
+        self._note("training", before, self.training)
+
     def train(self, mode: bool = True) -> Self:
         """Training mode for this module and all below, except what is frozen; returns the module."""
-        mode = flag("train: mode", mode)
         for module in self.modules():
-            module._asked, module.training = mode, mode and not module.frozen
+            module.training = mode
         return self
 
     def eval(self) -> Self:
@@ -162,7 +171,7 @@ class Module:
     def freeze(self) -> Self:
         """Nothing here learns or remembers until `unfreeze`: `train()` leaves it in evaluation mode."""
         for module in self.modules():
-            module.frozen, module.training = True, False
+            module.frozen = True
         for parameter in _every(self, Parameter):
             parameter.requires_grad = False
         return self
@@ -170,7 +179,7 @@ class Module:
     def unfreeze(self) -> Self:
         """Undoes `freeze`: parameters learn again, and the mode is the one that the model was put into last."""
         for module in self.modules():
-            module.frozen, module.training = False, module._asked
+            module.frozen = False
         for parameter in _every(self, Parameter):
             parameter.requires_grad = True
         return self

@@ -49,14 +49,15 @@ def summary(model: Module, input_shape: Sequence[int], dtype: Any = creation.flo
     if not isinstance(input_shape, (tuple, list)):
         raise TypeError(f"summary: input_shape is a tuple of lengths, the batch first, not {input_shape!r}")
     lines = Lines(model)
-    modes = [(module, module.training) for module in model.modules()]
+    states = [(module, module.frozen) for module in model.modules()]
     try:
-        model.eval()
+        for module, _ in states:
+            module.frozen = True  # it evaluates, whatever it was asked for
         with lines, no_grad():
             model(creation.zeros(tuple(input_shape), dtype=dtype))
     finally:
-        for module, mode in modes:
-            module.training = mode
+        for module, frozen in states:
+            module.frozen = frozen
     for module in model.modules():
         lines.count(module, NEVER)
     parameters, buffers = sum(p.size for p in model.parameters()), sum(b.size for b in model.buffers())
