@@ -168,6 +168,8 @@ def test_refusals():
         batchnorm_from("keras", {"moving_mean": np.zeros(3), "moving_variance": np.ones(2)})
     with pytest.raises(ValueError, match="give the eps that its layer had"):
         batchnorm_from("lasagne", {"mean": np.zeros(1), "inv_std": np.array([1000.0])})
+    with pytest.raises(TypeError, match="batchnorm_from: eps must be a number, not 'a'"):
+        batchnorm_from("lasagne", {"mean": np.zeros(1), "inv_std": np.ones(1)}, eps="a")
     with pytest.raises(ValueError, match="must be finite and not negative, not -1"):
         batchnorm_from("keras", {"moving_mean": np.zeros(1), "moving_variance": np.array([-1.0])})
     with pytest.raises(ValueError, match="averages all batches alike, which keras cannot"):

@@ -15,7 +15,7 @@ from types import EllipsisType
 from typing import Any
 
 from minigrad import creation, ops
-from minigrad.given import fraction
+from minigrad.given import fraction, non_negative
 from minigrad.nn.normalisation import BatchNorm, BatchNorm1d, BatchNorm2d
 from minigrad.tensor import Tensor, as_array
 
@@ -77,12 +77,15 @@ CONVENTIONS = {
 """Every convention by name; str() of one states what is exact. TensorFlow's is Keras's."""
 
 
-def _convention(name: str, op: str) -> Convention:
+def _convention(name: str, exact: str, op: str) -> Convention:
+    """The convention of that name; what is to be exact is checked too."""
     if not isinstance(name, str):
         raise TypeError(f"{op}: a convention is a name, such as 'pytorch', not {name!r:.60}")
     found = CONVENTIONS.get({"tf": "keras", "tensorflow": "keras", "torch": "pytorch"}.get(name.lower(), name.lower()))
     if found is None:
         raise ValueError(f"{op}: no convention is called {name!r}; there are {', '.join(CONVENTIONS)} (and 'tf')")
+    if exact not in ("evaluation", "training"):
+        raise ValueError(f"{op}: exact is 'evaluation' or 'training', not {exact!r}")
     return found
 
 
@@ -106,13 +109,11 @@ def batchnorm_from(
     Raises ValueError for an unknown convention, missing or misshapen arrays, a spread that is negative
     or not finite, a stored sigma smaller than eps allows, and an exactness that cannot be had, with the reason.
     """
-    c = _convention(convention, "batchnorm_from")
-    if exact not in ("evaluation", "training"):
-        raise ValueError(f"batchnorm_from: exact is 'evaluation' or 'training', not {exact!r}")
+    c = _convention(convention, exact, "batchnorm_from")
     if not hasattr(state, "__len__"):
         raise TypeError(f"batchnorm_from: the state is a dict or list of arrays, not {type(state).__name__}")
     own = state if isinstance(state, Mapping) else {}
-    eps = own.get("eps", c.eps) if eps is None else eps
+    eps = non_negative("batchnorm_from: eps", own.get("eps", c.eps) if eps is None else eps)
     rate = own.get(*c.rate) if rate is ... else rate
     if rate is not None:
         rate = fraction(f"batchnorm_from: {c.name}'s {c.rate[0]}", rate)
@@ -161,11 +162,9 @@ def batchnorm_to(convention: str, layer: BatchNorm, exact: str = "evaluation") -
     The way back of `batchnorm_from`, and refused for the same reasons; also where the layer has no
     running statistics, and where momentum is None in a convention that has no cumulative average.
     """
-    c = _convention(convention, "batchnorm_to")
+    c = _convention(convention, exact, "batchnorm_to")
     if not isinstance(layer, BatchNorm):
         raise TypeError(f"batchnorm_to: needs a BatchNorm layer, not a {type(layer).__name__}")
-    if exact not in ("evaluation", "training"):
-        raise ValueError(f"batchnorm_to: exact is 'evaluation' or 'training', not {exact!r}")
     if layer.running_mean is None or layer.running_var is None or layer.num_batches_tracked is None:
         raise ValueError(f"batchnorm_to: {c.name} needs running statistics, and track_running_stats=False keeps none")
     cumulative = layer.momentum is None
