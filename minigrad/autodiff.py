@@ -24,7 +24,7 @@ from minigrad import ops, parallel, sums
 from minigrad.backend import Array, from_numpy, host_array, is_array, kernel, naming_memory, xp
 from minigrad.primitive import ALL, NUMBER, OUTPUT, Primitive
 from minigrad.tape import FREED, Node, enable_grad, history, leaf, no_grad, recording, writes
-from minigrad.tensor import Tensor, as_array, differentiable, on_tape
+from minigrad.tensor import Tensor, Versioned, as_array, differentiable, on_tape
 
 Function = Callable[..., Any]
 Tensors = Tensor | tuple[Tensor, ...]
@@ -591,12 +591,14 @@ def label(t: Tensor, name: str) -> Tensor:
     """Names an intermediate and returns it: its cotangent is kept by `backward`.
 
     Read it as `t.grad`, or later and without the Tensor as `mg.cotangent(loss, name)`. Constants are
-    returned as they are. Inside `mg.trace()` the path of the layer that runs goes before: "bn1/var". TypeError for a
-    name that is no string.
+    returned as they are; a Parameter or Buffer is called so from here on. Inside `mg.trace()` the path of the layer
+    that runs goes before: "bn1/var". TypeError for a name that is no string.
     """
     if not isinstance(name, str):
         raise TypeError(f"label: the name is a string, not {type(name).__name__} {name!r:.60}")
-    if isinstance(t, Tensor) and t.node is not None:
+    if isinstance(t, Versioned):
+        t.rename(name)
+    elif isinstance(t, Tensor) and t.node is not None:
         t.node.label = f"{recording.scope[-1]}/{name}" if recording.scope else name
     return t
 

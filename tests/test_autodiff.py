@@ -374,6 +374,15 @@ def test_the_cotangent_of_a_labelled_intermediate_is_kept() -> None:
     assert mg.label(mg.tensor(1.0), "constant").label is None
 
 
+def test_a_label_is_the_name_of_a_parameter_or_buffer() -> None:
+    gamma = mg.label(mg.Parameter([1.0, 2.0]), "gamma")
+    assert gamma.label == "gamma" and list(mg.optim.SGD([gamma]).state) == ["gamma"]
+    (gamma * gamma).sum().backward(retain_graph=True)
+    assert mg.cotangent((gamma * 2).sum(), "gamma").tolist() == [2, 4]
+    with pytest.raises(TypeError, match="SGD: 'mean' is a Buffer"):
+        mg.optim.SGD([mg.label(mg.Buffer([1.0]), "mean")])
+
+
 def test_an_intermediate_without_a_label_keeps_no_cotangent() -> None:
     """It would be an array for every line of the tape."""
     x = f64([1.0, 2.0], True)
