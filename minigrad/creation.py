@@ -5,10 +5,10 @@ A number is a number: that NumPy's scalars have a dtype of their own does not co
 
 from __future__ import annotations
 
-from operator import index
 from typing import Any
 
 from minigrad.backend import is_array, naming_memory, xp
+from minigrad.given import integers
 from minigrad.tensor import Tensor, created, fitting, plain
 
 Shape = int | tuple[int, ...] | list[int]
@@ -25,14 +25,10 @@ __all__ = [
 
 def shape_of(op: str, shape: tuple[Any, ...]) -> tuple[int, ...]:
     """A shape given as numbers or as one sequence. Raises TypeError or ValueError for what is not integers >= 0."""
-    lengths = shape[0] if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape
-    try:
-        whole = tuple(map(index, lengths))
-    except TypeError:
-        raise TypeError(f"{op}: a shape is made of integers, not {lengths!r:.60}") from None
-    if any(n < 0 for n in whole):
-        raise ValueError(f"{op}: a shape is made of integers >= 0, not {list(whole)}")
-    return whole
+    lengths = integers(op, "a length", shape[0] if len(shape) == 1 else shape)
+    if any(n < 0 for n in lengths):
+        raise ValueError(f"{op}: a length is at least 0, not one of {list(lengths)}")
+    return lengths
 
 
 def _number(op: str, value: Any) -> Any:

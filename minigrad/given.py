@@ -69,3 +69,11 @@ def whole(what: str, value: Any, least: int | None = 1) -> int:
     if least is not None and given < least:
         raise ValueError(f"{what} must be at least {least}, not {given}")
     return given
+
+
+def integers(op: str, what: str, value: Any) -> tuple[int, ...]:
+    """One whole number, or a tuple or list of them, as a tuple: axes, lengths, positions."""
+    try:
+        return tuple(map(index, value)) if isinstance(value, (tuple, list)) else (index(value),)
+    except TypeError:
+        raise TypeError(f"{op}: {what} is a whole number, not {value!r:.60}") from None

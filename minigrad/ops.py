@@ -20,6 +20,7 @@ from typing import Any
 
 from minigrad import convolution, kernels, meanings, pooling, pytorch_names, sums
 from minigrad.backend import is_scalar, or_kernel, xp
+from minigrad.given import integers
 from minigrad.primitive import bilinear, describe, discrete, elementwise, linear, name_rows, primitive
 from minigrad.tensor import Tensor, Versioned, as_array, fitting, overwriting, plain, raw_index
 
@@ -200,14 +201,6 @@ def axes_of(axis: Axis, ndim: int, op: str = "axis") -> tuple[int, ...]:
             return ()
         raise IndexError(f"{op}: axis {axis} is out of range for an array of {ndim} axes")
     return tuple(a % ndim for a in axes)
-
-
-def integers(op: str, what: str, value: Any) -> tuple[int, ...]:
-    """One whole number or several as a tuple. Raises TypeError, naming the op."""
-    try:
-        return tuple(map(index_of, value)) if isinstance(value, (tuple, list)) else (index_of(value),)
-    except TypeError:
-        raise TypeError(f"{op}: {what} is a whole number, not {value!r:.60}") from None
 
 
 def axis_of(axis: int, ndim: int, op: str) -> int:
