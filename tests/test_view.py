@@ -131,6 +131,12 @@ def test_a_line_is_written_as_python_and_as_mathematics(f, expression, latex):
     assert f"{latex}$" in tape.table().latex()
 
 
+def test_settings_that_stand_together_are_shown_by_their_names():
+    x = mg.ones(1, 1, 4, 4, requires_grad=True)
+    windows = "kernel=(2, 2), stride=(2, 2), padding=(0, 0), dilation=(1, 1), out=(2, 2)"
+    assert mg.Tape(F.max_pool2d(x, 2), mg.ones(1, 1, 2, 2), x=x)[2].expression == f"max_pool(x, {windows})"
+
+
 @pytest.mark.parametrize(
     ("name", "latex"),
     [("v12", "v_{12}"), ("gamma", r"\gamma"), ("mu2", r"\mu_{2}"), ("mean", r"\text{mean}"), ("1", r"\text{1}"),

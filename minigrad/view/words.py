@@ -78,12 +78,11 @@ def op_name(row: Any) -> str:
 
 
 def static_text(row: Any, params: Sequence[Any]) -> list[str]:
-    """The static parameters that say something, as `axis=0`."""
-    return [
-        f"{name}={short_static(value)}"
-        for name, value in zip(row.statics, params, strict=False)
-        if value is not None and value is not False
-    ]
+    """The static parameters that say something, as `axis=0`; those that stand together with names by these."""
+    given: dict[str, Any] = {}
+    for name, value in zip(row.statics, params, strict=False):
+        given |= value._asdict() if hasattr(value, "_asdict") else {name: value}
+    return [f"{name}={short_static(v)}" for name, v in given.items() if v is not None and v is not False]
 
 
 def short_static(value: Any) -> str:
