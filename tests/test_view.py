@@ -121,6 +121,8 @@ def test_table_in_four_formats():
         (lambda x: x.sum((0, 1)), "sum(x, axis=(0, 1))", r"\sum_{\text{axis}=(0, 1)} x"),
         (lambda x: mg.flip(x, 1), "flip(x, axis=1)", r"\operatorname{flip}\left(x, \text{axis=1}\right)"),
         (lambda x: x**1.5, "x ** 1.5", "x^{1.5}"),
+        (lambda x: x[:, ::-2], "x[:, ::-2]", r"\operatorname{take}\left(x, \text{index=(:, ::-2)}\right)"),
+        (lambda x: x[..., None, 0], "x[..., None, 0]", r"x, \text{index=(..., None, 0)}\right)"),
     ],
 )
 def test_a_line_is_written_as_python_and_as_mathematics(f, expression, latex):

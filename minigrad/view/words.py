@@ -96,7 +96,7 @@ def short_static(value: Any) -> str:
     if isinstance(value, slice):
         parts = ["" if part is None else str(part) for part in (value.start, value.stop)]
         return ":".join(parts + ([str(value.step)] if value.step is not None else []))
-    text = value.__name__ if isinstance(value, type) else str(value)
+    text = "..." if value is Ellipsis else value.__name__ if isinstance(value, type) else str(value)
     return text if len(text) <= 32 else text[:29] + "..."
 
 
@@ -111,6 +111,9 @@ def expression(row: Any, operands: Sequence[str], params: Sequence[Any]) -> str:
         return f"{operands[0]} ** 2"
     if name == "power_of":
         return f"{operands[0]} ** {short_static(params[0])}"
+    if name == "take":
+        index = params[0] if isinstance(params[0], tuple) else (params[0],)
+        return f"{operands[0]}[{', '.join(map(short_static, index))}]"
     return f"{name}({', '.join([*operands, *static_text(row, params)])})"
 
 
