@@ -48,7 +48,7 @@ def run(full: bool = False) -> Finding:
         a1, a2, a3 = figure.subplots(1, 3)
         a1.loglog(scales, [max(e, 1e-17) for e in exact], "o-", ms=3, label="eps = 0")
         a1.loglog(scales, [max(e, 1e-17) for e in with_eps], "s-", ms=3, label="eps = 1e-5")
-        a1.set(xlabel="a", title="largest |BN(aWu) - BN(Wu)|")
+        a1.set(xlabel="a", title="largest |BN(aWu) - BN(Wu)| (0 as 1e-17)")
         a1.legend(fontsize=8)
         a2.loglog(scales, norms, "o", ms=4, label="measured")
         a2.loglog(scales, [1 / a for a in scales], "k:", lw=1, label="1/a")

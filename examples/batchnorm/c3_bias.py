@@ -89,7 +89,7 @@ def run(full: bool = False) -> Finding:
         a2.plot(right_loss, "--", label="with its gradient")
         a2.set(xlabel="step", title="loss", ylim=(0, 1.2 * max(naive_loss)))
         for (name, walk), style in zip(walks.items(), ("-", "-", "--"), strict=True):
-            a3.plot(walk, style, label=f"{name}: {walk[-1]:.2g}", lw=1.2)
+            a3.plot(walk, style, label=f"{name}: up to {farthest[name]:.2g}", lw=1.2)
         a3.set(xlabel="step", title="largest |change of b| before BatchNorm")
         a3.legend(fontsize=8)
 

@@ -73,7 +73,7 @@ def run(full: bool = False) -> Finding:
     def draw(figure: Any) -> None:
         a1, a2 = figure.subplots(1, 2)
         a1.semilogy([max(v, 1e-18) for v in means], lw=1)
-        a1.set(xlabel="step", title="|their mean - our running mean|", ylim=(1e-18, 1e-10))
+        a1.set(xlabel="step", title="|their mean - our running mean| (0 as 1e-18)", ylim=(1e-18, 1e-10))
         a2.plot(sigma_of_ours, lw=1, label="root of the averaged variance (ours)")
         a2.plot(sigmas, lw=1, label="average of the roots (MatConvNet)")
         a2.set(xlabel="step", title="sigma in evaluation mode")

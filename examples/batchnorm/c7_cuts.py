@@ -82,8 +82,9 @@ def run(full: bool = False) -> Finding:
         axes = figure.subplots(1, 4)
         for axis, key in zip(axes, ("loss", "norm of W", "largest |b|", "activations"), strict=True):
             for (name, seen), style in zip(runs.items(), ("-", "-", "--", "-"), strict=True):
-                axis.semilogy([max(v, 1e-6) for v in seen[key]], style, lw=1, label=name)
+                axis.plot(seen[key], style, lw=1, label=name)
             axis.set(xlabel="step", title=key if key != "activations" else "rms of Wu + b")
+        axes[0].set_yscale("log")
         axes[0].legend(fontsize=8)
 
     cut_worse = min(end[name]["loss"] for name in CUTS if name != "full gradient")
