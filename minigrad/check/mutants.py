@@ -99,7 +99,7 @@ def _before_reductions(run: Run, sweep: Sweep) -> list[Node]:
     stack = [y.node for y in run.outputs if y.node is not None]
     while stack:
         node = stack.pop()
-        sources = [source for source in node.inputs if source is not None and source in sweep.needed]
+        sources = [source for _, source, _ in sweep.terms(node)]
         if math.prod(node.shape) > 1 or not sources or not sweep.leaf_nodes.isdisjoint(sources):
             found.append(node)
         else:

@@ -14,7 +14,7 @@ from typing import Any
 from minigrad.backend import numpy as host
 from minigrad.check.calling import Answer, ask, way_to_call
 from minigrad.check.forward import record
-from minigrad.check.run import CannotRun, Run, by_an_ulp
+from minigrad.check.run import CannotRun, Run, by_an_ulp, is_elementwise
 from minigrad.check.sweep import Sweep
 from minigrad.paths import pull
 from minigrad.tape import Node
@@ -182,8 +182,6 @@ def _times_random_numbers(run: Run, sweep: Sweep, generator: Any) -> list[Array]
 
 def _argument(node: Node, sweep: Sweep) -> Node | None:
     """The one value that an elementwise step is a function of; None where there are several."""
-    if node.primitive is None or node.primitive.kind != "elementwise":
-        return None
-    inputs = {source for source in node.inputs if source is not None and source in sweep.needed}
+    inputs = {source for _, source, _ in sweep.terms(node)} if is_elementwise(node) else set()
     return inputs.pop() if len(inputs) == 1 else None
 

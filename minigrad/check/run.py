@@ -99,6 +99,11 @@ def op_of(node: Node) -> str:
     return "" if node.primitive is None else node.primitive.name
 
 
+def is_elementwise(node: Node) -> bool:
+    """Whether an op made a node that works element by element, and broadcasts."""
+    return node.primitive is not None and node.primitive.kind == "elementwise"
+
+
 def name_of(f: Any) -> str:
     """A function's name, as a message shows it."""
     return f"{getattr(f, '__name__', type(f).__name__)}()"

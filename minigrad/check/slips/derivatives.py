@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from minigrad.backend import numpy as host
 from minigrad.check.case import LOCAL, Case, Explanation
-from minigrad.check.run import op_of
+from minigrad.check.run import is_elementwise, op_of
 from minigrad.check.sweep import Array
 from minigrad.ops import sum_to
 from minigrad.paths import pull
@@ -66,7 +66,7 @@ def _stretches(case: Case) -> Iterator[Stretch]:
     """Every elementwise step, the chains of them, and the ways between named values of one shape."""
     run, sweep = case.run, case.sweep
     for node in sweep.steps():
-        if node.primitive.kind != "elementwise":  # type: ignore[union-attr]
+        if not is_elementwise(node):
             continue
         for i, source, c in sweep.terms(node):
             yield Stretch(node, source, c, _derivative(case, node, i), 0.0, i)
@@ -90,9 +90,9 @@ def _between(case: Case, high: Node, low: Node, c: Array, doubt: float) -> Stret
 def _chain(case: Case, node: Node) -> list[tuple[Node, int]]:
     """The edges of a chain of elementwise steps without forks, such as a sigmoid written out."""
     edges: list[tuple[Node, int]] = []
-    while node.primitive is not None and node.primitive.kind == "elementwise":
-        inputs = [(i, s) for i, s in enumerate(node.inputs) if s is not None and s in case.sweep.needed]
-        if len(inputs) != 1 or (node, inputs[0][0]) not in case.sweep.edges:
+    while is_elementwise(node):
+        inputs = [(i, source) for i, source, _ in case.sweep.terms(node)]
+        if len(inputs) != 1:
             break
         edges.append((node, inputs[0][0]))
         node = inputs[0][1]

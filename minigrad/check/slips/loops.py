@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from minigrad.check.case import LOCAL, Case, Explanation
-from minigrad.check.run import op_of
+from minigrad.check.run import is_elementwise, op_of
 from minigrad.check.sweep import Array, Edge
 from minigrad.tape import Node
 
@@ -52,7 +52,7 @@ def _at_all(case: Case, edges: list[Edge], row: str) -> Iterator[Explanation]:
         "derivative": f"the derivative of {row} at each of {many} steps",
         "where": case.run.where(node),
     }
-    same = all(n.primitive.kind == "elementwise" and n.shape == n.inputs[j].shape for n, j in edges)  # type: ignore[union-attr]
+    same = all(is_elementwise(n) and n.shape == n.inputs[j].shape for n, j in edges)  # type: ignore[union-attr]
     for name, (kind, message, slip) in (PATHS | DERIVATIVES if same else PATHS).items():
         if case.acted(("all", *edges[0], name), functools.partial(_with_slip, case, edges, slip)):
             for part, text in words.items():

@@ -61,14 +61,14 @@ def _segment(case: Case, site: Node | Edge) -> list[Edge]:
     while top is not None and len(case.sweep.consumers.get(top, ())) == 1:
         edge = case.sweep.consumers[top][0]
         chain.append(edge)
-        top = edge[0] if sum(s in case.sweep.needed for s in edge[0].inputs if s is not None) == 1 else None
-    while node is not None and node.primitive is not None:
-        inputs = [(node, i) for i, s in enumerate(node.inputs) if s is not None and s in case.sweep.needed]
-        if len({e[0].inputs[e[1]] for e in inputs}) != 1:
+        top = edge[0] if len(list(case.sweep.terms(edge[0]))) == 1 else None
+    while node is not None:
+        inputs = [(i, source) for i, source, _ in case.sweep.terms(node)]
+        if len({source for _, source in inputs}) != 1:
             break
-        chain += inputs
-        node = node.inputs[inputs[0][1]]
-        if len(case.sweep.consumers.get(node, ())) != len(inputs):  # type: ignore[arg-type]
+        chain += [(node, i) for i, _ in inputs]
+        node = inputs[0][1]
+        if len(case.sweep.consumers.get(node, ())) != len(inputs):
             break
     return chain
 

@@ -11,7 +11,7 @@ from minigrad.backend import numpy as host
 from minigrad.check.case import INVOLVED, LOCAL, PLAIN, Case, Explanation
 from minigrad.check.numbers import STATISTICS
 from minigrad.check.rearranged import broadcasts, choices, fitted
-from minigrad.check.run import op_of
+from minigrad.check.run import is_elementwise, op_of
 from minigrad.check.sweep import Array
 from minigrad.ops import sum_to
 from minigrad.paths import pull
@@ -42,7 +42,7 @@ def sums(case: Case) -> Iterator[Explanation]:
     """A path through a sum that is not summed, as if a Jacobian were diagonal, or over the wrong axes."""
     for node in case.sweep.steps():
         for i, source, c in case.sweep.terms(node):
-            if node.primitive.kind != "elementwise" or source.shape == node.shape:  # type: ignore[union-attr]
+            if not is_elementwise(node) or source.shape == node.shape:
                 continue
             own = _unsummed(node, i, case.sweep.cotangents[node])
             found = None if own is None else _down_to_a_sum(case, source, own, c)
@@ -142,7 +142,7 @@ def _down_to_a_sum(
         if row.name in STATISTICS:
             fits = term.own.shape == source.shape
             return (node, source, term.own, _by_each(case, node), edges[0][2]) if fits else None
-        if row.kind == "elementwise" and source.shape != node.shape:
+        if is_elementwise(node) and source.shape != node.shape:
             return None
         parts = [_own_part(case, node, i, source, term, right) for i, _, right in edges]
         known = [part for part in parts if part is not None]
@@ -190,7 +190,7 @@ def _own_part(case: Case, node: Node, i: int, source: Node, term: _Term, right: 
     """What an edge makes of a term that is never summed; None where it cannot be told."""
     row, lifted = node.primitive, term.own.shape != node.shape
     assert row is not None
-    if row.kind == "elementwise":
+    if is_elementwise(node):
         own = _unsummed(node, i, term.own, term.shape if lifted else None)
         return None if own is None else _Term(own, right, term.shape if lifted else source.shape)
     if not lifted:

@@ -9,6 +9,7 @@ from minigrad.backend import numpy as host
 from minigrad.check.case import LAST, LOCAL, PLAIN, SIMPLE, Case, Explanation
 from minigrad.check.numbers import digits
 from minigrad.check.rearranged import rearrangements
+from minigrad.check.run import is_elementwise
 from minigrad.check.sweep import Array
 from minigrad.ops import sum_to
 from minigrad.tape import Node
@@ -66,7 +67,7 @@ def _places(case: Case) -> float:
     used: dict[Node, Array] = {}
     for node in case.sweep.cotangents.keys() - carriers:
         for carrier in carriers.intersection(node.inputs):  # type: ignore[arg-type]
-            ones = host.ones(node.shape if node.primitive.kind == "elementwise" else carrier.shape)  # type: ignore[union-attr]
+            ones = host.ones(node.shape if is_elementwise(node) else carrier.shape)
             used[carrier] = used.get(carrier, 0) + sum_to(ones, carrier.shape)
     places = case.sweep.at_leaf(case.sweep.down(used), case.k)
     return float(places.flat[0]) if places.size and (places == places.flat[0]).all() else 1.0
