@@ -289,16 +289,11 @@ def batch_norm(
     """Normalises over `axis` with the batch's own statistics (Ioffe and Szegedy 2015, algorithm 1).
 
     gamma and beta have one element for each mean. Returns y, and the mean and the biased variance
-    with their axes kept, in single precision where x is in half. There is no derivative here: the paths
-    through mean and var arise from these lines. Scaling the small array first keeps one full-size residual
-    less. The mean of large numbers is rounded, so x is centred twice; what that takes away is a constant, which
-    a replay of the tape computes `again`.
+    with their axes kept. There is no derivative here: the paths through mean and var arise from these
+    lines. Scaling the small array first keeps one full-size residual less. The mean of large numbers is
+    rounded, so x is centred twice; what that takes away is a constant, which a replay of the tape computes `again`.
     """
     eps = non_negative("batch_norm: eps", eps)
-    if x.dtype == creation.float16:
-        gamma, beta = (t if t is None else t.astype(creation.float32) for t in (gamma, beta))
-        y, mean, var = batch_norm(x.astype(creation.float32), gamma, beta, axis, eps)
-        return y.astype(creation.float16), mean, var
     mean = label(x.mean(axis, keepdims=True), "mean")
     centred = x - mean
     left = centred.mean(axis, keepdims=True)  # zero but for rounding
@@ -347,7 +342,7 @@ def group_norm(
 
 def _normalised(x: Tensor, axis: Axis, eps: float) -> Tensor:
     """`batch_norm` without gamma and beta."""
-    return batch_norm(x, axis=axis, eps=eps)[0]
+    return ops.in_single(lambda x: batch_norm(x, axis=axis, eps=eps)[0], x)
 
 
 def dropout(x: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
