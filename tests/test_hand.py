@@ -45,8 +45,12 @@ def test_a_forward_that_comes_to_something_else_at_every_run_cannot_be_checked()
     def unseeded(x):
         return x * np.random.default_rng().integers(0, 1000, size=x.shape)
 
-    with pytest.raises(CannotRun, match=r"unseeded\(\) .*seed"):
-        mg.check_hand_gradient(unseeded, (X,), lambda g, x: g)
+    def of_tensors_only(x):
+        return unseeded(x.relu())
+
+    for forward in (unseeded, of_tensors_only):
+        with pytest.raises(CannotRun, match=rf"{forward.__name__}\(\) .*seed"):
+            mg.check_hand_gradient(forward, (X,), lambda g, x: g)
 
 
 # ---- state -----------------------------------------------------------------------------------------------
