@@ -84,6 +84,8 @@ def varied(exhibit, rng):
         "layers of one width": ((d, d), (d, d), (d, d)),
         "two-layer net": ((n, d), (d, 3), (3,), (3, n), (n,)),
         "dilated convolution": ((n, d + 3), (3,)),
+        "max pooling, by loops": ((n, d + 1, 4),),
+        "states in a dict": ((4, d, 1), (3, d), (3, 3), (3, 1)),
         "highway layer": ((n, d), (d, d), (d, d), (d,)),
         "attention": ((n, d), (d, d), (d, 3)),
         "causal attention": ((n, d), (d, 3), (d, 3), (d, 2)),

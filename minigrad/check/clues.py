@@ -148,9 +148,10 @@ class Clues:
         groups: dict[tuple[str, int, str, int], list[Node]] = {}
         times: collections.Counter[tuple[int, str]] = collections.Counter()
         for node in self.run.order:
-            if node in self.run.lines and node in self.sweep.cotangents:
-                line, row, visit = self.run.lines[node][0], op_of(node), self.run.visits[node]
-                groups.setdefault((row, line, self.run.expressions[node], times[visit, row]), []).append(node)
+            row, visit = op_of(node), self.run.visits.get(node, -node.serial)
+            if row and node in self.sweep.cotangents:
+                line = self.run.lines[node][0] if node in self.run.lines else visit
+                groups.setdefault((row, line, self.run.expressions.get(node, ""), times[visit, row]), []).append(node)
                 times[visit, row] += 1
         return groups
 

@@ -119,6 +119,10 @@ def named(run: Run) -> Iterator[None]:
             if isinstance(value, (Tensor, host.ndarray)):
                 note(inside + name, value)
                 continue
+            if isinstance(value, (list, dict)) and value:  # what a loop fills has one name
+                key = next(reversed(value)) if isinstance(value, dict) else -1
+                if not isinstance(key, str) and isinstance(value[key], Tensor):
+                    note(inside + name, value[key])
             parts = value if isinstance(value, dict) else getattr(value, "__dict__", None)
             for key, part in tuple(parts.items()) if isinstance(parts, dict) else ():
                 if isinstance(key, str) and isinstance(part, (Tensor, host.ndarray)):

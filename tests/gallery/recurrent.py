@@ -210,4 +210,36 @@ for name, edit, of, kind, words in (
 ):  # fmt: skip
     spring.mistake(name, edit, of=of, kind=kind, words=words)
 
-EXHIBITS = [lstm, rnn, spring]
+
+def states_forward(x, Wx, Wh, h0):
+    hs = {-1: h0}
+    total = 0
+    for t in range(4):
+        hs[t] = np.tanh(np.dot(Wx, x[t]) + np.dot(Wh, hs[t - 1]))
+        total = total + np.sum(hs[t] ** 2)
+    return total
+
+
+states = Exhibit(
+    "states in a dict", states_forward,
+    lambda rng: tuple(rng.normal(size=s) for s in ((4, 2, 1), (3, 2), (3, 3), (3, 1))),
+    """
+    def backward(g, x, Wx, Wh, h0):
+        hs = {-1: h0}
+        for t in range(4):
+            hs[t] = np.tanh(np.dot(Wx, x[t]) + np.dot(Wh, hs[t - 1]))
+        dx, dWx, dWh, dh = np.zeros_like(x), 0, 0, 0
+        for t in reversed(range(4)):
+            da = (2 * g * hs[t] + dh) * (1 - hs[t] ** 2)
+            dx[t], dWx, dWh = np.dot(Wx.T, da), dWx + np.dot(da, x[t].T), dWh + np.dot(da, hs[t - 1].T)
+            dh = np.dot(Wh.T, da)
+        return dx, dWx, dWh, dh
+    """,
+)  # fmt: skip
+for name, edit, of, which in (
+    ("a step off in the weights", ("hs[t - 1].T", "hs[t].T"), "Wh", "dWh uses `hs` of the step after"),
+    ("a step off in tanh's derivative", ("1 - hs[t] ** 2", "1 - hs[t - 1] ** 2"), "x", "use `hs` of the step before"),
+):
+    states.mistake(name, edit, of=of, kind="mistaken value", words=which + " where the step itself is meant")
+
+EXHIBITS = [lstm, rnn, spring, states]

@@ -130,17 +130,13 @@ def _named(case: Case, nodes: list[Node]) -> tuple[str, ...]:
 
 
 def _before(case: Case, nodes: list[Node]) -> Array | None:
-    """What the first of a series was made of that has its shape and is an input: where the loop began."""
-    waiting, seen = [nodes[0]], set()
-    while waiting:
-        node = waiting.pop()
-        for source, argument in zip(node.inputs, case.run.arguments.get(node, ()), strict=False):
-            begins = source is None or source.primitive is None
-            if begins and getattr(argument, "shape", None) == nodes[0].shape:
-                return argument
-            if source is not None and source not in seen:
-                seen.add(source)
-                waiting.append(source)
+    """Where a loop began: what a step takes at the first turn, where it takes one of a series at the others."""
+    series = {id(case.run.values[node]) for node in nodes}
+    for users in case.clues.repeated().values():
+        for first, *others in zip(*(node.residuals for node in users), strict=True):
+            begins = id(first) not in series and getattr(first, "shape", None) == nodes[0].shape
+            if begins and any(id(held) in series for held in others):
+                return first  # type: ignore[no-any-return]
     return None
 
 
