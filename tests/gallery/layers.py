@@ -255,6 +255,10 @@ convolution.mistake(
     words=r"dx has shape \[2, 2, 6, 6\], and x \[2, 2, 4, 4\]: it is the cotangent of `xp`",
 )
 convolution.mistake(
+    "the padding of one side kept", ("dxp[:, :, 1:-1, 1:-1]", "dxp[:, :, 2:, 2:]"), of="x", kind="permuted",
+    words=r"the part of the cotangent of `xp` .* that belongs to `x` is cut out from \[0, 0, 2, 2\] on",
+)  # fmt: skip
+convolution.mistake(
     "db over the batch only",
     ("g.sum(axis=(0, 2, 3))", "g.sum(axis=0)"),
     of="b",
@@ -285,8 +289,8 @@ avg_pool.mistake(
     "tiled",
     ("np.repeat(np.repeat(g, 2, axis=2), 2, axis=3)", "np.tile(g, (1, 1, 2, 2))"),
     of="x",
-    kind="unexplained",
-    words="none of the mistakes",
+    kind="permuted",
+    words=r"is permuted to axes \[0, 1, 3, 2, 5, 4\], and then reshaped, where it has to be reshaped .* alone",
 )
 
 
@@ -462,4 +466,38 @@ for name, edit, of, kind, words in (
 ):  # fmt: skip
     dilated.mistake(name, edit, of=of, kind=kind, words=words)
 
-EXHIBITS = [highway, dilated, mlp, square, attention, causal, convolution, avg_pool, max_pool, embedding]
+
+def naive_maximum_pool(x):
+    N, H, W = x.shape
+    out = np.zeros((N, H - 2, W - 2))
+    for n in range(N):
+        for i in range(H - 2):
+            for j in range(W - 2):
+                out[n, i, j] = np.max(x[n, i : i + 3, j : j + 3])
+    return out
+
+
+loops_pool = Exhibit(
+    "max pooling, by loops", naive_maximum_pool, lambda rng: (rng.normal(size=(2, 5, 4)),),
+    """
+    def backward(g, x):
+        dx = np.zeros_like(x)
+        for n in range(len(g)):
+            for i in range(g.shape[1]):
+                for j in range(g.shape[2]):
+                    window = x[n, i : i + 3, j : j + 3]
+                    mask = window == np.max(window)
+                    dx[n, i : i + 3, j : j + 3] += mask * g[n, i, j]
+        return dx
+    """,
+)  # fmt: skip
+for name, edit, kind, words in (
+    ("the least", ("== np.max(", "== np.min("), "wrong derivative", "given to the smallest element, at each of 12 steps"),
+    ("everywhere", ("mask * g", "np.ones((3, 3)) * g"), "wrong derivative", "copied to all elements, at each of 12"),
+    ("the mean's", ("mask * g", "1 / 9 * g"), "wrong derivative", "spread evenly over all elements, at each of 12"),
+    ("assigned", ("j : j + 3] += mask * g[n, i, j]", "j : j + 3][mask] = g[n, i, j]"), "overwritten", "meet in one"),
+    ("a row short", ("g.shape[1])", "g.shape[1] - 1)"), "upstream ignored", "all but the last of the 3 parts"),
+):  # fmt: skip
+    loops_pool.mistake(name, edit, of="x", kind=kind, words=words)
+
+EXHIBITS = [highway, dilated, loops_pool, mlp, square, attention, causal, convolution, avg_pool, max_pool, embedding]

@@ -626,4 +626,13 @@ spatial.mistake(
     words="is only reshaped, where its axes have to be permuted back",
 )
 
+spatial.mistake(
+    "the channels reshaped to the front", ("g.transpose(0, 2, 3, 1).reshape(-1, C)", "g.reshape(C, -1).T"), of="x",
+    kind="permuted", words=r"is reshaped to \[3, 2, 3, 2\], and then permuted to axes \[1, 2, 3, 0\]",
+)  # fmt: skip
+own_eps.mistake(
+    "eps forgotten once", ("xhat * np.mean(g * xhat, axis=0)", "(x - mu) / var * np.mean(g * (x - mu), axis=0)"),
+    of="x", kind="eps left out", words=r"in dx the path through `var` leaves out 0.001 \(eps\)",
+)  # fmt: skip
+
 EXHIBITS = [batchnorm, staged, layernorm, groupnorm, rmsnorm, one_line, centring, closed, own_eps, spatial]

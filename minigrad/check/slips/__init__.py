@@ -12,6 +12,7 @@ from minigrad.check.slips import (
     derivatives,
     formulas,
     loops,
+    moves,
     names,
     paths,
     products,
@@ -26,13 +27,13 @@ Search = Callable[[Case], Iterator[Explanation]]
 
 SINGLE: tuple[Search, ...] = (
     whole.whole, whole.upstream, paths.sites, paths.constants, values.factors, derivatives.derivatives,
-    values.mistaken, shapes.sums, products.products, products.turned, shapes.added_up, paths.overwritten,
-    derivatives.spread, values.too_late,
+    values.mistaken, shapes.sums, products.products, moves.turned, moves.cut_out, shapes.added_up,
+    paths.overwritten, derivatives.spread, values.too_late,
 )  # fmt: skip
 """The searches for single slips, all of which are made."""
 
 FAR_FETCHED: tuple[Search, ...] = (
-    loops.everywhere, names.names, values.misplaced, shapes.nothing_summed, constants.replays, names.left_out,
-    constants.other_axes, several.pairs, formulas.formulas, sums.sums_of_values, several.combinations,
+    loops.everywhere, names.names, moves.misplaced, shapes.nothing_summed, constants.replays, constants.eps_once,
+    names.left_out, constants.other_axes, several.pairs, formulas.formulas, sums.sums_of_values, several.combinations,
 )  # fmt: skip
 """The others, which take longer: the first that finds something is the last."""

@@ -38,13 +38,36 @@ def replays(case: Case) -> Iterator[Explanation]:
                 yield _otherwise(case, node, words, "factor", "m/(m-1)")
 
 
-def _eps(case: Case, node: Node) -> Iterator[Explanation]:
-    """A constant that is added to one value: left out, added after the root, or another one."""
+def eps_once(case: Case) -> Iterator[Explanation]:
+    """Eps left out in one place alone, as of 1 / (var + eps) where sqrt(var + eps) has it."""
+    for node in case.sweep.steps("add"):
+        eps, value = _added(case, node)
+        for site, _ in case.weights if eps else ():
+            source, c = case.sweep.landing(site)
+            ratio = fitted(case.run.values[node] / value, c.shape)
+            for power in (0.5, 1.0, 1.5, 2.0, -0.5, -1.0, -1.5, -2.0):
+                if ratio is not None and case.confirmed(source, c * ratio**power - c):
+                    verb = "leaves out" if power > 0 else "has once more the"
+                    message = f"in <d> {case.path_words(site)} {verb} {eps:.6g} (eps) that is added in "
+                    message += case.run.place(node)
+                    rank = INVOLVED + case.believed(site)
+                    yield case.at(node, ("eps once", node, site), rank, "eps left out", message, f"{eps:.6g}")
+
+
+def _added(case: Case, node: Node) -> tuple[float, Array]:
+    """The small constant that is added to one value, or 0, and the value."""
     eps = next((a for a in case.run.arguments[node] if not getattr(a, "ndim", 0)), None)
     sources = [s for s in node.inputs if s is not None]
-    if eps is None or len(sources) != 1 or not 0 < abs(float(eps)) < SMALL:
+    if eps is None or len(sources) != 1 or not abs(float(eps)) < SMALL:
+        return 0.0, host.zeros(node.shape)
+    return float(eps), host.broadcast_to(case.run.values[sources[0]], node.shape)
+
+
+def _eps(case: Case, node: Node) -> Iterator[Explanation]:
+    """A constant that is added to one value: left out, added after the root, or another one."""
+    eps, value = _added(case, node)
+    if not eps:
         return
-    value, eps = host.broadcast_to(case.run.values[sources[0]], node.shape), float(eps)
     text, at = f"{eps:.6g}", case.run.describe(node)
     if _replayed(case, {node: value}):
         smaller = _replayed(case, {node: value + 1e-3 * eps})
@@ -85,7 +108,7 @@ def _over_others(case: Case, node: Node) -> Iterator[Explanation]:
         count = math.prod(elements.shape[axis] for axis in axes) / together(node)
         counted = [value, value * count] if op_of(node) == "mean" else [value]
         try:
-            changed = any(_replayed(case, {node: one}) for one in counted)
+            changed = any(_replayed(case, {node: one}, few=True) for one in counted)
         except (ValueError, TypeError, IndexError):  # the shapes do not meet further on
             continue
         if changed and not _replayed(case, {}):
@@ -135,8 +158,11 @@ def _spreads(case: Case) -> dict[Node, int]:
     return {node: m for node, m in found.items() if m > 1}
 
 
-def _replayed(case: Case, changed: dict[Node, Array]) -> bool:
-    """Whether a backward pass in which some of the values below changed ones follow the change is the hand's."""
+def _replayed(case: Case, changed: dict[Node, Array], few: bool = False) -> bool:
+    """Whether a backward pass in which some of the values below changed ones follow the change is the hand's.
+
+    few: only all of them or one.
+    """
     fresh = case.sweep.replayed(changed)
     if any(not host.isfinite(v).all() for v in fresh.values()):
         return False
@@ -147,8 +173,8 @@ def _replayed(case: Case, changed: dict[Node, Array]) -> bool:
             if ratio is not None and any(case.fits(case.a * ratio**power) for power in (1, -1, 2, -2, 3)):
                 return True
     chosen = [n for n in below if n in case.sweep.cotangents][:7]
-    large = max((case.run.values[n].size for n in chosen), default=0) > LARGE
-    for many in (len(chosen), 1) if large else range(len(chosen), -1, -1):
+    few |= max((case.run.values[n].size for n in chosen), default=0) > LARGE
+    for many in (len(chosen), 1) if few else range(len(chosen), -1, -1):
         for subset in itertools.combinations(chosen, many):
             if case.fits(_mixture(case, {n: fresh[n] for n in subset} | changed)):
                 return True

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
-import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from minigrad.backend import numpy as host
@@ -123,14 +123,23 @@ def _derivative(case: Case, node: Node, i: int) -> str:
 
 
 def spread(case: Case) -> Iterator[Explanation]:
-    """The cotangent of a maximum given to all elements."""
-    for node in case.sweep.steps("amax"):
-        for _, source, c in case.sweep.terms(node):
-            g, (axis, keepdims) = case.sweep.cotangents[node], node.params
-            wide = g if keepdims or axis is None else host.expand_dims(g, axis)
-            wide = host.broadcast_to(wide, source.shape)
-            for many, words in ((math.prod(source.shape) / g.size, "spread evenly over"), (1.0, "copied to")):
-                if case.confirmed(source, wide / many - c):
-                    message = f"in <d> the cotangent of the maximum at {case.run.place(node)} is {words} all elements; "
-                    message += "only the largest has it"
-                    yield case.at(node, ("spread", node), LOCAL, "wrong derivative", message)
+    """The cotangent of a maximum given to all elements, or to the smallest, at each turn of a loop alike."""
+
+    def given(node: Node, share: Callable[[Array, Array], Array]) -> Callable[[Array, Array], Array]:
+        x, (axis, keepdims) = case.run.arguments[node][0], node.params
+        shares = share(x, x.min(axis, keepdims=True))
+        return lambda g, c: (g if keepdims or axis is None else host.expand_dims(g, axis)) * shares
+
+    ways: dict[str, Callable[[Array, Array], Array]] = {
+        "spread evenly over all elements": lambda x, least: host.full(x.shape, least.size / x.size),
+        "copied to all elements": lambda x, least: host.ones(x.shape),
+        "given to the smallest element": lambda x, least: x == least,
+    }
+    for (row, *_), nodes in case.clues.repeated().items():
+        for words, share in ways.items() if row == "amax" else ():
+            edit = {(node, 0): given(node, share) for node in nodes}
+            if case.acted(("spread", nodes[0], words), functools.partial(case.sweep.down, case.sweep.seeds, edit=edit)):
+                turns = f", at each of {len(nodes)} steps" if len(nodes) > 1 else ""
+                message = f"in <d> the cotangent of the maximum at {case.run.place(nodes[0])} is {words}{turns}; only "
+                message += "the largest has it"
+                yield case.at(nodes[0], ("spread", nodes[0], words), LOCAL, "wrong derivative", message)

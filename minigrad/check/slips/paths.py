@@ -130,10 +130,12 @@ def overwritten(case: Case) -> Iterator[Explanation]:
         takes = [node for node, _ in edges if op_of(node) == "take"]
         if not takes or source not in case.sweep.cotangents or len(takes) != len(edges):
             continue
-        written = host.zeros(source.shape, source.dtype)
+        written, masked = host.zeros((2, *source.shape), source.dtype)
         for node in takes:
-            written[node.params[0]] = case.sweep.cotangents[node]
-        if case.confirmed(source, written - case.sweep.cotangents[source]):
+            g = case.sweep.cotangents[node]
+            written[node.params[0]] = g
+            masked[node.params[0]] = host.where(g != 0, g, masked[node.params[0]])  # where a condition holds alone
+        if any(case.confirmed(source, one - case.sweep.cotangents[source]) for one in (written, masked)):
             message = f"in <d> contributions to {case.run.describe(source)} that meet in one element overwrite each "
             message += "other, and should be added up"
             yield case.at(source, ("overwritten", source), LOCAL, "overwritten", message)

@@ -1,4 +1,4 @@
-"""Matrices in another order, or transposed where they should not be, that no shape gives away."""
+"""Matrices multiplied in another order, or transposed where they should not be, that no shape gives away."""
 
 from __future__ import annotations
 
@@ -7,25 +7,9 @@ from collections.abc import Iterator
 
 from minigrad.backend import numpy as host
 from minigrad.check.case import LOCAL, Case, Explanation
-from minigrad.check.rearranged import rearrangements
 from minigrad.check.run import op_of
 from minigrad.check.sweep import Array
 from minigrad.tape import Node
-
-
-def turned(case: Case) -> Iterator[Explanation]:
-    """A transposition that is undone by a reshape, or by another permutation of axes."""
-    for node in case.sweep.steps("transpose"):
-        for _, source, right in case.sweep.terms(node):
-            g = case.sweep.cotangents[node]
-            ways = [("is only reshaped", g.reshape(source.shape))]
-            ways += [(f"is {words}", moved) for words, moved in rearrangements(g) if words.startswith("permuted")]
-            for words, c in ways:
-                if c.shape == source.shape and case.confirmed(source, c - right):
-                    back = ", ".join(str(i) for i in host.argsort(node.params[0]))
-                    message = f"in <d> the cotangent of {case.run.place(node)} {words}, where its axes have to be "
-                    message += f"permuted back, by transpose({back})"
-                    yield case.at(node, ("turned", node, words), LOCAL + 0.1, "permuted", message)
 
 
 def products(case: Case) -> Iterator[Explanation]:

@@ -172,34 +172,6 @@ def too_late(case: Case) -> Iterator[Explanation]:
                 yield case.at(node, ("late", node, i), LOCAL + 0.3, "factor too late", message, words)
 
 
-def misplaced(case: Case) -> Iterator[Explanation]:
-    """Parts of an array written into one another's place."""
-    for source, edges in case.sweep.consumers.items():
-        takes = [n for n, _ in edges if op_of(n) == "take"]
-        for first, second in itertools.combinations(takes[:8], 2):
-            if first.shape != second.shape or source not in case.sweep.cotangents:
-                continue
-            moved = host.zeros(source.shape)
-            moved[first.params[0]] += case.sweep.cotangents[second] - case.sweep.cotangents[first]
-            moved[second.params[0]] += case.sweep.cotangents[first] - case.sweep.cotangents[second]
-            if case.confirmed(source, moved):
-                parts = [_part(case, n) for n in (first, second)]
-                message = f"in <d> the parts that belong to {' and '.join(parts)} are written into one another's place"
-                names = tuple(part.strip("`") for part in parts)
-                yield Explanation(("places", source, first, second), LOCAL, "permuted", message, names)
-
-
-def _part(case: Case, node: Node) -> str:
-    """What became of a slice, under the nearest name."""
-    seen = node
-    while seen not in case.run.names or "." in case.run.names[seen]:
-        edges = case.sweep.consumers.get(seen, ())
-        if len(edges) != 1:
-            break
-        seen = edges[0][0]
-    return case.run.describe(seen if seen in case.run.names else node)
-
-
 def _both(case: Case, deltas: Mapping[Node, Array]) -> bool:
     seen = sum(case.sweep.seen(case.k, node, delta) for node, delta in deltas.items())
     if not (host.abs(seen - case.q) <= case.q_tol).all():

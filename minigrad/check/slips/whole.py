@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -84,14 +85,14 @@ def upstream(case: Case) -> Iterator[Explanation]:
                 message = f"<d> <uses> the upstream gradient {turn}"
                 yield Explanation(("upstream", turn), LOCAL + 0.5, "permuted", message)
         for axis in range(g.ndim if g.size > 1 else 0):
-            for place, which in ((-1, "last"), (0, "first")):
+            for place, which in itertools.product((-1, 0), ("only", "all but")[: g.shape[axis] - 1]):
                 alone = host.zeros_like(g)
                 host.swapaxes(alone, 0, axis)[place] = host.swapaxes(g, 0, axis)[place]
-                seeds = {**case.sweep.seeds, node: alone}
-                if g.shape[axis] > 1 and _seeded(case, (node, axis, place), seeds):
-                    message = f"<d> <uses> only the {which} of the {g.shape[axis]} parts of the upstream "
-                    message += f"gradient along axis {axis}"
-                    yield Explanation(("part", axis, place), LOCAL + 0.5, "upstream ignored", message)
+                part = alone if which == "only" else g - alone
+                if _seeded(case, (node, axis, place, which), {**case.sweep.seeds, node: part}):
+                    message = f"<d> <uses> {which} the {'last' if place else 'first'} of the {g.shape[axis]} parts of "
+                    message += f"the upstream gradient along axis {axis}"
+                    yield Explanation(("part", axis, place, which), LOCAL + 0.5, "upstream ignored", message)
     if len(case.sweep.seeds) > 1:
         for node in case.sweep.seeds:
             left = {other: g for other, g in case.sweep.seeds.items() if other is not node}
