@@ -86,6 +86,7 @@ def varied(exhibit, rng):
         "dilated convolution": ((n, d + 3), (3,)),
         "max pooling, by loops": ((n, d + 1, 4),),
         "states in a dict": ((4, d, 1), (3, d), (3, 3), (3, 1)),
+        "embedding used twice": ((n, d),),
         "highway layer": ((n, d), (d, d), (d, d), (d,)),
         "attention": ((n, d), (d, d), (d, 3)),
         "causal attention": ((n, d), (d, 3), (d, 3), (d, 2)),
@@ -115,6 +116,7 @@ def varied(exhibit, rng):
         "groupnorm": (2,),
         "mean of what a mask keeps": (rng.integers(1, d + 1, n),),
         "embedding": (rng.integers(0, n, (3, 2)),),
+        "embedding used twice": (rng.integers(0, n, 4),),
     }.get(exhibit.name, ())
     return (*[a.astype(dtype) for a in arrays], *extra)
 

@@ -372,6 +372,26 @@ embedding.mistake(
 )
 
 
+def tied_forward(E, words):
+    return np.tanh(E[words]) @ E.T
+
+
+tied = Exhibit(
+    "embedding used twice", tied_forward, lambda rng: (rng.normal(size=(5, 3)), np.array([0, 2, 2, 4])),
+    """
+    def backward(g, E, words):
+        h = np.tanh(E[words])
+        dE = g.T @ h
+        np.add.at(dE, words, (g @ E) * (1 - h**2))
+        return dE
+    """,
+)  # fmt: skip
+tied.mistake(
+    "repeated words added once", ("np.add.at(dE, words, (g @ E) * (1 - h**2))", "dE[words] += (g @ E) * (1 - h**2)"),
+    of="E", kind="overwritten", words="contributions to `E` that meet in one element overwrite each other",
+)  # fmt: skip
+
+
 def causal_forward(x, Wq, Wk, Wv):
     q, k, v = x @ Wq, x @ Wk, x @ Wv
     scores = q @ k.T
@@ -500,4 +520,4 @@ for name, edit, kind, words in (
 ):  # fmt: skip
     loops_pool.mistake(name, edit, of="x", kind=kind, words=words)
 
-EXHIBITS = [highway, dilated, loops_pool, mlp, square, attention, causal, convolution, avg_pool, max_pool, embedding]
+EXHIBITS = [tied, highway, dilated, loops_pool, mlp, square, attention, causal, convolution, avg_pool, max_pool, embedding]

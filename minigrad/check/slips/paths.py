@@ -128,14 +128,15 @@ def overwritten(case: Case) -> Iterator[Explanation]:
                     rank = PLAIN - 0.2 if loop else LOCAL
                     yield case.at(source, ("only", source), rank, "overwritten", message)
         takes = [node for node, _ in edges if op_of(node) == "take"]
-        if not takes or source not in case.sweep.cotangents or len(takes) != len(edges):
+        if not takes:
             continue
+        right = sum(case.sweep.edges[node, 0] for node in takes)
         written, masked = host.zeros((2, *source.shape), source.dtype)
         for node in takes:
             g = case.sweep.cotangents[node]
             written[node.params[0]] = g
             masked[node.params[0]] = host.where(g != 0, g, masked[node.params[0]])  # where a condition holds alone
-        if any(case.confirmed(source, one - case.sweep.cotangents[source]) for one in (written, masked)):
+        if any(case.confirmed(source, one - right) for one in (written, masked)):
             message = f"in <d> contributions to {case.run.describe(source)} that meet in one element overwrite each "
             message += "other, and should be added up"
             yield case.at(source, ("overwritten", source), LOCAL, "overwritten", message)

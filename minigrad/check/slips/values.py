@@ -150,6 +150,8 @@ def _candidates(case: Case, node: Node, held: Array, upstream: Array) -> Iterato
         yield "the cotangent that arrives", upstream, None
     if ((held == 0) | (held == held.max(initial=0.0))).all():
         yield f"{itself} with its zeros where it has none", held.max(initial=0.0) - held, None
+        same = [(text, value, source) for text, value, source in case.clues.near(node) if value.shape == held.shape]
+        yield from ((f"{text} > 0", (value > 0) * held.max(initial=0.0), source) for text, value, source in same)
     if (held > 0).all():
         yield f"the square of {itself}", held * held, None
         yield f"the root of {itself}", host.sqrt(held), None
