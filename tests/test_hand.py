@@ -1025,3 +1025,15 @@ def backward(g, x, W, b):
     report = mg.check_hand_gradient(forward, inputs, names["backward"], outputs=1)
     found = next(finding for finding in report.mistakes if finding.argument == argument)
     assert re.fullmatch(kind, found.kind) and re.search(words, found.message), report
+
+
+def test_the_half_of_a_gradient_is_no_average_where_two_steps_use_the_input_and_a_factor_has_no_sign_of_its_own():
+    x, w = np.random.default_rng(0).normal(size=(2, 4, 3))
+    half = only(mg.check_hand_gradient(lambda x, w: x * w + np.tanh(x), (x, w), lambda g, x, w: (
+        g * (w + 1 - np.tanh(x) ** 2) / 2, g * x
+    )))  # fmt: skip
+    assert "lacks a factor 2" in half.message and "averaged" not in half.message
+    power = only(mg.check_hand_gradient(lambda x: (1 + x * x) ** -0.75, (x,), lambda g, x: (
+        -2 * x * g * (1 + x * x) ** -1.75
+    )))  # fmt: skip
+    assert "lacks a factor 0.75 of" in power.message

@@ -194,7 +194,7 @@ def _scales(run: Run, counts: dict[int, str]) -> dict[float, str]:
         for value in _constants(run, node):
             if value not in taken and not (0 < value < 1 and round(1 / value, 9) in counts):
                 where = run.where(node) if node in run.names else ""
-                scales.setdefault(value, f"of {run.describe(node)}{where}")
+                scales.setdefault(abs(value), f"of {run.describe(node)}{where}")
     return scales
 
 

@@ -79,7 +79,7 @@ def left_out(case: Case) -> Iterator[Explanation]:
             if getattr(argument, "shape", None) != node.shape:
                 continue
             if _without(case, nodes, i):
-                at = f" at {case.run.describe(node)}" * (node in case.run.names) + case.run.where(node)
+                at = f" at {case.run.place(node)}"
                 message = f"<d> <is> computed without the {name}{_other(case, node, i)}{at}"
                 yield case.at(node, ("left out", node, i), INVOLVED, "step left out", message)
 

@@ -41,7 +41,7 @@ def whole(case: Case) -> Iterator[Explanation]:
     if case.fits(w * a) and abs(w + 1) > 1e-6:
         if (places := _places(case)) > 1 and abs(w * places - 1) < 1e-6:
             message = f"<d> <is> averaged over the places where `{case.run.leaf_name(case.k)}` is used, and "
-            yield Explanation(("averaged",), SIMPLE, "factor", message + "should be summed", factor=f"{w:.6g}")
+            yield Explanation(("averaged", case.k), SIMPLE, "factor", message + "should be summed", factor=f"{w:.6g}")
         named = case.clues.name_weight(w, [n for n, words in case.clues.counts.items() if words[0] == "m"])
         sign = " and the wrong sign" if w < 0 else ""
         if named is not None:
@@ -63,15 +63,18 @@ def whole(case: Case) -> Iterator[Explanation]:
 
 
 def _places(case: Case) -> float:
-    """To how many places each element of this leaf is copied and broadcast, where that is the same for all; else 1."""
+    """To how many places each step of f broadcasts or copies each element of this leaf, where they agree; else 1."""
     carriers = case.clues.carried([case.run.leaves[case.k].node])  # type: ignore[list-item]
-    used: dict[Node, Array] = {}
-    for node in case.sweep.cotangents.keys() - carriers:
-        for carrier in carriers.intersection(node.inputs):  # type: ignore[arg-type]
-            ones = host.ones(node.shape if is_elementwise(node) else carrier.shape)
-            used[carrier] = used.get(carrier, 0) + sum_to(ones, carrier.shape)
-    places = case.sweep.at_leaf(case.sweep.down(used), case.k)
-    return float(places.flat[0]) if places.size and (places == places.flat[0]).all() else 1.0
+    counts: set[float] = set()
+    for nodes in case.clues.repeated().values():
+        used: dict[Node, Array] = {}
+        for node in nodes if carriers.isdisjoint(nodes) else ():
+            for carrier in carriers.intersection(node.inputs):  # type: ignore[arg-type]
+                ones = host.ones(node.shape if is_elementwise(node) else carrier.shape)
+                used[carrier] = used.get(carrier, 0) + sum_to(ones, carrier.shape)
+        if used:
+            counts |= set(case.sweep.at_leaf(case.sweep.down(used), case.k).reshape(-1).tolist())
+    return counts.pop() if len(counts) == 1 else 1.0
 
 
 def upstream(case: Case) -> Iterator[Explanation]:
