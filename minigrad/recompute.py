@@ -19,7 +19,7 @@ from minigrad.autodiff import reverse
 from minigrad.backend import on_host, require, xp
 from minigrad.generator import Draws, Redraws, drawing_from
 from minigrad.primitive import Primitive
-from minigrad.tape import Node, Reviewer, enable_grad, history, leaf, next_serial, no_grad, recording, writes
+from minigrad.tape import Node, Reviewer, enable_grad, history, leaf, next_serial, no_grad, recording
 from minigrad.tensor import Buffer, Tensor, set_attribute
 
 
@@ -45,7 +45,6 @@ class Run:
         outer, recording.replaying = recording.replaying, self.before
         for buffer, values in self.before.items():
             set_attribute(buffer, "data", values.copy())
-            writes.expect(buffer.data)
         try:
             with drawing_from(Redraws(self.draws)):
                 yield

@@ -664,7 +664,14 @@ def test_the_log_of_writes_has_each_batch_once_where_a_forward_is_run_again():
 def switched_off(x):
     model = nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5))
     list(model.named_modules())
-    yield model, "Linear '0' evaluates now, and was training"
+    yield model, "Linear '0' evaluates now, and was training; Dropout '1' evaluates"
+    model.eval()
+
+
+def switched_off_in_many_places(x):
+    model = nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5), nn.ReLU())
+    list(model.named_modules())
+    yield model, "Linear '0' evaluates now, and was training; and 2 more of that kind"
     model.eval()
 
 
@@ -684,7 +691,7 @@ def drawing(x):
     yield (lambda x: x * float(np.random.default_rng().uniform())), "random numbers that are not mg.random's"
 
 
-@pytest.mark.parametrize("case", [switched_off, frozen, closed_over, drawing])
+@pytest.mark.parametrize("case", [switched_off, switched_off_in_many_places, frozen, closed_over, drawing])
 @pytest.mark.parametrize("differentiable", [False, True])
 def test_a_replay_that_gives_something_else_is_refused_and_says_what_changed(case, differentiable):
     """Of what else the function reads no array is kept: without this the gradient would silently be wrong."""
