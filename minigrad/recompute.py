@@ -147,12 +147,11 @@ def _pull(node: Node, g: Any, create_graph: bool, wanted: set[Node] | None) -> l
     _require_same(y.data, was, node)
     places = [*leaves, *used]
     needed = [s is not None and (wanted is None or s in wanted) for s in node.inputs]
-    targets = [place for place, need in zip(places, needed, strict=True) if need and place is not None]
+    targets = [place for place, need in zip(places, needed, strict=True) if need]
     found = reverse({y.node: g}, targets, create_graph, create_graph) if y.node is not None else {}
-    if create_graph:  # no pass runs through the leaves any more: they become aliases of what they stood for
-        for own, source in zip(leaves, node.inputs, strict=False):
-            if own is not None:
-                own.primitive, own.inputs = ops.alias.primitive, (source,)
+    for own, source in zip(leaves, node.inputs, strict=False):
+        if own is not None:  # no pass runs through the leaf any more: it becomes an alias of what it stood for
+            own.primitive, own.inputs = ops.alias.primitive, (source,)
     return [found.get(place) if need else None for place, need in zip(places, needed, strict=True)]  # type: ignore[arg-type]
 
 

@@ -38,7 +38,7 @@ TESTS = {
     "numpy_protocol": "numpy_protocol recorded",
     "ops": "engine tensor numpy_protocol programs numbers table",
     "optim": "optim device",
-    "recompute": "debug trace",
+    "recompute": "debug trace view",
     "runs": "checkpoint",
     "tape": "debug autodiff",
     "tensor": "tensor engine nn debug",
