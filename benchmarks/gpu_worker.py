@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import minigrad as mg
+from benchmarks.peers.alike import bn_cnn
 from minigrad import functional as F
 from minigrad import nn, optim
 
@@ -25,15 +26,6 @@ class Way:
     run: Callable[[int], float]
     note: Callable[[], str] = lambda: ""
     keeps: Any = None  # what a graph replays on: it keeps none of its memory alive
-
-
-def bn_cnn(layers: Any) -> Any:
-    """The network, from `minigrad.nn` or `torch.nn`: the two share their names."""
-    return layers.Sequential(
-        layers.Conv2d(1, 16, 3, padding=1), layers.BatchNorm2d(16), layers.ReLU(), layers.MaxPool2d(2),
-        layers.Conv2d(16, 32, 3, padding=1), layers.BatchNorm2d(32), layers.ReLU(), layers.MaxPool2d(2),
-        layers.Flatten(), layers.Linear(32 * 7 * 7, 10),
-    )  # fmt: skip
 
 
 def minigrad(batch: int, fused: bool, captured: bool) -> Way:

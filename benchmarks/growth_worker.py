@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import options
+from benchmarks.peers.alike import training_step
 
 
 def layers(nn: Any, channels: int, depth: int, side: int) -> list[Any]:
@@ -59,18 +60,10 @@ def main(contestant: str, threads: int) -> None:
         model: Any = nn.Sequential(*layers(nn, channels, depth, side))
         if contestant == "fused":
             model = fuse(model)
-        optimizer = optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
         rng = np.random.default_rng(0)
         x = tensor(rng.standard_normal((batch, 1, side, side), dtype=np.float32))
         y = tensor(rng.integers(0, 10, batch))
-
-        def step() -> float:
-            optimizer.zero_grad()
-            loss = F.cross_entropy(model(x), y)
-            loss.backward()
-            optimizer.step()
-            return loss.item()
-
+        step = training_step(F, optim, model, x, y)
         step()  # fills pools, chooses kernels
         step()
         times: list[float] = []

@@ -16,6 +16,29 @@ Step = Callable[[], Any]
 Make = Callable[[Arrays], Step]
 
 
+def bn_cnn(nn: Any) -> Any:
+    """The small CNN with BatchNorm."""
+    return nn.Sequential(
+        nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(16, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Flatten(), nn.Linear(32 * 7 * 7, 10),
+    )  # fmt: skip
+
+
+def training_step(F: Any, optim: Any, model: Any, x: Any, y: Any) -> Step:
+    """A step on one batch, of which the loss comes back."""
+    optimizer = optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+
+    def step() -> float:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(x), y)
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return step
+
+
 def workloads(
     framework: Any, nn: Any, F: Any, optim: Any, prepared: Callable[[Any], Any] = lambda model: model
 ) -> dict[str, Make]:  # fmt: skip
@@ -25,49 +48,33 @@ def workloads(
     def leaves(a: Arrays, *names: str) -> list[Any]:
         return [tensor(a[name], requires_grad=True) for name in names]
 
-    def model_of(layers: list[Any], weights: dict[str, Any]) -> Any:
-        model = nn.Sequential(*layers)
+    def loaded(model: Any, weights: dict[str, Any]) -> Any:
         model.load_state_dict({name: tensor(values) for name, values in weights.items()}, strict=False)
         return prepared(model)
 
     def cnn(a: Arrays) -> Any:
-        layers = [
-            nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2),
-            nn.Conv2d(16, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(), nn.MaxPool2d(2),
-            nn.Flatten(), nn.Linear(1568, 10),
-        ]  # fmt: skip
-        return model_of(layers, state(a, {"conv1": "0", "conv2": "4", "linear": "9"}))
+        return loaded(bn_cnn(nn), state(a, {"conv1": "0", "conv2": "4", "linear": "9"}))
 
     def lenet(a: Arrays) -> Any:
-        layers = [
+        model = nn.Sequential(
             nn.Conv2d(1, 6, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2),
             nn.Flatten(), nn.Linear(400, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, 10),
-        ]  # fmt: skip
+        )  # fmt: skip
         names = {"conv1": "0", "conv2": "3", "linear1": "7", "linear2": "9", "linear3": "11"}
-        return model_of(layers, state(a, names))
+        return loaded(model, state(a, names))
 
     def mlp(a: Arrays) -> Any:
-        layers = [
+        model = nn.Sequential(
             nn.Linear(784, 100), nn.Sigmoid(), nn.Linear(100, 100), nn.Sigmoid(), nn.Linear(100, 100), nn.Sigmoid(),
             nn.Linear(100, 10),
-        ]  # fmt: skip
-        return model_of(layers, state(a, {"linear1": "0", "linear2": "2", "linear3": "4", "linear4": "6"}))
+        )  # fmt: skip
+        return loaded(model, state(a, {"linear1": "0", "linear2": "2", "linear3": "4", "linear4": "6"}))
 
     def training(model: Any, a: Arrays) -> Step:
-        optimizer = optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
-        x, y = tensor(a["x"]), tensor(a["y"])
-
-        def step() -> float:
-            optimizer.zero_grad()
-            loss = F.cross_entropy(model(x), y)
-            loss.backward()
-            optimizer.step()
-            return loss.item()
-
-        return step
+        return training_step(F, optim, model, tensor(a["x"]), tensor(a["y"]))
 
     def batch_norm(a: Arrays) -> Step:
-        layer = model_of([nn.BatchNorm2d(32)], {"0.weight": a["gamma"], "0.bias": a["beta"]})
+        layer = loaded(nn.Sequential(nn.BatchNorm2d(32)), {"0.weight": a["gamma"], "0.bias": a["beta"]})
         (x,), g = leaves(a, "x"), tensor(a["g"])
 
         def step() -> tuple[Any, ...]:
