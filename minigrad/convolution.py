@@ -93,11 +93,15 @@ def _cut(rows: Array, count: int) -> Array:
     return rows.reshape(len(rows), count, rows.shape[1] // count).transpose(1, 0, 2)
 
 
+PIECE = 64
+"""The shortest rows that are worth a product of their own."""
+
+
 def times_rows(w: Array, rows: Array, out: Array | None = None) -> Array:
     """(groups, o, k) @ (groups, k, length), where length is by far the largest."""
     count = 1
     if rows.__class__ is host_array and len(w) == 1:
-        count = parallel.pieces_of(w.shape[1] * w.shape[2], rows.shape[2], 64)
+        count = parallel.pieces_of(w.shape[1] * w.shape[2], rows.shape[2], PIECE)
     if count == 1:
         return xp.matmul(w, rows, out=out)
     y = xp.empty((1, w.shape[1], rows.shape[2]), xp.result_type(w, rows)) if out is None else out
@@ -231,6 +235,30 @@ class Geometry(NamedTuple):
         return xp.ascontiguousarray(total.swapaxes(1, 2)).reshape(shape)
 
     def adjoint_in_input(self, g: Array, w: Array) -> Array:
+        """(c, h, w, n): by a convolution of g, or by columns that are added up where they came from."""
+        if (turned := self.turned()) is None:
+            return self.added_columns(g, w)
+        kernel = w.reshape(self.groups, self.o // self.groups, self.c // self.groups, *self.kernel)
+        kernel = xp.ascontiguousarray(kernel[..., ::-1, ::-1].swapaxes(1, 2))
+        return turned.product(g, kernel.reshape(self.c, self.o // self.groups, *self.kernel))
+
+    def turned(self) -> Geometry | None:
+        """The convolution with the kernel turned round that is the adjoint in the input where the stride is 1.
+
+        None where columns are quicker: it would read more padding than this one does, or much more in all, or its
+        product would not be made in pieces.
+        """
+        rest = tuple(d * (k - 1) - p for k, d, p in zip(self.kernel, self.dilation, self.padding, strict=True))
+        short = all(0 <= r <= p for r, p in zip(rest, self.padding, strict=True))
+        if self.stride != (1, 1) or not short or self.o > 2 * self.c or self.o * self.depth * PIECE > parallel.SMALL:
+            return None
+        height, width = self.out
+        return Geometry(
+            self.o, height, width, self.n, self.c, self.kernel, (1, 1), (rest[0], rest[1]), self.dilation, self.groups,
+            (self.h, self.w),
+        )  # fmt: skip
+
+    def added_columns(self, g: Array, w: Array) -> Array:
         """(c, h, w, n), some channels at a time: all that is added to a channel is added by one thread, in order."""
         one, per_group, taps = self.groups == 1, self.c // self.groups, math.prod(self.kernel)
         parts = parallel.evenly(per_group if one else self.groups, 1 if len(self.blocks(g)) == 1 else 4)
