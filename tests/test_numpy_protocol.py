@@ -315,12 +315,14 @@ def test_what_the_tape_cannot_see_is_named(call, named):
         call(mg.tensor(SQUARE, requires_grad=True))
 
 
+@pytest.mark.host("it writes into an array of NumPy's")
 def test_adding_in_place_to_an_array_is_refused_with_the_fix():
     total = np.zeros((3, 4))
     with pytest.raises(TypeError, match=r"a = a \+ t"):
         total += mg.tensor(A, requires_grad=True)
 
 
+@pytest.mark.host("it writes into an array of NumPy's")
 def test_a_constant_is_an_array_to_numpy():
     assert np.array_equal(np.asarray(mg.tensor(A)), A)
     assert np.array_equal(np.zeros_like(mg.tensor(A)).numpy(), np.zeros((3, 4)))
@@ -330,6 +332,7 @@ def test_a_constant_is_an_array_to_numpy():
     assert np.array_equal(total, -A) and np.array_equal(out, A + 1)
 
 
+@pytest.mark.host("it writes into an array of NumPy's")
 def test_a_step_may_be_taken_in_the_array_of_a_parameter():
     p = mg.Parameter(A)
     (p * p).sum().backward()
