@@ -174,6 +174,9 @@ Condition = tuple[Array, Callable[[], Exception]]
 pending: list[Condition] = []
 """The conditions that nobody has looked at yet, each with its error."""
 
+_looking = threading.RLock()
+"""Held by the thread that looks at conditions; an error may bring values to the host, and so look again."""
+
 MOST_PENDING = 64
 """Conditions that are kept one by one, each with what its error would show; older ones become one."""
 
@@ -227,16 +230,19 @@ def _join_oldest() -> None:
             "(loss.item()), or run with mg.using('numpy'), to be told which"
         )
 
-    (first, _), (second, _) = pending[:2]
-    pending[:2] = [(first & second, error)]
+    with _looking:
+        if len(pending) > 1:  # else another thread has looked
+            (first, _), (second, _) = pending[:2]
+            pending[:2] = [(first & second, error)]
 
 
 def _settle_pending() -> None:
-    while pending:
-        condition, error = pending.pop(0)
-        if not _converters[type(condition)](condition):
-            pending.clear()
-            raise error()
+    with _looking:
+        while pending:
+            condition, error = pending.pop(0)
+            if not _converters[type(condition)](condition):
+                pending.clear()
+                raise error()
 
 
 def to_numpy(array: Array) -> numpy.ndarray:
