@@ -100,12 +100,8 @@ def watched(run: Run) -> Iterator[None]:
             if row.kind == "discrete" and any(id(a) in on_tape for a in arguments) and (line := _line_of(_nearest(1))):
                 run.steps.append(f"{row.name} on line {line[0]}, `{line[1]}`,")
 
-    watch = Watch()
-    watch.begin()
-    try:
+    with Watch():
         yield
-    finally:
-        watch.end()
 
 
 @contextlib.contextmanager
