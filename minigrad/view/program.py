@@ -96,14 +96,14 @@ class Line:
     @property
     def layer(self) -> str:
         """The path of the layer that recorded it, known where `mg.trace` looked on, else ""."""
-        aside = getattr(self.node, "aside", None)
-        return aside.layer if isinstance(aside, Kept) else ""
+        kept = _traced(self.node)
+        return "" if kept is None else kept.layer
 
     @property
     def kind(self) -> str:
         """The class of that layer, or ""."""
-        aside = getattr(self.node, "aside", None)
-        return aside.kind if isinstance(aside, Kept) else ""
+        kept = _traced(self.node)
+        return "" if kept is None else kept.kind
 
     def __repr__(self) -> str:
         node = self.node
@@ -218,8 +218,8 @@ class Tape:
         values, changed = recover(self.nodes)
         if changed is not None:
             line = self.lines[self.numbers[changed] - 1]
-            traced = isinstance(getattr(changed, "aside", None), Kept)
-            advice = "" if traced else ", or run the computation inside `with mg.trace():`, which copies parameters"
+            copies = ", or run the computation inside `with mg.trace():`, which copies parameters"
+            advice = "" if _traced(changed) else copies
             warnings.warn(
                 f"Tape: {line.name!r} (line {line.number}, {line.expression}) is not what its operands give now: a "
                 "leaf was overwritten since (by an optimizer's step?), and values computed from it are those of now; "
@@ -373,6 +373,12 @@ class Tape:
 
     def __repr__(self) -> str:
         return f"<tape of {self.names[self.y.node]}: {len(self.lines)} lines>"  # type: ignore[index]
+
+
+def _traced(node: Node) -> Kept | None:
+    """What a trace kept of a node; None where none looked on."""
+    aside = getattr(node, "aside", None)
+    return aside if isinstance(aside, Kept) else None
 
 
 def unknown(name: str, known: Iterable[str], where: str) -> str:
