@@ -242,6 +242,7 @@ class Geometry(NamedTuple):
         kernel = xp.ascontiguousarray(kernel[..., ::-1, ::-1].swapaxes(1, 2))
         return turned.product(g, kernel.reshape(self.c, self.o // self.groups, *self.kernel))
 
+    @functools.lru_cache(maxsize=256)  # noqa: B019
     def turned(self) -> Geometry | None:
         """The convolution with the kernel turned round that is the adjoint in the input where the stride is 1.
 
