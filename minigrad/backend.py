@@ -191,7 +191,6 @@ class Capturing(threading.local):
     conditions: list[Condition] | None = None
     afterwards: list[Callable[[], None]] | None = None
 
-
     @property
     def on(self) -> bool:
         """Whether a graph is being captured, in which CuPy refuses calls of cuBLAS, or rehearsed."""

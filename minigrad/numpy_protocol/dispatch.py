@@ -40,7 +40,9 @@ def call(name: str, op: Function, args: tuple[Any, ...], kwargs: dict[str, Any])
         for k, v in kwargs.items()
         if k not in IGNORED and v is not host._NoValue and not (v is None and k in UNSET)
     }
-    (out,) = out if isinstance(out := given.pop("out", None), tuple) else (out,)
+    out = given.pop("out", None)
+    if isinstance(out, tuple):
+        (out,) = out
     dtype = given.pop("dtype", None) if name not in MAKE else None
     try:
         result = op(*promoted(args), **given)
